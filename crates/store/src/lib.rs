@@ -66,9 +66,9 @@ impl Store {
     }
 
     /// Runs `work` on the table. Calls from several threads take turns.
-    pub fn users<R>(&self, work: impl FnOnce(&Users<'_>) -> R) -> R {
+    pub fn users<R>(&self, work: impl FnOnce(Users<'_>) -> R) -> R {
         // A panic in `work` rolls its transaction back, so the connection behind a poisoned lock is sound.
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        work(&Users::new(&connection, self.key))
+        work(Users::new(&connection, self.key))
     }
 }

@@ -14,7 +14,7 @@ fn at(second: u32) -> DateTime<Utc> {
 fn store(key: Key) -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("users.db"), key).unwrap();
-    store.users(Users::create).unwrap();
+    store.users(|users| users.create()).unwrap();
     (dir, store)
 }
 
@@ -133,7 +133,7 @@ fn truncate_empties_the_table_and_says_how_much() {
 fn a_table_with_the_other_key_is_refused_by_name() {
     let (dir, _append) = store(Key::Append);
     let strict = Store::open(&dir.path().join("users.db"), Key::Strict).unwrap();
-    let error = strict.users(Users::create).unwrap_err();
+    let error = strict.users(|users| users.create()).unwrap_err();
     assert_eq!(
         error.to_string(),
         "table users has the key (id, workflow_id, analyzed_at, created_at), but (id, workflow_id, analyzed_at) \
@@ -164,5 +164,5 @@ fn two_connections_may_write_at_the_same_time() {
             });
         }
     });
-    assert_eq!(first.users(Users::count).unwrap(), 200);
+    assert_eq!(first.users(|users| users.count()).unwrap(), 200);
 }
