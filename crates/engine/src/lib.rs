@@ -1,1 +1,52 @@
-//! todo
+//! Piton: durable execution. todo
+mod attempts;
+mod child;
+mod clock;
+mod codec;
+mod committer;
+mod context;
+mod core;
+mod engine;
+mod error;
+mod fleet;
+mod handle;
+mod history;
+mod id;
+mod limits;
+mod listing;
+mod manage;
+mod observer;
+mod options;
+mod recovery;
+mod registry;
+mod retry;
+mod sleep;
+mod start;
+mod status;
+mod step;
+mod sync;
+mod sysdb;
+pub mod testing;
+mod transaction;
+mod waiter;
+mod worker;
+mod workflow;
+
+pub use attempts::StepInfo;
+pub use child::Child;
+pub use clock::Timestamp;
+pub use codec::Codec;
+pub use context::Context;
+pub use engine::Engine;
+pub use error::{BoxError, Error, Failure, Result, Stop};
+pub use handle::Handle;
+pub use id::{StepId, WorkflowId};
+pub use limits::{NAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
+pub use listing::{Progress, StepRecord, WorkflowFilter, WorkflowInfo};
+pub use observer::{Event, Observer};
+pub use options::{EngineOptions, ShouldRetry, StepOptions, WorkflowOptions};
+pub use registry::Workflow;
+pub use status::WorkflowStatus;
+
+#[cfg(feature = "sqlite")]
+pub use rusqlite;

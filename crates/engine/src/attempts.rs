@@ -1,0 +1,183 @@
+//! The attempts of one step: run the body, and on failure wait and run it again.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use crate::clock::Stopwatch;
+use crate::context::{Context, Place};
+use crate::core::Run;
+use crate::error::{BoxError, Error, Failure, Result, UNENCODABLE};
+use crate::id::{StepId, WorkflowId};
+use crate::observer::Event;
+use crate::options::StepOptions;
+
+/// What the body of a step may know about itself.
+#[derive(Clone, Copy)]
+pub struct StepInfo<'r> {
+    run: &'r Run,
+    step_id: StepId,
+    attempt: u32,
+    attempts_max: u32,
+}
+
+impl StepInfo<'_> {
+    /// The workflow that the step belongs to.
+    pub fn workflow_id(&self) -> &WorkflowId {
+        self.run.workflow()
+    }
+
+    /// The place of the step in its workflow. Together with the workflow id it names the step for good, as an
+    /// idempotency key for outside systems does.
+    pub fn step_id(&self) -> StepId {
+        self.step_id
+    }
+
+    /// 0 for the first attempt. A crash starts the attempts anew.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// How many attempts there may be.
+    pub fn attempts_max(&self) -> u32 {
+        self.attempts_max
+    }
+
+    /// Whether the workflow was told to stop: cancelled, taken over, or the engine is shutting down. A long body
+    /// may look now and then and return early.
+    pub fn cancelled(&self) -> bool {
+        self.run.stop().is_some()
+    }
+}
+
+impl std::fmt::Debug for StepInfo<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StepInfo")
+            .field("workflow_id", self.workflow_id())
+            .field("step_id", &self.step_id)
+            .field("attempt", &self.attempt)
+            .field("attempts_max", &self.attempts_max)
+            .finish()
+    }
+}
+
+/// Why a try of a step gave no value.
+pub(crate) enum Tried {
+    /// The body returned an error; whether it may be tried again is for the options to say.
+    Failed { failure: Failure, error: BoxError },
+    /// Trying again cannot help: a panic, an output that cannot be recorded.
+    FailedForGood(Failure),
+    /// The execution ends; the step has no outcome.
+    Stopped(Error),
+}
+
+impl Tried {
+    pub(crate) fn unencodable(error: Error) -> Self {
+        Self::FailedForGood(Failure::new(UNENCODABLE, error.to_string()))
+    }
+}
+
+/// Runs a body of user code. A panic is a failure.
+pub(crate) fn caught<T, E: Into<BoxError>>(body: impl FnOnce() -> Result<T, E>) -> Result<T, Tried> {
+    // The error's own text may panic as well.
+    match catch_unwind(AssertUnwindSafe(|| body().map_err(Failure::and_error))) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err((failure, error))) => Err(Tried::Failed { failure, error }),
+        Err(payload) => Err(Tried::FailedForGood(failure_of_panic(payload))),
+    }
+}
+
+/// The failure of a panic. The payload may itself panic when it is dropped.
+pub(crate) fn failure_of_panic(payload: Box<dyn Any + Send>) -> Failure {
+    let failure = Failure::of_panic(payload.as_ref());
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
+    failure
+}
+
+/// Tries until there is a value, a failure to record, or a reason to stop.
+pub(crate) fn run<T>(
+    ctx: &mut Context,
+    place: &Place<'_>,
+    options: &StepOptions,
+    mut try_once: impl FnMut(&mut Context, &StepInfo<'_>) -> Result<T, Tried>,
+) -> Result<Result<T, Failure>> {
+    let attempts_max = options.retry.attempts_max;
+    let mut failures: Vec<Failure> = Vec::new();
+    for attempt in 0.. {
+        let run = ctx.run.clone();
+        let info = StepInfo { run: &run, step_id: place.step_id, attempt, attempts_max };
+        let watch = Stopwatch::start();
+        let tried = try_once(ctx, &info);
+        let took = watch.elapsed();
+        let (failure, again) = match tried {
+            Ok(value) => {
+                tell(ctx, place, attempt, None, None, took);
+                return Ok(Ok(value));
+            }
+            Err(Tried::Stopped(error)) => return Err(error),
+            Err(Tried::FailedForGood(failure)) => (failure, Again::Never),
+            Err(Tried::Failed { failure, error }) => (failure, judge(options, attempt, error.as_ref())),
+        };
+        match again {
+            Again::After(wait) => {
+                tell(ctx, place, attempt, Some(&failure), Some(wait), took);
+                failures.push(failure);
+                pause(ctx, wait)?;
+            }
+            Again::UsedUp if attempts_max > 1 => {
+                tell(ctx, place, attempt, Some(&failure), None, took);
+                failures.push(failure);
+                return Ok(Err(Failure::retries_exhausted(place.name, &failures)));
+            }
+            Again::UsedUp | Again::Never => {
+                tell(ctx, place, attempt, Some(&failure), None, took);
+                return Ok(Err(failure));
+            }
+        }
+    }
+    unreachable!("the loop over all numbers ends by a return")
+}
+
+/// Whether a failed body is tried again.
+enum Again {
+    After(Duration),
+    UsedUp,
+    Never,
+}
+
+fn judge(options: &StepOptions, attempt: u32, error: &(dyn std::error::Error + 'static)) -> Again {
+    let wanted = catch_unwind(AssertUnwindSafe(|| (options.should_retry)(error))).unwrap_or(false);
+    if !wanted {
+        Again::Never
+    } else if attempt + 1 >= options.retry.attempts_max {
+        Again::UsedUp
+    } else {
+        Again::After(options.retry.wait_after(attempt))
+    }
+}
+
+/// The wait between two attempts; ends early when the execution does.
+fn pause(ctx: &mut Context, wait: Duration) -> Result<()> {
+    let deadline = ctx.now().checked_add(wait);
+    ctx.wait_until(deadline, || false)?;
+    Ok(())
+}
+
+fn tell(
+    ctx: &Context,
+    place: &Place<'_>,
+    attempt: u32,
+    failure: Option<&Failure>,
+    retry_in: Option<Duration>,
+    took: Duration,
+) {
+    ctx.core.options.observers.tell(|| Event::StepRan {
+        workflow: ctx.run.workflow(),
+        step_id: place.step_id,
+        name: place.name,
+        attempt,
+        failure,
+        retry_in,
+        took,
+    });
+}

@@ -1,0 +1,296 @@
+//! Group commit: what waits while a commit runs becomes durable with the next one.
+//!
+//! The first engine thread that finds nobody committing leads: it commits everything that waits, hands out the
+//! verdicts, and passes the lead to one of those that came in the meantime. So a lone write goes at once on its
+//! own thread, and 64 writers share one fsync. A thread that is not the engine's never leads (it may belong to an
+//! async runtime, where a driver that blocks would panic); a thread of the committer leads in its place.
+//!
+//! Does not know: SQL, what the writes mean.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex};
+
+use crate::clock::Stopwatch;
+use crate::limits::{BATCH_WRITES_MAX, COMMIT_RETRY_MAX, COMMIT_RETRY_MIN};
+use crate::observer::{Event, Observers};
+use crate::sync::{Signal, lock, wait};
+use crate::sysdb::{DbError, DbResult, Verdict, Write, Writer};
+use crate::testing::Gate;
+
+/// Why a write has no verdict.
+#[derive(Debug, Clone)]
+pub(crate) enum CommitError {
+    /// The engine has shut down. Whether the write was committed is not known.
+    Closed,
+    /// The database refused it for good.
+    Refused(DbError),
+}
+
+/// Who asks for a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// A thread of the engine: may commit for others.
+    Engine,
+    /// Any other thread.
+    Outside,
+}
+
+pub(crate) struct Committer {
+    line: Mutex<Line>,
+    /// Wakes the committer's own thread.
+    lead_for_outside: Condvar,
+    writer: Mutex<Box<dyn Writer>>,
+    gate: Gate,
+    observers: Observers,
+    /// Raised when the committer closes, to end a wait between retries.
+    closing: Signal,
+}
+
+/// Those who wait, in order.
+#[derive(Default)]
+struct Line {
+    tickets: VecDeque<Ticket>,
+    /// Somebody commits, or was told to.
+    led: bool,
+    /// The committer's own thread was told to.
+    outside_leads: bool,
+    closed: bool,
+}
+
+struct Ticket {
+    job: Job,
+    caller: Caller,
+    place: Arc<Place>,
+}
+
+enum Job {
+    Write(Box<Write>),
+    /// Nobody else may commit meanwhile: for a transaction on another connection.
+    Alone,
+}
+
+/// Where a waiting thread is told what to do.
+#[derive(Default)]
+struct Place {
+    turn: Mutex<Option<Turn>>,
+    told: Condvar,
+}
+
+enum Turn {
+    Lead,
+    Alone,
+    Verdict(Result<Verdict, CommitError>),
+}
+
+impl Place {
+    fn tell(&self, turn: Turn) {
+        *lock(&self.turn) = Some(turn);
+        self.told.notify_one();
+    }
+
+    fn wait(&self) -> Turn {
+        let mut turn = lock(&self.turn);
+        loop {
+            match turn.take() {
+                Some(turn) => return turn,
+                None => turn = wait(&self.told, turn),
+            }
+        }
+    }
+}
+
+impl Committer {
+    pub(crate) fn new(writer: Box<dyn Writer>, gate: Gate, observers: Observers) -> Self {
+        Self {
+            line: Mutex::default(),
+            lead_for_outside: Condvar::new(),
+            writer: Mutex::new(writer),
+            gate,
+            observers,
+            closing: Signal::default(),
+        }
+    }
+
+    /// Makes a write durable and says what became of it.
+    pub(crate) fn commit(&self, write: Write, caller: Caller) -> Result<Verdict, CommitError> {
+        let place = self.stand_in_line(Job::Write(Box::new(write)), caller)?;
+        loop {
+            match place.wait() {
+                Turn::Lead => self.lead(),
+                Turn::Verdict(verdict) => return verdict,
+                Turn::Alone => {}
+            }
+        }
+    }
+
+    /// Runs `work` while nobody commits. Only for threads of the engine.
+    pub(crate) fn alone<T>(&self, work: impl FnOnce() -> T) -> Result<T, CommitError> {
+        let place = self.stand_in_line(Job::Alone, Caller::Engine)?;
+        loop {
+            match place.wait() {
+                Turn::Lead => self.lead(),
+                Turn::Alone => {
+                    // The lead is passed on even if `work` panics.
+                    let _pass_on = PassOn(self);
+                    return Ok(work());
+                }
+                Turn::Verdict(Err(error)) => return Err(error),
+                Turn::Verdict(Ok(_)) => {}
+            }
+        }
+    }
+
+    /// Joins the line; leads at once if nobody does.
+    fn stand_in_line(&self, job: Job, caller: Caller) -> Result<Arc<Place>, CommitError> {
+        let place = Arc::new(Place::default());
+        let mut line = lock(&self.line);
+        if line.closed {
+            return Err(CommitError::Closed);
+        }
+        line.tickets.push_back(Ticket { job, caller, place: place.clone() });
+        if !line.led {
+            line.led = true;
+            self.appoint(&mut line);
+        }
+        Ok(place)
+    }
+
+    /// Tells the next one to lead: the first engine thread in line, or else the committer's own.
+    fn appoint(&self, line: &mut Line) {
+        match line.tickets.iter().find(|ticket| ticket.caller == Caller::Engine) {
+            Some(ticket) => ticket.place.tell(Turn::Lead),
+            None => {
+                line.outside_leads = true;
+                self.lead_for_outside.notify_one();
+            }
+        }
+    }
+
+    /// Commits what waits, once, then passes the lead on.
+    fn lead(&self) {
+        let batch = {
+            let mut line = lock(&self.line);
+            match line.tickets.front() {
+                Some(Ticket { job: Job::Alone, place, .. }) => {
+                    // It passes the lead on itself.
+                    place.tell(Turn::Alone);
+                    line.tickets.pop_front();
+                    return;
+                }
+                _ => take_batch(&mut line.tickets),
+            }
+        };
+        let (writes, places): (Vec<Write>, Vec<Arc<Place>>) = batch.into_iter().unzip();
+        // The line is empty when the committer closed after it had appointed this thread.
+        let verdicts = if writes.is_empty() { Vec::new() } else { self.commit_batch(&writes) };
+        self.pass_on();
+        for (place, verdict) in places.into_iter().zip(verdicts) {
+            place.tell(Turn::Verdict(verdict));
+        }
+    }
+
+    fn pass_on(&self) {
+        let mut line = lock(&self.line);
+        if line.tickets.is_empty() {
+            line.led = false;
+        } else {
+            self.appoint(&mut line);
+        }
+    }
+
+    /// One transaction; again while the failure may pass; in halves when it will not, so that one bad write does
+    /// not fail its neighbours.
+    fn commit_batch(&self, writes: &[Write]) -> Vec<Result<Verdict, CommitError>> {
+        let mut pause = COMMIT_RETRY_MIN;
+        loop {
+            let seen = self.closing.now();
+            let watch = Stopwatch::start();
+            match self.gate.around(|| writes.iter().map(Write::kind).collect(), || self.try_batch(writes)) {
+                Ok(verdicts) => {
+                    self.observers.tell(|| Event::Committed { writes: writes.len(), took: watch.elapsed() });
+                    return verdicts.into_iter().map(Ok).collect();
+                }
+                Err(error) if error.may_pass => {
+                    log::warn!("{error}; trying again in {pause:?}");
+                    self.closing.wait_at_most(seen, pause);
+                    if lock(&self.line).closed {
+                        return writes.iter().map(|_| Err(CommitError::Closed)).collect();
+                    }
+                    pause = (pause * 2).min(COMMIT_RETRY_MAX);
+                }
+                Err(error) => return self.commit_halves(writes, error),
+            }
+        }
+    }
+
+    fn try_batch(&self, writes: &[Write]) -> DbResult<Vec<Verdict>> {
+        lock(&self.writer).commit(writes)
+    }
+
+    fn commit_halves(&self, writes: &[Write], error: DbError) -> Vec<Result<Verdict, CommitError>> {
+        if writes.len() <= 1 {
+            log::error!("{error}");
+            return writes.iter().map(|_| Err(CommitError::Refused(error.clone()))).collect();
+        }
+        let (first, second) = writes.split_at(writes.len() / 2);
+        let mut verdicts = self.commit_batch(first);
+        verdicts.extend(self.commit_batch(second));
+        verdicts
+    }
+
+    /// Leads for threads that may not, until the committer closes. The body of the committer's own thread.
+    pub(crate) fn serve_outside(&self) {
+        loop {
+            let mut line = lock(&self.line);
+            while !line.outside_leads {
+                if line.closed {
+                    return;
+                }
+                line = wait(&self.lead_for_outside, line);
+            }
+            line.outside_leads = false;
+            drop(line);
+            self.lead();
+        }
+    }
+
+    /// Takes no more. What waits is told so, unless it is being committed.
+    pub(crate) fn close(&self) {
+        let left = {
+            let mut line = lock(&self.line);
+            line.closed = true;
+            std::mem::take(&mut line.tickets)
+        };
+        self.closing.raise();
+        self.lead_for_outside.notify_all();
+        for ticket in left {
+            ticket.place.tell(Turn::Verdict(Err(CommitError::Closed)));
+        }
+    }
+}
+
+/// Passes the lead on when dropped.
+struct PassOn<'c>(&'c Committer);
+
+impl Drop for PassOn<'_> {
+    fn drop(&mut self) {
+        self.0.pass_on();
+    }
+}
+
+/// The writes at the head of the line, up to one that must be alone.
+fn take_batch(tickets: &mut VecDeque<Ticket>) -> Vec<(Write, Arc<Place>)> {
+    let mut batch = Vec::with_capacity(tickets.len().min(BATCH_WRITES_MAX));
+    while batch.len() < BATCH_WRITES_MAX
+        && let Some(ticket) = tickets.pop_front()
+    {
+        match ticket.job {
+            Job::Write(write) => batch.push((*write, ticket.place)),
+            Job::Alone => {
+                tickets.push_front(ticket);
+                break;
+            }
+        }
+    }
+    batch
+}

@@ -1,0 +1,183 @@
+//! What the parts of one engine share.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use crate::committer::{Caller, CommitError, Committer};
+use crate::error::{Error, Result, Stop};
+use crate::id::{OwnerToken, WorkflowId};
+use crate::options::EngineOptions;
+use crate::registry::Registry;
+use crate::sync::{Signal, lock};
+use crate::sysdb::{Identity, Liveness, Owner, Reader, SystemDatabase, Verdict, Write};
+use crate::waiter::Hub;
+use crate::worker::Workers;
+
+pub(crate) struct Core {
+    pub(crate) options: EngineOptions,
+    pub(crate) registry: Registry,
+    pub(crate) committer: Committer,
+    pub(crate) reader: Arc<dyn Reader>,
+    pub(crate) liveness: Arc<dyn Liveness>,
+    #[cfg(feature = "sqlite")]
+    pub(crate) sqlite: crate::sysdb::sqlite::TransactionSteps,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) workers: Workers,
+    pub(crate) runs: Runs,
+    /// Raised when there may be work for the fleet's thread.
+    pub(crate) fleet: Signal,
+    pub(crate) stopping: AtomicBool,
+    backlog: AtomicBool,
+    identity: OnceLock<Arc<Identity>>,
+}
+
+impl Core {
+    pub(crate) fn new(options: EngineOptions, database: SystemDatabase) -> (Self, Box<dyn crate::sysdb::Watcher>) {
+        let committer = Committer::new(database.writer, options.gate.clone(), options.observers.clone());
+        let core = Self {
+            workers: Workers::new(options.workers_max, options.stack_bytes),
+            registry: Registry::default(),
+            committer,
+            reader: database.reader,
+            liveness: database.liveness,
+            #[cfg(feature = "sqlite")]
+            sqlite: database.sqlite,
+            hub: Arc::default(),
+            runs: Runs::default(),
+            fleet: Signal::default(),
+            stopping: AtomicBool::new(false),
+            backlog: AtomicBool::new(false),
+            identity: OnceLock::new(),
+            options,
+        };
+        (core, database.watcher)
+    }
+
+    /// Who this process is; known from the launch on.
+    pub(crate) fn identity(&self) -> Result<&Arc<Identity>> {
+        self.identity.get().ok_or(Error::NotLaunched)
+    }
+
+    /// False when it was set before.
+    pub(crate) fn set_identity(&self, identity: Arc<Identity>) -> bool {
+        self.identity.set(identity).is_ok()
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// More waits in the database than there are slots: whoever frees one says so.
+    pub(crate) fn expect_backlog(&self) {
+        self.note_backlog(true);
+        self.fleet.raise();
+    }
+
+    pub(crate) fn note_backlog(&self, backlog: bool) {
+        self.backlog.store(backlog, Ordering::SeqCst);
+    }
+
+    pub(crate) fn slot_was_freed(&self) {
+        if self.backlog.swap(false, Ordering::SeqCst) {
+            self.fleet.raise();
+        }
+    }
+
+    /// A write of a caller's thread.
+    pub(crate) fn commit_from_outside(&self, write: Write) -> Result<Verdict> {
+        crate::transaction::refuse_inside()?;
+        self.committer.commit(write, Caller::Outside).map_err(|error| match error {
+            CommitError::Closed => Error::ShuttingDown,
+            CommitError::Refused(error) => error.into(),
+        })
+    }
+}
+
+/// The executions of this process.
+#[derive(Default)]
+pub(crate) struct Runs(Mutex<HashMap<OwnerToken, Vec<Arc<Run>>>>);
+
+/// One execution, as others see it: they can tell it to stop.
+pub(crate) struct Run {
+    pub(crate) owner: Owner,
+    stop: Mutex<Option<Stop>>,
+    /// Raised when it should look up from whatever it waits for.
+    pub(crate) signal: Arc<Signal>,
+}
+
+impl Run {
+    pub(crate) fn new(owner: Owner) -> Arc<Self> {
+        Arc::new(Self { owner, stop: Mutex::default(), signal: Arc::default() })
+    }
+
+    pub(crate) fn workflow(&self) -> &WorkflowId {
+        &self.owner.workflow
+    }
+
+    pub(crate) fn stop(&self) -> Option<Stop> {
+        lock(&self.stop).clone()
+    }
+
+    /// The first reason stays.
+    pub(crate) fn tell_to_stop(&self, reason: Stop) {
+        lock(&self.stop).get_or_insert(reason);
+        self.signal.raise();
+    }
+}
+
+impl Runs {
+    /// Entered before its claim is committed: what is `PENDING` under this executor and not here was lost.
+    pub(crate) fn enter(&self, run: &Arc<Run>) {
+        lock(&self.0).entry(run.owner.token.clone()).or_default().push(run.clone());
+    }
+
+    pub(crate) fn leave(&self, run: &Arc<Run>) {
+        let mut runs = lock(&self.0);
+        if let Some(list) = runs.get_mut(&run.owner.token) {
+            list.retain(|other| !Arc::ptr_eq(other, run));
+            if list.is_empty() {
+                runs.remove(&run.owner.token);
+            }
+        }
+    }
+
+    /// Keeps a token for a claim of which it is not known yet what it takes.
+    pub(crate) fn reserve(&self, token: &OwnerToken) {
+        lock(&self.0).entry(token.clone()).or_default();
+    }
+
+    /// Ends what `reserve` began; the runs that were entered meanwhile stay.
+    pub(crate) fn unreserve(&self, token: &OwnerToken) {
+        let mut runs = lock(&self.0);
+        if runs.get(token).is_some_and(Vec::is_empty) {
+            runs.remove(token);
+        }
+    }
+
+    pub(crate) fn has(&self, token: &OwnerToken) -> bool {
+        lock(&self.0).contains_key(token)
+    }
+
+    pub(crate) fn owners(&self) -> Vec<Owner> {
+        lock(&self.0).values().flatten().map(|run| run.owner.clone()).collect()
+    }
+
+    pub(crate) fn tell_to_stop(&self, owner: &Owner, reason: &Stop) {
+        let told: Vec<_> = lock(&self.0).get(&owner.token).into_iter().flatten().cloned().collect();
+        told.iter().filter(|run| run.owner == *owner).for_each(|run| run.tell_to_stop(reason.clone()));
+    }
+
+    /// Every execution of this workflow.
+    pub(crate) fn tell_workflow_to_stop(&self, workflow: &WorkflowId, reason: &Stop) {
+        for run in self.all() {
+            if run.workflow() == workflow {
+                run.tell_to_stop(reason.clone());
+            }
+        }
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Run>> {
+        lock(&self.0).values().flatten().cloned().collect()
+    }
+}

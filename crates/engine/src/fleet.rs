@@ -1,0 +1,148 @@
+//! The engine's own thread: notices what others committed, wakes who waits for it, takes up what can run.
+//!
+//! It looks when something in this process calls it, when the database has changed, and when a time has come.
+//! Each look asks for all waiters at once, so an idle process reads one number from the database and no table.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{Stopwatch, Timestamp};
+use crate::committer::{Caller, CommitError};
+use crate::core::{Core, Run};
+use crate::error::Stop;
+use crate::id::OwnerToken;
+use crate::limits::{POLL_MAX, POLL_MIN, SWEEP_EVERY};
+use crate::recovery;
+use crate::status::WorkflowStatus;
+use crate::sysdb::write::{Claim, ClaimedRow};
+use crate::sysdb::{DbResult, Owner, Verdict, Watcher, Write};
+use crate::workflow::{self, Assignment};
+
+/// The body of the fleet's thread, until the engine stops.
+pub(crate) fn serve(core: &Arc<Core>, watcher: Box<dyn Watcher>) {
+    let mut fleet = Fleet { core, watcher, pause: POLL_MIN, next_due: None, last_call: 0, swept: None };
+    while !core.is_stopping() {
+        let call = core.fleet.now();
+        if let Err(error) = fleet.look(call) {
+            log::warn!("{error}; looking again in {:?}", fleet.pause);
+        }
+        core.fleet.wait_at_most(call, fleet.pause);
+    }
+}
+
+struct Fleet<'c> {
+    core: &'c Arc<Core>,
+    watcher: Box<dyn Watcher>,
+    /// How long to wait for a call before looking at the database again.
+    pause: Duration,
+    next_due: Option<Timestamp>,
+    last_call: u64,
+    swept: Option<Stopwatch>,
+}
+
+impl Fleet<'_> {
+    fn look(&mut self, call: u64) -> DbResult<()> {
+        let called = std::mem::replace(&mut self.last_call, call) != call;
+        let changed = self.watcher.changed()?;
+        self.pause = if called || changed { POLL_MIN } else { (self.pause * 2).min(POLL_MAX) };
+
+        if changed {
+            self.core.hub.look(self.core.reader.as_ref())?;
+            stop_the_superseded(self.core)?;
+        }
+        let due = self.next_due.is_some_and(|due| self.core.options.clock.now() >= due);
+        if due {
+            self.commit(Write::WakeDue { now: self.core.options.clock.now() });
+        }
+        if called || changed || due {
+            self.take_up_work()?;
+        }
+        if self.swept.is_none_or(|swept| swept.elapsed() >= SWEEP_EVERY) {
+            recovery::sweep(self.core)?;
+            self.swept = Some(Stopwatch::start());
+        }
+        Ok(())
+    }
+
+    fn take_up_work(&mut self) -> DbResult<()> {
+        let Ok(identity) = self.core.identity() else { return Ok(()) };
+        let outlook = self.core.reader.outlook(identity, self.core.registry.freeze())?;
+        self.next_due = outlook.next_due;
+        if outlook.claimable {
+            self.claim();
+        }
+        Ok(())
+    }
+
+    /// Takes as many waiting workflows as there are free slots.
+    fn claim(&self) {
+        let Ok(identity) = self.core.identity() else { return };
+        // Before the slots are counted: one that is freed from here on calls again.
+        self.core.note_backlog(true);
+        let mut slots = self.core.workers.slots(usize::MAX);
+        if slots.is_empty() {
+            return;
+        }
+        let token = OwnerToken::generate();
+        self.core.runs.reserve(&token);
+        let claimed = self.commit(Write::Claim(Claim {
+            identity: identity.clone(),
+            names: self.core.registry.freeze().to_vec(),
+            token: token.clone(),
+            limit: slots.len(),
+            at: self.core.options.clock.now(),
+        }));
+        let rows = match claimed {
+            Some(Verdict::Claimed(rows)) => rows,
+            _ => Vec::new(),
+        };
+        if rows.len() < slots.len() {
+            self.core.note_backlog(false);
+        }
+        let assignments: Vec<_> = rows.iter().map(|row| self.assign(&token, row)).collect();
+        self.core.runs.unreserve(&token);
+        for assignment in assignments {
+            match slots.pop() {
+                Some(slot) => workflow::dispatch(self.core, assignment, slot),
+                // More than asked for: what an earlier try took whose answer was lost.
+                None => {
+                    workflow::release(self.core, &assignment.run, false);
+                    self.core.runs.leave(&assignment.run);
+                }
+            }
+        }
+    }
+
+    fn assign(&self, token: &OwnerToken, row: &ClaimedRow) -> Assignment {
+        let run = Run::new(Owner { workflow: row.workflow.clone(), token: token.clone() });
+        self.core.runs.enter(&run);
+        Assignment::claimed(run, row)
+    }
+
+    /// Failures are logged by the committer; the next look tries again.
+    fn commit(&self, write: Write) -> Option<Verdict> {
+        match self.core.committer.commit(write, Caller::Engine) {
+            Ok(verdict) => Some(verdict),
+            Err(CommitError::Closed | CommitError::Refused(_)) => None,
+        }
+    }
+}
+
+/// Tells executions that lost their workflow to another process, or to an operator, before they find out by
+/// their next write.
+fn stop_the_superseded(core: &Core) -> DbResult<()> {
+    let owners = core.runs.owners();
+    if owners.is_empty() {
+        return Ok(());
+    }
+    for lost in core.reader.lost_among(&owners)? {
+        let status = core.reader.outcome(&lost.workflow)?.map(|outcome| outcome.status);
+        match status {
+            Some(WorkflowStatus::Cancelled) => core.runs.tell_to_stop(&lost, &Stop::Cancelled),
+            // Not yet there: its start is on the way to the database.
+            None => {}
+            Some(_) => core.runs.tell_to_stop(&lost, &Stop::NotOwner),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,53 @@
+//! Every limit of the engine, by name. Crossing one is a clear error, never a panic or a cut value.
+
+use std::time::Duration;
+
+/// The longest workflow id, workflow name or step name, in bytes. The shortest is one byte; NUL is refused.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// The largest encoded input, output, error or message, in bytes (16 MiB).
+pub const PAYLOAD_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// How many writes one commit takes at most.
+pub(crate) const BATCH_WRITES_MAX: usize = 512;
+
+/// How many recorded steps one query of a history reads.
+pub(crate) const HISTORY_PAGE_ROWS: u32 = 1000;
+
+/// How many workflows run at once unless [`crate::EngineOptions::workers_max`] says otherwise.
+pub(crate) const WORKERS_MAX: usize = 256;
+
+/// Stack of a workflow's thread unless [`crate::EngineOptions::stack_bytes`] says otherwise. Only touched pages
+/// take memory.
+pub(crate) const STACK_BYTES: usize = 2 * 1024 * 1024;
+
+/// How long an idle worker thread lives.
+pub(crate) const WORKER_KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// How long a workflow may wait on its thread before it leaves it.
+pub(crate) const SUSPEND_AFTER: Duration = Duration::from_secs(5);
+
+/// How often a workflow is recovered unless [`crate::WorkflowOptions`] says otherwise.
+pub(crate) const RECOVERY_ATTEMPTS_MAX: u32 = 100;
+
+/// How often the fleet looks for executors that died.
+pub(crate) const SWEEP_EVERY: Duration = Duration::from_millis(250);
+
+/// How often the fleet looks for changes by other processes: fast after a change, slow when all is quiet.
+pub(crate) const POLL_MIN: Duration = Duration::from_millis(2);
+pub(crate) const POLL_MAX: Duration = Duration::from_millis(25);
+
+/// Waits between two tries of a commit that may yet succeed (a busy, full or failing disk).
+pub(crate) const COMMIT_RETRY_MIN: Duration = Duration::from_millis(2);
+pub(crate) const COMMIT_RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// How long [`crate::Engine`] waits for running steps when it is dropped without a shutdown.
+pub(crate) const DROP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How many children deep one thread runs workflows inline: each level takes stack.
+pub(crate) const INLINE_DEPTH_MAX: usize = 64;
+
+/// Up to this size the whole file is checked for damage when it is opened; a larger one has its tables looked
+/// at, because a full check reads every page.
+#[cfg(feature = "sqlite")]
+pub(crate) const FULL_CHECK_BYTES_MAX: u64 = 16 * 1024 * 1024;

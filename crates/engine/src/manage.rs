@@ -1,0 +1,123 @@
+//! What an operator does: look at workflows, cancel them, let them go on.
+
+use serde::de::DeserializeOwned;
+
+use crate::engine::Engine;
+use crate::error::{Error, Result, Stop};
+use crate::handle::Handle;
+use crate::id::WorkflowId;
+use crate::listing::{Progress, StepRecord, WorkflowFilter, WorkflowInfo};
+use crate::status::WorkflowStatus;
+use crate::sysdb::write::{BEFORE_FIRST_STEP, Refusal};
+use crate::sysdb::{Verdict, Write};
+use crate::waiter::Topic;
+
+impl Engine {
+    /// A handle to a workflow that was started before, here or elsewhere.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::InvalidName`], [`Error::Database`].
+    pub fn retrieve<O: DeserializeOwned>(&self, id: &str) -> Result<Handle<O>> {
+        let id = WorkflowId::new(id)?;
+        let handle = Handle::new(self.core(), id).attached();
+        handle.status()?;
+        Ok(handle)
+    }
+
+    /// The workflows that match, with inputs and outcomes.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn list(&self, filter: &WorkflowFilter) -> Result<Vec<WorkflowInfo>> {
+        Ok(self.core().reader.list(&self.core().options.app, filter)?)
+    }
+
+    /// How many workflows match; limit and offset do not count.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn count(&self, filter: &WorkflowFilter) -> Result<u64> {
+        Ok(self.core().reader.count(&self.core().options.app, filter)?)
+    }
+
+    /// What a workflow has recorded, in the order of its steps.
+    ///
+    /// # Errors
+    /// [`Error::Database`]. An unknown id has no steps.
+    pub fn steps(&self, id: &WorkflowId) -> Result<Vec<StepRecord>> {
+        let all = u32::MAX >> 1;
+        let rows = self.core().reader.steps(id, BEFORE_FIRST_STEP, all)?;
+        Ok(rows.into_iter().map(StepRecord::from).collect())
+    }
+
+    /// How far a workflow has come.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Database`].
+    pub fn progress(&self, id: &WorkflowId) -> Result<Progress> {
+        let progress = self.core().reader.progress(id)?;
+        progress.ok_or_else(|| Error::NotFound { workflow: id.clone() })
+    }
+
+    /// Stops a workflow wherever it stands and says how it stands then: `CANCELLED`, or the outcome that came
+    /// first. A step that runs ends, but nothing more is recorded.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::ShuttingDown`], [`Error::Database`].
+    pub fn cancel(&self, id: &WorkflowId) -> Result<WorkflowStatus> {
+        self.cancel_some(id, false)
+    }
+
+    /// The same with its children, and theirs.
+    ///
+    /// # Errors
+    /// As [`Engine::cancel`].
+    pub fn cancel_with_children(&self, id: &WorkflowId) -> Result<WorkflowStatus> {
+        self.cancel_some(id, true)
+    }
+
+    fn cancel_some(&self, id: &WorkflowId, children: bool) -> Result<WorkflowStatus> {
+        let core = self.core();
+        let write = Write::Cancel { workflow: id.clone(), children, at: core.options.clock.now() };
+        match core.commit_from_outside(write)? {
+            Verdict::Changed(cancelled) => {
+                for workflow in cancelled {
+                    core.runs.tell_workflow_to_stop(&workflow, &Stop::Cancelled);
+                    core.hub.wake(&Topic::Settled(workflow));
+                }
+                Ok(WorkflowStatus::Cancelled)
+            }
+            verdict => stands(id, &verdict),
+        }
+    }
+
+    /// Lets a workflow go on from its last recorded step, with its attempts counted anew, and says how it stands
+    /// then: `ENQUEUED`, or the outcome that forbids it.
+    ///
+    /// Anything but a success can be resumed that is not an outcome of the work itself: a cancelled or parked
+    /// workflow, one that ended because the program did not fit it (its name was not registered, its steps had
+    /// changed, its values could not be decoded), and one that is `PENDING`, which is then taken from the
+    /// executor that has it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::ShuttingDown`], [`Error::Database`].
+    pub fn resume(&self, id: &WorkflowId) -> Result<WorkflowStatus> {
+        let core = self.core();
+        let write = Write::Resume { workflow: id.clone(), at: core.options.clock.now() };
+        match core.commit_from_outside(write)? {
+            Verdict::Changed(_) => {
+                core.runs.tell_workflow_to_stop(id, &Stop::NotOwner);
+                core.fleet.raise();
+                Ok(WorkflowStatus::Enqueued)
+            }
+            verdict => stands(id, &verdict),
+        }
+    }
+}
+
+fn stands(id: &WorkflowId, verdict: &Verdict) -> Result<WorkflowStatus> {
+    match verdict {
+        Verdict::Refused(Refusal::Stands(status)) => Ok(*status),
+        _ => Err(Error::NotFound { workflow: id.clone() }),
+    }
+}

@@ -1,0 +1,90 @@
+//! What became of workflows whose executor is gone: a loop in every live executor, not only at its launch.
+
+use crate::committer::Caller;
+use crate::core::Core;
+use crate::error::{Failure, NOT_REGISTERED};
+use crate::id::ExecutorId;
+use crate::observer::Event;
+use crate::registry::listed;
+use crate::sysdb::{DbResult, Identity, Verdict, Write};
+use crate::{codec, workflow};
+
+/// Once at the launch, before the engine takes up work: also for those whose traces are gone, as in a database
+/// that was restored from a backup.
+pub(crate) fn at_launch(core: &Core, identity: &Identity) -> DbResult<()> {
+    for executor in core.reader.busy_executors()? {
+        if executor != identity.executor && !core.liveness.is_alive(&executor) {
+            take_over(core, &executor);
+        }
+    }
+    Ok(())
+}
+
+/// Every now and then.
+pub(crate) fn sweep(core: &Core) -> DbResult<()> {
+    for executor in core.liveness.dead() {
+        take_over(core, &executor);
+    }
+    let Ok(identity) = core.identity() else { return Ok(()) };
+    release_the_lost(core, identity)?;
+    refuse_the_unknown(core, identity)
+}
+
+/// One conditional statement: a second one, here or in another process, finds nothing.
+fn take_over(core: &Core, dead: &ExecutorId) {
+    let write = Write::Requeue { executor: dead.clone(), at: core.options.clock.now() };
+    let Ok(Verdict::Changed(workflows)) = core.committer.commit(write, Caller::Engine) else { return };
+    core.liveness.forget(dead);
+    if !workflows.is_empty() {
+        log::info!("executor {} died; {} workflows go on", dead.as_str(), workflows.len());
+        core.options.observers.tell(|| Event::Recovered { workflows: workflows.len() });
+        core.fleet.raise();
+    }
+}
+
+/// Workflows that are `PENDING` under this process and that it does not run: it could neither end them nor give
+/// them back when the database failed.
+fn release_the_lost(core: &Core, identity: &Identity) -> DbResult<()> {
+    for owner in core.reader.owned_by(&identity.executor)? {
+        if !core.runs.has(&owner.token) {
+            log::warn!("workflow {} was left behind; it goes on", owner.workflow);
+            workflow::release(core, &crate::core::Run::new(owner), true);
+            core.fleet.raise();
+        }
+    }
+    Ok(())
+}
+
+/// Workflows that wait for a name which no living executor of this application knows.
+fn refuse_the_unknown(core: &Core, identity: &Identity) -> DbResult<()> {
+    let registered = core.registry.freeze();
+    if !core.reader.outlook(identity, registered)?.unknown_names {
+        return Ok(());
+    }
+    let peers = core.liveness.members().into_iter();
+    let peers = peers.filter(|peer| peer.app == identity.app && peer.version == identity.version);
+    let mut known: Vec<String> = peers.flat_map(|peer| peer.workflows).chain(registered.iter().cloned()).collect();
+    known.sort();
+    known.dedup();
+    let failure = Failure::new(
+        NOT_REGISTERED,
+        format!(
+            "no running program of application {} registers this workflow; registered are: {}. It goes on when one \
+             does",
+            identity.app,
+            listed(known.iter())
+        ),
+    );
+    let write = Write::RefuseUnknown {
+        identity: core.identity().map_or_else(|_| identity.clone().into(), Clone::clone),
+        known,
+        error: codec::encode_failure(&failure),
+        at: core.options.clock.now(),
+    };
+    if let Ok(Verdict::Changed(refused)) = core.committer.commit(write, Caller::Engine) {
+        for workflow in refused {
+            log::error!("workflow {workflow}: {failure}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! Locks and signals. A panic while a lock is held leaves data that is still whole (each critical section is a
+//! few assignments), so a poisoned lock is opened and not passed on.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::clock::{Clock, Timestamp};
+
+/// Locks, poisoned or not.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits on a condition, poisoned or not.
+pub(crate) fn wait<'m, T>(condvar: &Condvar, guard: MutexGuard<'m, T>) -> MutexGuard<'m, T> {
+    condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) fn wait_for<'m, T>(condvar: &Condvar, guard: MutexGuard<'m, T>, time: Duration) -> MutexGuard<'m, T> {
+    condvar.wait_timeout(guard, time).unwrap_or_else(PoisonError::into_inner).0
+}
+
+/// Something happened: a count that only rises, so that nothing is missed between looking and waiting.
+#[derive(Debug, Default)]
+pub(crate) struct Signal {
+    count: Mutex<u64>,
+    raised: Condvar,
+}
+
+impl Signal {
+    /// Wakes everyone who waits.
+    pub(crate) fn raise(&self) {
+        *lock(&self.count) += 1;
+        self.raised.notify_all();
+    }
+
+    /// The count to hand to a wait later: what happens from here on ends that wait.
+    pub(crate) fn now(&self) -> u64 {
+        *lock(&self.count)
+    }
+
+    /// Waits until the signal was raised since `seen`, or the clock has come to `deadline`.
+    pub(crate) fn wait_past(&self, seen: u64, clock: &Clock, deadline: Option<Timestamp>) {
+        let mut count = lock(&self.count);
+        while *count == seen {
+            count = match deadline {
+                None => wait(&self.raised, count),
+                Some(deadline) => match clock.nap_until(deadline) {
+                    Some(nap) => wait_for(&self.raised, count, nap),
+                    None => return,
+                },
+            };
+        }
+    }
+
+    /// Waits at most this long by the real clock.
+    pub(crate) fn wait_at_most(&self, seen: u64, time: Duration) {
+        let count = lock(&self.count);
+        if *count == seen {
+            drop(wait_for(&self.raised, count, time));
+        }
+    }
+}

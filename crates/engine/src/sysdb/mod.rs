@@ -1,0 +1,202 @@
+//! The wall between the engine and its database.
+//!
+//! Above it: workflows, retries, threads. Below it: SQL. Only the rows of this file and of [`write`] cross, no
+//! driver type does. Each read is one transaction, each batch of writes is one transaction.
+
+#[cfg(feature = "sqlite")]
+pub(crate) mod sqlite;
+mod url;
+pub(crate) mod write;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::codec;
+use crate::error::{Error, Failure};
+use crate::id::{ExecutorId, OwnerToken, StepId, WorkflowId};
+use crate::listing::{Progress, StepRecord, WorkflowFilter, WorkflowInfo};
+use crate::status::WorkflowStatus;
+
+pub(crate) use url::Url;
+pub(crate) use write::{Verdict, Write};
+
+/// Who this process is to the others.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) executor: ExecutorId,
+    pub(crate) app: String,
+    pub(crate) version: String,
+}
+
+/// The right to write for one execution of a workflow.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Owner {
+    pub(crate) workflow: WorkflowId,
+    pub(crate) token: OwnerToken,
+}
+
+/// One durable operation as the database holds it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct StepRow {
+    pub(crate) step_id: StepId,
+    pub(crate) name: Cow<'static, str>,
+    pub(crate) output: Option<String>,
+    pub(crate) error: Option<String>,
+    pub(crate) child: Option<WorkflowId>,
+    pub(crate) started_at: Option<Timestamp>,
+    pub(crate) completed_at: Option<Timestamp>,
+    pub(crate) serialization: Option<Cow<'static, str>>,
+}
+
+impl StepRow {
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        let error = self.error.as_deref()?;
+        Some(codec::decode_failure(self.serialization.as_deref(), error))
+    }
+}
+
+impl From<StepRow> for StepRecord {
+    fn from(row: StepRow) -> Self {
+        Self {
+            step_id: row.step_id,
+            failure: row.failure(),
+            name: row.name.into_owned(),
+            output: row.output,
+            child: row.child,
+            started_at: row.started_at,
+            completed_at: row.completed_at,
+            serialization: row.serialization.map(Cow::into_owned),
+        }
+    }
+}
+
+/// The state of a workflow and what it ended with.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Outcome {
+    pub(crate) workflow: WorkflowId,
+    pub(crate) status: WorkflowStatus,
+    pub(crate) output: Option<String>,
+    pub(crate) error: Option<String>,
+    pub(crate) serialization: Option<Cow<'static, str>>,
+}
+
+impl Outcome {
+    pub(crate) fn failure(&self) -> Failure {
+        match &self.error {
+            Some(error) => codec::decode_failure(self.serialization.as_deref(), error),
+            None => Failure::new("Error", "nothing is recorded of the error"),
+        }
+    }
+}
+
+/// What a recovered run starts from.
+#[derive(Debug, Clone)]
+pub(crate) struct StoredInput {
+    pub(crate) text: Option<String>,
+    pub(crate) serialization: Option<String>,
+}
+
+/// What there is to do for an executor that is idle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Outlook {
+    /// Some workflow can be claimed.
+    pub(crate) claimable: bool,
+    /// Some workflow waits whose name this program does not know.
+    pub(crate) unknown_names: bool,
+    /// When the next `DELAYED` workflow wakes up.
+    pub(crate) next_due: Option<Timestamp>,
+}
+
+/// What an executor tells the others.
+#[derive(Debug, Clone)]
+pub(crate) struct Membership {
+    pub(crate) app: String,
+    pub(crate) version: String,
+    pub(crate) workflows: Vec<String>,
+}
+
+/// Why the database did not do as it was told.
+#[derive(Debug, Clone)]
+pub(crate) struct DbError {
+    pub(crate) statement: &'static str,
+    /// The same call may work later: the database is busy, full or away. Otherwise it never will.
+    pub(crate) may_pass: bool,
+    pub(crate) source: Arc<dyn std::error::Error + Send + Sync>,
+}
+
+impl fmt::Display for DbError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.statement, self.source)
+    }
+}
+
+impl From<DbError> for Error {
+    fn from(error: DbError) -> Self {
+        Self::Database { statement: error.statement, source: error.source }
+    }
+}
+
+pub(crate) type DbResult<T> = Result<T, DbError>;
+
+/// Makes things durable.
+pub(crate) trait Writer: Send {
+    /// Commits the batch as one transaction and says what became of each write, in order. An error means that
+    /// nothing is known: the transaction may have committed all the same, and repeating the batch is safe.
+    fn commit(&mut self, batch: &[Write]) -> DbResult<Vec<Verdict>>;
+}
+
+/// Looks things up. Never waits for the writer.
+pub(crate) trait Reader: Send + Sync {
+    /// The recorded steps after `after`, in order, at most `limit`.
+    fn steps(&self, workflow: &WorkflowId, after: StepId, limit: u32) -> DbResult<Vec<StepRow>>;
+    fn input(&self, workflow: &WorkflowId) -> DbResult<StoredInput>;
+    fn outcome(&self, workflow: &WorkflowId) -> DbResult<Option<Outcome>>;
+    /// The outcomes of those that have ended.
+    fn outcomes_among(&self, workflows: &[WorkflowId]) -> DbResult<Vec<Outcome>>;
+    /// Those which have a message waiting.
+    fn with_messages_among(&self, workflows: &[WorkflowId]) -> DbResult<Vec<WorkflowId>>;
+    /// Those whose token no longer stands in their row.
+    fn lost_among(&self, owners: &[Owner]) -> DbResult<Vec<Owner>>;
+    fn outlook(&self, identity: &Identity, names: &[String]) -> DbResult<Outlook>;
+    /// The executors of this engine that have a workflow in `PENDING`.
+    fn busy_executors(&self) -> DbResult<Vec<ExecutorId>>;
+    /// What is `PENDING` under this executor.
+    fn owned_by(&self, executor: &ExecutorId) -> DbResult<Vec<Owner>>;
+    fn list(&self, app: &str, filter: &WorkflowFilter) -> DbResult<Vec<WorkflowInfo>>;
+    fn count(&self, app: &str, filter: &WorkflowFilter) -> DbResult<u64>;
+    fn progress(&self, workflow: &WorkflowId) -> DbResult<Option<Progress>>;
+}
+
+/// Notices commits, also those of other processes.
+pub(crate) trait Watcher: Send {
+    /// Whether anything was committed since the last call.
+    fn changed(&mut self) -> DbResult<bool>;
+}
+
+/// Who lives. A stopped process does; a killed one does not, from the moment it is gone.
+pub(crate) trait Liveness: Send + Sync {
+    /// Makes this process known under a fresh id, and alive until it dies or leaves.
+    fn join(&self, label: Option<&str>, about: &Membership) -> Result<ExecutorId, Error>;
+    /// Ends what `join` began.
+    fn leave(&self, executor: &ExecutorId);
+    /// Whether that executor runs. One that left no trace does not.
+    fn is_alive(&self, executor: &ExecutorId) -> bool;
+    /// The executors that died without leaving.
+    fn dead(&self) -> Vec<ExecutorId>;
+    /// Removes the traces of a dead one, after its workflows were taken over.
+    fn forget(&self, executor: &ExecutorId);
+    /// What the living ones can run.
+    fn members(&self) -> Vec<Membership>;
+}
+
+/// An open system database.
+pub(crate) struct SystemDatabase {
+    pub(crate) writer: Box<dyn Writer>,
+    pub(crate) reader: Arc<dyn Reader>,
+    pub(crate) watcher: Box<dyn Watcher>,
+    pub(crate) liveness: Arc<dyn Liveness>,
+    #[cfg(feature = "sqlite")]
+    pub(crate) sqlite: sqlite::TransactionSteps,
+}

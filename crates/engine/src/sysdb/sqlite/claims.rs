@@ -1,0 +1,275 @@
+//! Who takes up which workflow: claims, and what makes a workflow claimable again.
+
+use rusqlite::{Connection, Row, params};
+
+use super::statement::Statement;
+use super::{AWAITS_PATH, INTERNAL_QUEUE, workflows};
+use crate::clock::Timestamp;
+use crate::error::NOT_REGISTERED;
+use crate::id::{ExecutorId, OwnerToken, WorkflowId};
+use crate::sysdb::write::{Claim, ClaimedRow};
+use crate::sysdb::{DbResult, Identity, Owner, Outlook, Verdict};
+
+/// Unlike PostgreSQL there is no SKIP LOCKED: one process writes at a time, so nobody else has these rows.
+///
+/// ?1 queue, ?2 application, ?3 version, ?4 names as a JSON array, ?5 limit, ?6 executor, ?7 token, ?8 now
+const CLAIM: Statement = Statement {
+    name: "claim",
+    sql: "
+        UPDATE workflow_status
+           SET status = 'PENDING', executor_id = ?6, owner_xid = ?7, application_name = ?2,
+               application_version = ?3, started_at_epoch_ms = ?8, updated_at = ?8,
+               recovery_attempts = COALESCE(recovery_attempts, 0) + 1
+         WHERE workflow_uuid IN (
+               SELECT workflow_uuid FROM workflow_status
+                WHERE status = 'ENQUEUED' AND queue_name = ?1
+                  AND (application_name = ?2 OR application_name IS NULL)
+                  AND (application_version = ?3 OR application_version IS NULL)
+                  AND name IN (SELECT value FROM json_each(?4))
+                ORDER BY priority, created_at, workflow_uuid LIMIT ?5)",
+};
+
+/// What an executor holds under a token: also what an earlier try of the same claim took. ?1 executor, ?2 token
+const CLAIMED: Statement = Statement {
+    name: "claimed",
+    sql: "
+        SELECT workflow_uuid, name, recovery_attempts FROM workflow_status
+         WHERE status = 'PENDING' AND executor_id = ?1 AND owner_xid = ?2
+         ORDER BY created_at, workflow_uuid",
+};
+
+/// ?1 now, ?2 path of the mark
+const WAKE_DUE: Statement = Statement {
+    name: "wake_due",
+    sql: "
+        UPDATE workflow_status
+           SET status = 'ENQUEUED', delay_until_epoch_ms = NULL, updated_at = ?1,
+               attributes = json_remove(attributes, ?2)
+         WHERE status = 'DELAYED' AND delay_until_epoch_ms <= ?1
+        RETURNING workflow_uuid",
+};
+
+/// Idempotent: what is claimed by somebody else in the meantime has another executor. ?1 executor, ?2 queue, ?3 now
+const REQUEUE: Statement = Statement {
+    name: "requeue",
+    sql: "
+        UPDATE workflow_status
+           SET status = 'ENQUEUED', queue_name = COALESCE(queue_name, ?2), owner_xid = NULL,
+               started_at_epoch_ms = NULL, updated_at = ?3
+         WHERE status = 'PENDING' AND executor_id = ?1
+        RETURNING workflow_uuid",
+};
+
+/// ?1 queue, ?2 application, ?3 version, ?4 known names as a JSON array, ?5 now
+const REFUSE_UNKNOWN: Statement = Statement {
+    name: "refuse_unknown",
+    sql: "
+        UPDATE workflow_status
+           SET status = 'ERROR', completed_at = ?5, updated_at = ?5, deduplication_id = NULL,
+               serialization = COALESCE(serialization, 'portable_json')
+         WHERE status = 'ENQUEUED' AND queue_name = ?1 AND application_name = ?2
+           AND (application_version = ?3 OR application_version IS NULL)
+           AND name NOT IN (SELECT value FROM json_each(?4))
+        RETURNING workflow_uuid, parent_workflow_id",
+};
+
+/// ?1 application, ?2 version, ?3 known names as a JSON array, ?4 name of the failure, ?5 queue, ?6 now
+const REVIVE: Statement = Statement {
+    name: "revive",
+    sql: "
+        UPDATE workflow_status
+           SET status = 'ENQUEUED', queue_name = COALESCE(queue_name, ?5), completed_at = NULL, updated_at = ?6,
+               recovery_attempts = 0
+         WHERE status = 'ERROR' AND application_name = ?1
+           AND (application_version = ?2 OR application_version IS NULL)
+           AND name IN (SELECT value FROM json_each(?3))
+           AND EXISTS (SELECT 1 FROM workflow_output o
+                        WHERE o.workflow_uuid = workflow_status.workflow_uuid
+                          AND json_valid(o.error) AND json_extract(o.error, '$.name') = ?4)
+        RETURNING workflow_uuid",
+};
+
+/// ?1 id
+const FORGET_OUTPUT: Statement =
+    Statement { name: "forget_output", sql: "DELETE FROM workflow_output WHERE workflow_uuid = ?1" };
+
+/// The name is unique across applications: the first one keeps it. ?1 id, ?2 version, ?3 now, ?4 application
+const REGISTER_VERSION: Statement = Statement {
+    name: "register_version",
+    sql: "
+        INSERT INTO application_versions (version_id, version_name, version_timestamp, created_at, application_name)
+        VALUES (?1, ?2, ?3, ?3, ?4) ON CONFLICT DO NOTHING",
+};
+
+/// ?1 queue, ?2 application, ?3 version, ?4 known names as a JSON array
+const OUTLOOK: Statement = Statement {
+    name: "outlook",
+    sql: "
+        SELECT EXISTS (SELECT 1 FROM workflow_status
+                        WHERE status = 'ENQUEUED' AND queue_name = ?1
+                          AND (application_name = ?2 OR application_name IS NULL)
+                          AND (application_version = ?3 OR application_version IS NULL)
+                          AND name IN (SELECT value FROM json_each(?4))),
+               EXISTS (SELECT 1 FROM workflow_status
+                        WHERE status = 'ENQUEUED' AND queue_name = ?1 AND application_name = ?2
+                          AND (application_version = ?3 OR application_version IS NULL)
+                          AND name NOT IN (SELECT value FROM json_each(?4))),
+               (SELECT min(delay_until_epoch_ms) FROM workflow_status WHERE status = 'DELAYED')",
+};
+
+/// ?1 first id of this engine, ?2 first id beyond
+const BUSY_EXECUTORS: Statement = Statement {
+    name: "busy_executors",
+    sql: "
+        SELECT DISTINCT executor_id FROM workflow_status
+         WHERE status = 'PENDING' AND substr(executor_id, 1, length(?1)) = ?1",
+};
+
+/// ?1 executor
+const OWNED_BY: Statement = Statement {
+    name: "owned_by",
+    sql: "
+        SELECT workflow_uuid, owner_xid FROM workflow_status
+         WHERE status = 'PENDING' AND executor_id = ?1 AND owner_xid IS NOT NULL",
+};
+
+/// ?1 JSON array of [id, token]
+const LOST_AMONG: Statement = Statement {
+    name: "lost_among",
+    sql: "
+        SELECT json_extract(owner.value, '$[0]'), json_extract(owner.value, '$[1]')
+          FROM json_each(?1) AS owner
+         WHERE NOT EXISTS (SELECT 1 FROM workflow_status
+                            WHERE workflow_uuid = json_extract(owner.value, '$[0]')
+                              AND status = 'PENDING' AND owner_xid = json_extract(owner.value, '$[1]'))",
+};
+
+#[cfg(test)]
+pub(super) const ALL: &[Statement] = &[
+    CLAIM,
+    CLAIMED,
+    WAKE_DUE,
+    REQUEUE,
+    REFUSE_UNKNOWN,
+    REVIVE,
+    FORGET_OUTPUT,
+    REGISTER_VERSION,
+    OUTLOOK,
+    BUSY_EXECUTORS,
+    OWNED_BY,
+    LOST_AMONG,
+];
+
+/// Takes the oldest waiting workflows that this executor can run. The attempt is counted here, before anything
+/// of them is looked at.
+pub(super) fn claim(connection: &Connection, claim: &Claim) -> DbResult<Verdict> {
+    let Identity { executor, app, version } = claim.identity.as_ref();
+    CLAIM.execute(
+        connection,
+        params![
+            INTERNAL_QUEUE,
+            app,
+            version,
+            json_array(&claim.names),
+            claim.limit,
+            executor.as_str(),
+            claim.token.as_str(),
+            claim.at.as_millis(),
+        ],
+    )?;
+    let read = |row: &Row<'_>| {
+        Ok(ClaimedRow { workflow: WorkflowId::stored(row.get(0)?), name: row.get(1)?, attempts: row.get(2)? })
+    };
+    Ok(Verdict::Claimed(CLAIMED.all(connection, [executor.as_str(), claim.token.as_str()], read)?))
+}
+
+pub(super) fn wake_due(connection: &Connection, now: Timestamp) -> DbResult<Verdict> {
+    Ok(Verdict::Changed(WAKE_DUE.all(connection, params![now.as_millis(), AWAITS_PATH], id_column)?))
+}
+
+pub(super) fn requeue(connection: &Connection, executor: &ExecutorId, at: Timestamp) -> DbResult<Verdict> {
+    let params = params![executor.as_str(), INTERNAL_QUEUE, at.as_millis()];
+    Ok(Verdict::Changed(REQUEUE.all(connection, params, id_column)?))
+}
+
+pub(super) fn refuse_unknown(
+    connection: &Connection,
+    identity: &Identity,
+    known: &[String],
+    error: &str,
+    at: Timestamp,
+) -> DbResult<Verdict> {
+    let params = params![INTERNAL_QUEUE, identity.app, identity.version, json_array(known), at.as_millis()];
+    let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?));
+    let refused = REFUSE_UNKNOWN.all(connection, params, read)?;
+    for (id, parent) in &refused {
+        workflows::set_error(connection, id, error, at)?;
+        workflows::wake_parent(connection, parent.as_deref(), id, at)?;
+    }
+    Ok(Verdict::Changed(refused.into_iter().map(|(id, _)| WorkflowId::stored(id)).collect()))
+}
+
+pub(super) fn revive(
+    connection: &Connection,
+    identity: &Identity,
+    known: &[String],
+    at: Timestamp,
+) -> DbResult<Verdict> {
+    let Identity { app, version, .. } = identity;
+    let params = params![app, version, json_array(known), NOT_REGISTERED, INTERNAL_QUEUE, at.as_millis()];
+    let revived = REVIVE.all(connection, params, id_column)?;
+    for workflow in &revived {
+        forget_output(connection, workflow)?;
+    }
+    Ok(Verdict::Changed(revived))
+}
+
+/// A workflow that goes on has not ended with anything.
+pub(super) fn forget_output(connection: &Connection, workflow: &WorkflowId) -> DbResult<()> {
+    FORGET_OUTPUT.execute(connection, [workflow.as_str()])?;
+    Ok(())
+}
+
+pub(super) fn register_version(connection: &Connection, identity: &Identity, at: Timestamp) -> DbResult<Verdict> {
+    let id = OwnerToken::generate();
+    REGISTER_VERSION.execute(connection, params![id.as_str(), identity.version, at.as_millis(), identity.app])?;
+    Ok(Verdict::Done)
+}
+
+pub(super) fn outlook(connection: &Connection, identity: &Identity, names: &[String]) -> DbResult<Outlook> {
+    let params = params![INTERNAL_QUEUE, identity.app, identity.version, json_array(names)];
+    let read = |row: &Row<'_>| {
+        Ok(Outlook {
+            claimable: row.get(0)?,
+            unknown_names: row.get(1)?,
+            next_due: row.get::<_, Option<i64>>(2)?.map(Timestamp::from_millis),
+        })
+    };
+    Ok(OUTLOOK.first(connection, params, read)?.unwrap_or_default())
+}
+
+pub(super) fn busy_executors(connection: &Connection) -> DbResult<Vec<ExecutorId>> {
+    let read = |row: &Row<'_>| Ok(ExecutorId::stored(&row.get::<_, String>(0)?));
+    BUSY_EXECUTORS.all(connection, [ExecutorId::PREFIX], read)
+}
+
+pub(super) fn owned_by(connection: &Connection, executor: &ExecutorId) -> DbResult<Vec<Owner>> {
+    OWNED_BY.all(connection, [executor.as_str()], owner_row)
+}
+
+pub(super) fn lost_among(connection: &Connection, owners: &[Owner]) -> DbResult<Vec<Owner>> {
+    let pairs: Vec<_> = owners.iter().map(|owner| [owner.workflow.as_str(), owner.token.as_str()]).collect();
+    LOST_AMONG.all(connection, [serde_json::json!(pairs).to_string()], owner_row)
+}
+
+fn owner_row(row: &Row<'_>) -> rusqlite::Result<Owner> {
+    Ok(Owner { workflow: WorkflowId::stored(row.get(0)?), token: OwnerToken::stored(row.get(1)?) })
+}
+
+fn id_column(row: &Row<'_>) -> rusqlite::Result<WorkflowId> {
+    Ok(WorkflowId::stored(row.get(0)?))
+}
+
+fn json_array(texts: &[String]) -> String {
+    serde_json::json!(texts).to_string()
+}

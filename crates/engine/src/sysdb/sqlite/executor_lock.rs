@@ -1,0 +1,243 @@
+//! Who lives, told by the kernel: each executor holds the lock of a file of its own.
+//!
+//! The files lie beside the database in `NAME-executors/`. The kernel frees the lock when the process dies,
+//! whatever killed it, and keeps it while the process is merely stopped. So a living executor is never taken for
+//! dead, whatever the clock says. The lock is per kernel: all processes must run on one machine.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::id::ExecutorId;
+use crate::sysdb::{Liveness, Membership};
+
+const SUFFIX: &str = ".lock";
+/// Ids are unique, so a second try is for the case that a sweep took the new file for a dead one's.
+const TRIES: usize = 10;
+
+/// The lock files of one database.
+pub(super) struct ExecutorLocks {
+    directory: PathBuf,
+    held: Mutex<HashMap<ExecutorId, File>>,
+}
+
+/// What is written in a lock file, for the other processes and for people.
+#[derive(Serialize, Deserialize)]
+struct Card {
+    pid: u32,
+    app: String,
+    version: String,
+    workflows: Vec<String>,
+}
+
+impl ExecutorLocks {
+    pub(super) fn beside(database: &Path) -> Self {
+        let mut directory = database.as_os_str().to_owned();
+        directory.push("-executors");
+        Self { directory: directory.into(), held: Mutex::default() }
+    }
+
+    fn path(&self, executor: &ExecutorId) -> PathBuf {
+        self.directory.join(format!("{}{SUFFIX}", executor.as_str()))
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, HashMap<ExecutorId, File>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Creates a lock file and holds its lock; `None` when somebody removed it in between.
+    fn try_join(&self, executor: &ExecutorId, card: &Card) -> io::Result<Option<File>> {
+        let path = self.path(executor);
+        let mut file = private().write(true).create_new(true).open(&path)?;
+        if file.try_lock().is_err() {
+            return Ok(None);
+        }
+        file.write_all(serde_json::to_string(card).map_err(io::Error::other)?.as_bytes())?;
+        Ok(is_still_at(&file, &path).then_some(file))
+    }
+
+    /// All executors with a file here.
+    fn known(&self) -> Vec<ExecutorId> {
+        let Ok(entries) = fs::read_dir(&self.directory) else { return Vec::new() };
+        let name = |entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().into_string().ok();
+        let id = |name: String| name.strip_suffix(SUFFIX).map(ExecutorId::stored);
+        entries.filter_map(name).filter_map(id).collect()
+    }
+
+    fn holds(&self, executor: &ExecutorId) -> bool {
+        self.held().contains_key(executor)
+    }
+}
+
+impl Liveness for ExecutorLocks {
+    fn join(&self, label: Option<&str>, about: &Membership) -> Result<ExecutorId> {
+        let refuse = |e: io::Error| Error::Open {
+            path: self.directory.clone(),
+            reason: format!("executors lock files there to show that they live: {e}"),
+        };
+        create_private_directory(&self.directory).map_err(refuse)?;
+        let card = Card {
+            pid: std::process::id(),
+            app: about.app.clone(),
+            version: about.version.clone(),
+            workflows: about.workflows.clone(),
+        };
+        for _ in 0..TRIES {
+            let executor = ExecutorId::generate(label);
+            if let Some(file) = self.try_join(&executor, &card).map_err(refuse)? {
+                self.held().insert(executor.clone(), file);
+                return Ok(executor);
+            }
+        }
+        Err(refuse(io::Error::other("somebody keeps removing the files")))
+    }
+
+    fn leave(&self, executor: &ExecutorId) {
+        if let Some(file) = self.held().remove(executor) {
+            // Removed while locked: nobody can take it for the file of a dead one.
+            let _ = fs::remove_file(self.path(executor));
+            drop(file);
+        }
+    }
+
+    fn is_alive(&self, executor: &ExecutorId) -> bool {
+        if self.holds(executor) {
+            return true;
+        }
+        match File::open(self.path(executor)) {
+            Ok(file) => file.try_lock_shared().is_err(),
+            // Out of file handles, say: when in doubt, nobody is declared dead.
+            Err(e) => e.kind() != io::ErrorKind::NotFound,
+        }
+    }
+
+    fn dead(&self) -> Vec<ExecutorId> {
+        self.known().into_iter().filter(|executor| !self.is_alive(executor)).collect()
+    }
+
+    fn forget(&self, executor: &ExecutorId) {
+        let path = self.path(executor);
+        let Ok(file) = File::open(&path) else { return };
+        // Held while it is removed, so that the file of a process that just starts is left alone.
+        if file.try_lock().is_ok() {
+            let _ = fs::remove_file(&path);
+        }
+    }
+
+    fn members(&self) -> Vec<Membership> {
+        let living = self.known().into_iter().filter(|executor| self.is_alive(executor));
+        let card = |executor: ExecutorId| {
+            let mut text = String::new();
+            File::open(self.path(&executor)).ok()?.read_to_string(&mut text).ok()?;
+            serde_json::from_str::<Card>(&text).ok()
+        };
+        let member = |card: Card| Membership { app: card.app, version: card.version, workflows: card.workflows };
+        living.filter_map(card).map(member).collect()
+    }
+}
+
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+fn create_private_directory(path: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}
+
+/// A sweep may have removed the file before its lock was held.
+fn is_still_at(file: &File, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let ours = file.metadata().map(|m| (m.dev(), m.ino()));
+        let there = fs::metadata(path).map(|m| (m.dev(), m.ino()));
+        matches!((ours, there), (Ok(ours), Ok(there)) if ours == there)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        path.exists()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn about(workflow: &str) -> Membership {
+        Membership { app: "a".into(), version: "1".into(), workflows: vec![workflow.into()] }
+    }
+
+    /// Two processes on one database; flock does not care that it is one here.
+    fn two() -> (tempfile::TempDir, ExecutorLocks, ExecutorLocks) {
+        let dir = tempfile::tempdir().unwrap();
+        let database = dir.path().join("x.db");
+        (dir, ExecutorLocks::beside(&database), ExecutorLocks::beside(&database))
+    }
+
+    #[test]
+    fn an_executor_lives_until_its_lock_is_gone() {
+        let (_dir, first, second) = two();
+        let executor = first.join(Some("web"), &about("w")).unwrap();
+        assert!(executor.as_str().starts_with("piton-web-"));
+        assert!(second.is_alive(&executor) && first.is_alive(&executor));
+        assert_eq!(second.dead(), []);
+
+        drop(first); // as when the process dies: the lock goes, the file stays
+        assert!(!second.is_alive(&executor));
+        assert_eq!(second.dead(), [executor.clone()]);
+        second.forget(&executor);
+        assert_eq!(second.dead(), []);
+    }
+
+    #[test]
+    fn one_that_leaves_is_not_dead_but_gone() {
+        let (_dir, first, second) = two();
+        let executor = first.join(None, &about("w")).unwrap();
+        first.leave(&executor);
+        assert_eq!(second.dead(), []);
+        assert!(!second.is_alive(&executor));
+    }
+
+    #[test]
+    fn one_without_a_trace_is_dead_and_forgetting_the_living_does_nothing() {
+        let (_dir, first, second) = two();
+        assert!(!first.is_alive(&ExecutorId::stored("piton-from-a-backup")));
+        let executor = first.join(None, &about("w")).unwrap();
+        second.forget(&executor);
+        assert!(second.is_alive(&executor));
+    }
+
+    #[test]
+    fn the_living_tell_what_they_can_run() {
+        let (_dir, first, second) = two();
+        let _one = first.join(None, &about("one")).unwrap();
+        let _two = second.join(None, &about("two")).unwrap();
+        let mut names: Vec<String> = second.members().into_iter().flat_map(|m| m.workflows).collect();
+        names.sort();
+        assert_eq!(names, ["one", "two"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_files_are_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let (_dir, first, _second) = two();
+        let executor = first.join(None, &about("w")).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&first.directory), 0o700);
+        assert_eq!(mode(&first.path(&executor)), 0o600);
+    }
+}

@@ -1,0 +1,116 @@
+//! `notifications`: messages to workflows.
+
+use rusqlite::{Connection, Row, params};
+
+use super::statement::Statement;
+use super::{steps, workflows};
+use crate::id::WorkflowId;
+use crate::sysdb::write::{NewMessage, Refusal};
+use crate::sysdb::{DbResult, Owner, StepRow, Verdict};
+
+/// ?1 destination
+const DESTINATION: Statement =
+    Statement { name: "message_destination", sql: "SELECT 1 FROM workflow_status WHERE workflow_uuid = ?1" };
+
+/// The same message id is sent once. ?1 id, ?2 destination, ?3 topic, ?4 message, ?5 now
+const SEND: Statement = Statement {
+    name: "send",
+    sql: "
+        INSERT INTO notifications
+               (message_uuid, destination_uuid, topic, message, created_at_epoch_ms, serialization)
+        VALUES (?1, ?2, ?3, ?4, ?5, 'portable_json')
+            ON CONFLICT (message_uuid) DO NOTHING",
+};
+
+/// In the order of sending: the clock's, and within a millisecond the table's. ?1 receiver, ?2 topic
+const OLDEST: Statement = Statement {
+    name: "oldest_message",
+    sql: "
+        SELECT message_uuid, message, serialization FROM notifications
+         WHERE destination_uuid = ?1 AND topic = ?2 AND consumed = FALSE
+         ORDER BY created_at_epoch_ms, rowid LIMIT 1",
+};
+
+/// ?1 message id, ?2 step id
+const CONSUME: Statement = Statement {
+    name: "consume_message",
+    sql: "UPDATE notifications SET consumed = TRUE, consumed_by_function_id = ?2 WHERE message_uuid = ?1",
+};
+
+/// ?1 JSON array of ids
+const WITH_MESSAGES: Statement = Statement {
+    name: "with_messages_among",
+    sql: "
+        SELECT DISTINCT destination_uuid FROM notifications
+         WHERE destination_uuid IN (SELECT value FROM json_each(?1)) AND consumed = FALSE",
+};
+
+#[cfg(test)]
+pub(super) const ALL: &[Statement] = &[DESTINATION, SEND, OLDEST, CONSUME, WITH_MESSAGES];
+
+/// The message and the step that sent it, both or neither.
+pub(super) fn send(
+    connection: &Connection,
+    message: &NewMessage,
+    sender: Option<&(Owner, StepRow)>,
+) -> DbResult<Verdict> {
+    if let Some((owner, _)) = sender
+        && !workflows::is_owner(connection, owner)?
+    {
+        return Ok(Verdict::NotOwner);
+    }
+    let destination = message.destination.as_str();
+    if DESTINATION.first(connection, [destination], |_| Ok(()))?.is_none() {
+        return Ok(Verdict::Refused(Refusal::NoSuchWorkflow));
+    }
+    let at = message.at.as_millis();
+    let sent = SEND.execute(connection, params![message.id, destination, message.topic, message.text, at])?;
+    if sent == 1 {
+        let mark = workflows::mark_of_message(&message.topic);
+        workflows::wake(connection, destination, &mark, message.at)?;
+    }
+    sender.map_or(Ok(Verdict::Done), |(owner, step)| steps::record(connection, owner, step))
+}
+
+/// Takes the oldest message of a topic. It is consumed exactly when the step that took it is recorded.
+pub(super) fn receive(connection: &Connection, owner: &Owner, topic: &str, step: &StepRow) -> DbResult<Verdict> {
+    if !workflows::is_owner(connection, owner)? {
+        return Ok(Verdict::NotOwner);
+    }
+    let id = owner.workflow.as_str();
+    if let Some(earlier) = earlier_try(connection, owner, step)? {
+        return Ok(earlier);
+    }
+    let read = |row: &Row<'_>| {
+        Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, Option<String>>(2)?))
+    };
+    let Some((message, text, serialization)) = OLDEST.first(connection, [id, topic], read)? else {
+        return Ok(Verdict::Refused(Refusal::NoMessage));
+    };
+    CONSUME.execute(connection, params![message, step.step_id.0])?;
+    let step = StepRow {
+        output: Some(text.clone()),
+        serialization: serialization.clone().map(Into::into),
+        ..step.clone()
+    };
+    match steps::record(connection, owner, &step)? {
+        Verdict::Done => Ok(Verdict::Received { text, serialization }),
+        other => Ok(other),
+    }
+}
+
+/// What the same receive took when its answer was lost.
+fn earlier_try(connection: &Connection, owner: &Owner, step: &StepRow) -> DbResult<Option<Verdict>> {
+    let before = crate::id::StepId(step.step_id.0.saturating_sub(1));
+    let found = steps::read(connection, &owner.workflow, before, 1)?.pop();
+    Ok(found.filter(|found| found.step_id == step.step_id).and_then(|found| {
+        let serialization = found.serialization.map(std::borrow::Cow::into_owned);
+        found.output.map(|text| Verdict::Received { text, serialization })
+    }))
+}
+
+pub(super) fn with_messages_among(connection: &Connection, workflows: &[WorkflowId]) -> DbResult<Vec<WorkflowId>> {
+    let ids: Vec<_> = workflows.iter().map(WorkflowId::as_str).collect();
+    let ids = serde_json::json!(ids).to_string();
+    WITH_MESSAGES.all(connection, [ids], |row| Ok(WorkflowId::stored(row.get(0)?)))
+}

@@ -1,0 +1,29 @@
+//! The system database on SQLite: one file, one writer connection, readers beside it.
+//!
+//! Durable means WAL and `synchronous=FULL`: acknowledged commits survive power loss. Both are read back, since
+//! SQLite answers a setting it does not know with silence. Every writing transaction is `BEGIN IMMEDIATE`: one
+//! that starts by reading fails at once when another process wrote in between.
+//!
+//! Several processes may share the file on a local disk. Network file systems are not supported.
+
+mod claims;
+mod executor_lock;
+mod manage;
+mod messages;
+mod open;
+mod reader;
+mod schema;
+mod statement;
+mod steps;
+mod transaction;
+mod workflows;
+mod writer;
+
+pub(crate) use open::open;
+pub(crate) use transaction::{Transacted, TransactionSteps};
+
+/// The queue of everything that waits for an executor without a queue of its own.
+const INTERNAL_QUEUE: &str = "_dbos_internal_queue";
+
+/// Where in `workflow_status.attributes` a workflow marks what it waits for without a thread.
+const AWAITS_PATH: &str = "$.\"piton.awaits\"";

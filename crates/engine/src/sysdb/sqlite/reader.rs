@@ -1,0 +1,178 @@
+//! Connections that only read. They see the last commit and never wait for the writer.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use rusqlite::Connection;
+
+use super::open::connect;
+use super::statement::{Statement, failed};
+use super::{claims, manage, messages, steps, workflows};
+use crate::id::{ExecutorId, StepId, WorkflowId};
+use crate::listing::{Progress, WorkflowFilter, WorkflowInfo};
+use crate::sysdb::{DbResult, Identity, Outcome, Outlook, Owner, Reader, StepRow, StoredInput, Watcher};
+
+/// More readers than this wait for each other: each costs file handles and a cache.
+const CONNECTIONS_MAX: usize = 8;
+
+/// ?1 JSON array of ids
+const OUTCOMES_AMONG: Statement = Statement {
+    name: "read_outcomes",
+    sql: "
+        SELECT s.workflow_uuid, s.status, COALESCE(o.output, s.output), COALESCE(o.error, s.error), s.serialization
+          FROM workflow_status s LEFT JOIN workflow_output o USING (workflow_uuid)
+         WHERE s.workflow_uuid IN (SELECT value FROM json_each(?1))
+           AND s.status NOT IN ('PENDING', 'ENQUEUED', 'DELAYED')",
+};
+
+#[cfg(test)]
+pub(super) const ALL: &[Statement] = &[OUTCOMES_AMONG];
+
+/// A pool of reading connections.
+pub(super) struct Readers {
+    path: PathBuf,
+    pool: Mutex<Pool>,
+    returned: Condvar,
+}
+
+#[derive(Default)]
+struct Pool {
+    idle: Vec<Connection>,
+    open: usize,
+}
+
+impl Readers {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, pool: Mutex::default(), returned: Condvar::new() }
+    }
+
+    fn read<T>(&self, work: impl FnOnce(&Connection) -> DbResult<T>) -> DbResult<T> {
+        let connection = self.take()?;
+        let result = work(&connection);
+        self.pool().idle.push(connection);
+        self.returned.notify_one();
+        result
+    }
+
+    fn take(&self) -> DbResult<Connection> {
+        let mut pool = self.pool();
+        loop {
+            if let Some(connection) = pool.idle.pop() {
+                return Ok(connection);
+            }
+            if pool.open < CONNECTIONS_MAX {
+                pool.open += 1;
+                drop(pool);
+                return read_only(&self.path).inspect_err(|_| {
+                    self.pool().open -= 1;
+                    self.returned.notify_one();
+                });
+            }
+            pool = self.returned.wait(pool).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn pool(&self) -> std::sync::MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn read_only(path: &Path) -> DbResult<Connection> {
+    let open = || {
+        let connection = connect(path)?;
+        connection.pragma_update(None, "query_only", "ON")?;
+        connection.pragma_update(None, "trusted_schema", "OFF")?;
+        Ok(connection)
+    };
+    open().map_err(|e| failed("open_reader", e))
+}
+
+impl Reader for Readers {
+    fn steps(&self, workflow: &WorkflowId, after: StepId, limit: u32) -> DbResult<Vec<StepRow>> {
+        self.read(|connection| steps::read(connection, workflow, after, limit))
+    }
+
+    fn input(&self, workflow: &WorkflowId) -> DbResult<StoredInput> {
+        self.read(|connection| workflows::read_input(connection, workflow))
+    }
+
+    fn outcome(&self, workflow: &WorkflowId) -> DbResult<Option<Outcome>> {
+        self.read(|connection| workflows::read_outcome(connection, workflow))
+    }
+
+    fn outcomes_among(&self, ids: &[WorkflowId]) -> DbResult<Vec<Outcome>> {
+        let ids: Vec<_> = ids.iter().map(WorkflowId::as_str).collect();
+        let ids = serde_json::json!(ids).to_string();
+        self.read(|connection| OUTCOMES_AMONG.all(connection, [ids], workflows::outcome_row))
+    }
+
+    fn with_messages_among(&self, ids: &[WorkflowId]) -> DbResult<Vec<WorkflowId>> {
+        self.read(|connection| messages::with_messages_among(connection, ids))
+    }
+
+    fn lost_among(&self, owners: &[Owner]) -> DbResult<Vec<Owner>> {
+        self.read(|connection| claims::lost_among(connection, owners))
+    }
+
+    fn outlook(&self, identity: &Identity, names: &[String]) -> DbResult<Outlook> {
+        self.read(|connection| claims::outlook(connection, identity, names))
+    }
+
+    fn busy_executors(&self) -> DbResult<Vec<ExecutorId>> {
+        self.read(claims::busy_executors)
+    }
+
+    fn owned_by(&self, executor: &ExecutorId) -> DbResult<Vec<Owner>> {
+        self.read(|connection| claims::owned_by(connection, executor))
+    }
+
+    fn list(&self, app: &str, filter: &WorkflowFilter) -> DbResult<Vec<WorkflowInfo>> {
+        self.read(|connection| manage::list(connection, app, filter))
+    }
+
+    fn count(&self, app: &str, filter: &WorkflowFilter) -> DbResult<u64> {
+        self.read(|connection| manage::count(connection, app, filter))
+    }
+
+    fn progress(&self, workflow: &WorkflowId) -> DbResult<Option<Progress>> {
+        self.read(|connection| manage::progress(connection, workflow))
+    }
+}
+
+/// `PRAGMA data_version`: changes when another connection commits, ours or another process's. Costs about two
+/// microseconds and reads no table.
+pub(super) struct DataVersion {
+    connection: Connection,
+    last: Option<i64>,
+}
+
+impl DataVersion {
+    pub(super) fn open(path: &Path) -> DbResult<Self> {
+        Ok(Self { connection: read_only(path)?, last: None })
+    }
+}
+
+impl Watcher for DataVersion {
+    fn changed(&mut self) -> DbResult<bool> {
+        const NAME: &str = "data_version";
+        let mut pragma = self.connection.prepare_cached("PRAGMA data_version").map_err(|e| failed(NAME, e))?;
+        let version = pragma.query_row([], |row| row.get(0)).map_err(|e| failed(NAME, e))?;
+        Ok(self.last.replace(version) != Some(version))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A statement that names a column which does not exist fails here and not in the field.
+    #[test]
+    fn every_statement_prepares() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(include_str!("schema_v125.sql")).unwrap();
+        let topics = [super::ALL, claims::ALL, manage::ALL, messages::ALL, steps::ALL, workflows::ALL];
+        for statement in topics.into_iter().flatten() {
+            statement.prepare(&connection).unwrap_or_else(|e| panic!("{}: {e}", statement.name));
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Bringing the tables up, and recognising what is in the file.
+
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+
+use super::open::make_durable;
+use crate::limits::FULL_CHECK_BYTES_MAX;
+
+/// The schema version that this engine writes, shared by all DBOS SDKs.
+const VERSION: i64 = 125;
+const CREATE: &str = include_str!("schema_v125.sql");
+
+/// Why the file cannot be used. Nothing was changed.
+pub(super) enum Problem {
+    Sqlite(rusqlite::Error),
+    Refused(String),
+}
+
+impl From<rusqlite::Error> for Problem {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+/// What the file holds.
+enum Content {
+    Nothing,
+    /// Tables of somebody else, none of them ours.
+    OtherTables(String),
+    /// Our tables at this version.
+    Version(i64),
+}
+
+/// Recognises the file, then makes the connection durable and creates the tables if there are none.
+pub(super) fn bring_up(connection: &mut Connection, shared_with_application: bool) -> Result<(), Problem> {
+    check_for_damage(connection)?;
+    let content = look(connection)?;
+    refuse_unless_usable(&content, shared_with_application)?;
+    make_durable(connection)?.map_err(Problem::Refused)?;
+    if matches!(content, Content::Version(_)) {
+        return Ok(());
+    }
+    // Another process may do the same: whoever gets the lock first creates, the others find it done.
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let content = look(&transaction)?;
+    refuse_unless_usable(&content, shared_with_application)?;
+    if !matches!(content, Content::Version(_)) {
+        transaction.execute_batch(CREATE)?;
+    }
+    Ok(transaction.commit()?)
+}
+
+fn refuse_unless_usable(content: &Content, shared_with_application: bool) -> Result<(), Problem> {
+    let reason = match content {
+        Content::Nothing => return Ok(()),
+        Content::OtherTables(_) if shared_with_application => return Ok(()),
+        Content::Version(version) if *version >= VERSION => return Ok(()),
+        Content::OtherTables(table) => format!(
+            "it belongs to another program (it has a table `{table}`, and no DBOS tables); name another file, or \
+             say shared_with_application() to add the engine's tables to it"
+        ),
+        Content::Version(version) => format!(
+            "it is at schema version {version}, and this engine needs {VERSION}; bring it up with `dbos migrate` \
+             of DBOS Python 3.4"
+        ),
+    };
+    Err(Problem::Refused(reason))
+}
+
+fn look(connection: &Connection) -> Result<Content, Problem> {
+    let table = |name: &str| -> rusqlite::Result<bool> {
+        connection.query_row(
+            "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1)",
+            [name],
+            |row| row.get(0),
+        )
+    };
+    if table("dbos_migrations")? {
+        let version: Option<i64> =
+            connection.query_row("SELECT max(version) FROM dbos_migrations", [], |row| row.get(0))?;
+        // The tables of a migration that died half way are not there; version 0 says so.
+        return Ok(Content::Version(version.unwrap_or(0)));
+    }
+    if table("workflow_status")? {
+        return Err(Problem::Refused(
+            "it has a table `workflow_status` without `dbos_migrations`, so it is not a DBOS database; name \
+             another file"
+                .to_owned(),
+        ));
+    }
+    let other = connection
+        .query_row("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name LIMIT 1", [], |row| row.get(0))
+        .optional()?;
+    Ok(other.map_or(Content::Nothing, Content::OtherTables))
+}
+
+/// A small file is checked whole. Of a large one the first page of each table and index is read.
+fn check_for_damage(connection: &Connection) -> Result<(), Problem> {
+    let pages: u64 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
+    let page_bytes: u64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
+    if pages.saturating_mul(page_bytes) <= FULL_CHECK_BYTES_MAX {
+        let report: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if report != "ok" {
+            return Err(Problem::Refused(format!(
+                "it is damaged ({report}); restore it from a backup, or look at it with `sqlite3 FILE .recover`"
+            )));
+        }
+        return Ok(());
+    }
+    let mut tables = connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0")?;
+    for name in tables.query_map([], |row| row.get::<_, String>(0))? {
+        let quoted = name?.replace('"', "\"\"");
+        connection.query_row(&format!("SELECT 1 FROM \"{quoted}\" LIMIT 1"), [], |_| Ok(())).optional()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Extra columns or tables of ours would be harmless to DBOS, missing ones would not.
+    #[test]
+    fn the_schema_is_one_script_with_one_version_row() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(CREATE).unwrap();
+        let count = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+        assert_eq!(count("SELECT count(*) FROM sqlite_schema WHERE type = 'table'"), 12);
+        assert_eq!(count("SELECT count(*) FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"), 23);
+        assert_eq!(count("SELECT version FROM dbos_migrations"), VERSION);
+    }
+
+    #[test]
+    fn rows_of_other_programs_get_the_time_in_milliseconds() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(CREATE).unwrap();
+        connection.execute_batch("INSERT INTO workflow_status (workflow_uuid) VALUES ('w')").unwrap();
+        let sql = "SELECT abs(created_at - unixepoch('subsec') * 1000) < 10000 FROM workflow_status";
+        assert!(connection.query_row(sql, [], |row| row.get::<_, bool>(0)).unwrap());
+    }
+}

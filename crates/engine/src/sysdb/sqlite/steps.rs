@@ -1,0 +1,96 @@
+//! `operation_outputs`: what each durable operation of a workflow came to.
+
+use std::borrow::Cow;
+
+use rusqlite::{Connection, Row, params};
+
+use super::statement::Statement;
+use super::workflows::is_owner;
+use crate::clock::Timestamp;
+use crate::id::{StepId, WorkflowId};
+use crate::sysdb::write::Refusal;
+use crate::sysdb::{DbResult, Owner, StepRow, Verdict};
+
+/// Records an outcome once, and only for the owner. Zero rows: not the owner, or recorded before.
+///
+/// ?1 workflow, ?2 step id, ?3 name, ?4 output, ?5 error, ?6 child, ?7 started, ?8 completed, ?9 serialization,
+/// ?10 token
+const RECORD: Statement = Statement {
+    name: "record_step",
+    sql: "
+        INSERT INTO operation_outputs
+               (workflow_uuid, function_id, function_name, output, error, child_workflow_id,
+                started_at_epoch_ms, completed_at_epoch_ms, serialization, application_name, retention_timestamp)
+        SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, application_name, ?8
+          FROM workflow_status
+         WHERE workflow_uuid = ?1 AND status = 'PENDING' AND owner_xid = ?10
+            ON CONFLICT (workflow_uuid, function_id) DO NOTHING",
+};
+
+/// ?1 workflow, ?2 step id after which to read, ?3 limit
+const READ: Statement = Statement {
+    name: "read_steps",
+    sql: "
+        SELECT function_id, function_name, output, error, child_workflow_id,
+               started_at_epoch_ms, completed_at_epoch_ms, serialization
+          FROM operation_outputs
+         WHERE workflow_uuid = ?1 AND function_id > ?2
+         ORDER BY function_id LIMIT ?3",
+};
+
+#[cfg(test)]
+pub(super) const ALL: &[Statement] = &[RECORD, READ];
+
+/// Records one step.
+pub(super) fn record(connection: &Connection, owner: &Owner, step: &StepRow) -> DbResult<Verdict> {
+    let inserted = RECORD.execute(
+        connection,
+        params![
+            owner.workflow.as_str(),
+            step.step_id.0,
+            step.name,
+            step.output,
+            step.error,
+            step.child.as_ref().map(WorkflowId::as_str),
+            step.started_at.map(Timestamp::as_millis),
+            step.completed_at.map(Timestamp::as_millis),
+            step.serialization,
+            owner.token.as_str(),
+        ],
+    )?;
+    if inserted == 1 {
+        return Ok(Verdict::Done);
+    }
+    if !is_owner(connection, owner)? {
+        return Ok(Verdict::NotOwner);
+    }
+    // Only the owner writes here, and it takes each step id once: what is there is its own earlier try.
+    match read(connection, &owner.workflow, StepId(step.step_id.0.saturating_sub(1)), 1)?.pop() {
+        Some(found) if found.step_id == step.step_id && step.is_same_write(&found) => Ok(Verdict::Done),
+        Some(found) => Ok(Verdict::Refused(Refusal::OtherStep { recorded: found.name.into_owned() })),
+        None => Ok(Verdict::NotOwner),
+    }
+}
+
+/// The recorded steps after `after`, in order.
+pub(super) fn read(
+    connection: &Connection,
+    workflow: &WorkflowId,
+    after: StepId,
+    limit: u32,
+) -> DbResult<Vec<StepRow>> {
+    READ.all(connection, params![workflow.as_str(), after.0, limit], step_row)
+}
+
+fn step_row(row: &Row<'_>) -> rusqlite::Result<StepRow> {
+    Ok(StepRow {
+        step_id: StepId(row.get(0)?),
+        name: Cow::Owned(row.get(1)?),
+        output: row.get(2)?,
+        error: row.get(3)?,
+        child: row.get::<_, Option<String>>(4)?.map(WorkflowId::stored),
+        started_at: row.get::<_, Option<i64>>(5)?.map(Timestamp::from_millis),
+        completed_at: row.get::<_, Option<i64>>(6)?.map(Timestamp::from_millis),
+        serialization: row.get::<_, Option<String>>(7)?.map(Cow::Owned),
+    })
+}

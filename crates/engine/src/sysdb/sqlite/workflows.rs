@@ -1,0 +1,329 @@
+//! `workflow_status` and its payload tables: how a run begins, ends, and leaves its thread.
+
+use std::borrow::Cow;
+
+use rusqlite::{Connection, Row, params};
+
+use super::statement::Statement;
+use super::{AWAITS_PATH, INTERNAL_QUEUE, steps};
+use crate::clock::Timestamp;
+use crate::id::WorkflowId;
+use crate::status::WorkflowStatus;
+use crate::sysdb::write::{Existing, NewWorkflow, Refusal, Wake};
+use crate::sysdb::{DbResult, Outcome, Owner, StepRow, StoredInput, Verdict};
+
+/// Zero rows: the id is taken.
+///
+/// ?1 id, ?2 status, ?3 name, ?4 executor, ?5 now, ?6 version, ?7 attempts, ?8 queue, ?9 owner, ?10 parent,
+/// ?11 application, ?12 creator
+const INSERT: Statement = Statement {
+    name: "start_workflow",
+    sql: "
+        INSERT INTO workflow_status
+               (workflow_uuid, status, name, executor_id, created_at, updated_at, application_version,
+                recovery_attempts, queue_name, owner_xid, parent_workflow_id, application_name, creator_xid,
+                serialization)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, 'portable_json')
+            ON CONFLICT (workflow_uuid) DO NOTHING",
+};
+
+/// ?1 id, ?2 input, ?3 now
+const INSERT_INPUT: Statement = Statement {
+    name: "start_workflow_input",
+    sql: "
+        INSERT INTO workflow_input (workflow_uuid, inputs, retention_timestamp) VALUES (?1, ?2, ?3)
+            ON CONFLICT (workflow_uuid) DO NOTHING",
+};
+
+/// ?1 id
+const TAKEN_BY: Statement = Statement {
+    name: "workflow_id_taken_by",
+    sql: "
+        SELECT s.name, s.creator_xid, COALESCE(i.inputs, s.inputs)
+          FROM workflow_status s LEFT JOIN workflow_input i USING (workflow_uuid)
+         WHERE s.workflow_uuid = ?1",
+};
+
+/// ?1 id, ?2 token
+const IS_OWNER: Statement = Statement {
+    name: "is_owner",
+    sql: "SELECT 1 FROM workflow_status WHERE workflow_uuid = ?1 AND status = 'PENDING' AND owner_xid = ?2",
+};
+
+/// ?1 id, ?2 token, ?3 status, ?4 now
+const SETTLE: Statement = Statement {
+    name: "settle",
+    sql: "
+        UPDATE workflow_status
+           SET status = ?3, updated_at = ?4, completed_at = ?4, deduplication_id = NULL, owner_xid = NULL
+         WHERE workflow_uuid = ?1 AND status = 'PENDING' AND owner_xid = ?2
+        RETURNING parent_workflow_id",
+};
+
+/// A row can be there: from an error that was resumed. ?1 id, ?2 output, ?3 error, ?4 now
+const SET_OUTPUT: Statement = Statement {
+    name: "settle_output",
+    sql: "
+        INSERT INTO workflow_output (workflow_uuid, output, error, retention_timestamp) VALUES (?1, ?2, ?3, ?4)
+            ON CONFLICT (workflow_uuid)
+            DO UPDATE SET output = excluded.output, error = excluded.error,
+                          retention_timestamp = excluded.retention_timestamp",
+};
+
+/// One that waits without a thread, if this is what it waits for. ?1 id, ?2 its mark, ?3 path of the mark, ?4 now
+const WAKE: Statement = Statement {
+    name: "wake",
+    sql: "
+        UPDATE workflow_status
+           SET status = 'ENQUEUED', delay_until_epoch_ms = NULL, updated_at = ?4,
+               attributes = json_remove(attributes, ?3)
+         WHERE workflow_uuid = ?1 AND status = 'DELAYED' AND json_extract(attributes, ?3) = ?2",
+};
+
+/// The attempt is given back: leaving a thread in order is not a crash.
+///
+/// ?1 id, ?2 token, ?3 due, ?4 queue, ?5 now, ?6 path of the mark, ?7 mark, ?8 awaited workflow, ?9 awaited topic
+const SUSPEND: Statement = Statement {
+    name: "suspend",
+    sql: "
+        UPDATE workflow_status
+           SET status = 'DELAYED', delay_until_epoch_ms = ?3, queue_name = COALESCE(queue_name, ?4),
+               owner_xid = NULL, started_at_epoch_ms = NULL, updated_at = ?5,
+               recovery_attempts = max(recovery_attempts - 1, 0),
+               attributes = CASE WHEN ?7 IS NULL THEN attributes
+                                 ELSE json_set(COALESCE(attributes, '{}'), ?6, ?7) END
+         WHERE workflow_uuid = ?1 AND status = 'PENDING' AND owner_xid = ?2
+           AND NOT EXISTS (SELECT 1 FROM workflow_status awaited
+                            WHERE awaited.workflow_uuid = ?8
+                              AND awaited.status NOT IN ('PENDING', 'ENQUEUED', 'DELAYED'))
+           AND NOT EXISTS (SELECT 1 FROM notifications
+                            WHERE destination_uuid = ?1 AND topic = ?9 AND consumed = FALSE)",
+};
+
+/// ?1 id, ?2 token, ?3 queue, ?4 now, ?5 attempts to give back
+const RELEASE: Statement = Statement {
+    name: "release",
+    sql: "
+        UPDATE workflow_status
+           SET status = 'ENQUEUED', queue_name = COALESCE(queue_name, ?3), owner_xid = NULL,
+               started_at_epoch_ms = NULL, updated_at = ?4,
+               recovery_attempts = max(recovery_attempts - ?5, 0)
+         WHERE workflow_uuid = ?1 AND status = 'PENDING' AND owner_xid = ?2",
+};
+
+/// ?1 id
+const INPUT: Statement = Statement {
+    name: "read_input",
+    sql: "
+        SELECT COALESCE(i.inputs, s.inputs), s.serialization
+          FROM workflow_status s LEFT JOIN workflow_input i USING (workflow_uuid)
+         WHERE s.workflow_uuid = ?1",
+};
+
+/// ?1 id
+const OUTCOME: Statement = Statement {
+    name: "read_outcome",
+    sql: "
+        SELECT s.workflow_uuid, s.status, COALESCE(o.output, s.output), COALESCE(o.error, s.error), s.serialization
+          FROM workflow_status s LEFT JOIN workflow_output o USING (workflow_uuid)
+         WHERE s.workflow_uuid = ?1",
+};
+
+#[cfg(test)]
+pub(super) const ALL: &[Statement] = &[
+    INSERT,
+    INSERT_INPUT,
+    TAKEN_BY,
+    IS_OWNER,
+    SETTLE,
+    SET_OUTPUT,
+    WAKE,
+    SUSPEND,
+    RELEASE,
+    INPUT,
+    OUTCOME,
+];
+
+pub(super) fn is_owner(connection: &Connection, owner: &Owner) -> DbResult<bool> {
+    let found = IS_OWNER.first(connection, [owner.workflow.as_str(), owner.token.as_str()], |_| Ok(()))?;
+    Ok(found.is_some())
+}
+
+/// Inserts a workflow, or says whose the id is.
+pub(super) fn start(connection: &Connection, new: &NewWorkflow) -> DbResult<Verdict> {
+    let (status, attempts, queue, owner) = if new.claimed {
+        (WorkflowStatus::Pending, 1, None, Some(new.token.as_str()))
+    } else {
+        (WorkflowStatus::Enqueued, 0, Some(INTERNAL_QUEUE), None)
+    };
+    let at = new.at.as_millis();
+    let inserted = INSERT.execute(
+        connection,
+        params![
+            new.id.as_str(),
+            status.as_str(),
+            new.name,
+            new.claimed.then_some(new.identity.executor.as_str()),
+            at,
+            new.identity.version,
+            attempts,
+            queue,
+            owner,
+            new.parent.as_ref().map(WorkflowId::as_str),
+            new.identity.app,
+            new.token.as_str(),
+        ],
+    )?;
+    if inserted == 1 {
+        INSERT_INPUT.execute(connection, params![new.id.as_str(), new.input, at])?;
+        return Ok(Verdict::Done);
+    }
+    taken(connection, new)
+}
+
+/// Whose the id of a new workflow is already.
+fn taken(connection: &Connection, new: &NewWorkflow) -> DbResult<Verdict> {
+    let read = |row: &Row<'_>| {
+        Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?, row.get::<_, Option<String>>(2)?))
+    };
+    let Some((name, creator, input)) = TAKEN_BY.first(connection, [new.id.as_str()], read)? else {
+        return Ok(Verdict::Refused(Refusal::NoSuchWorkflow));
+    };
+    if creator.as_deref() == Some(new.token.as_str()) {
+        return Ok(Verdict::Done);
+    }
+    if name != *new.name {
+        return Ok(Verdict::Refused(Refusal::OtherWorkflow { name }));
+    }
+    Ok(Verdict::AlreadyThere(Existing { same_input: input.as_deref() == Some(new.input.as_str()) }))
+}
+
+/// The child and the parent's step that started it, both or neither.
+pub(super) fn start_child(
+    connection: &Connection,
+    parent: &Owner,
+    step: &StepRow,
+    child: &NewWorkflow,
+) -> DbResult<Verdict> {
+    if !is_owner(connection, parent)? {
+        return Ok(Verdict::NotOwner);
+    }
+    let started = start(connection, child)?;
+    if matches!(started, Verdict::Refused(_)) {
+        return Ok(started);
+    }
+    match steps::record(connection, parent, step)? {
+        Verdict::Done => Ok(started),
+        other => Ok(other),
+    }
+}
+
+/// Writes the outcome if the owner is still the owner.
+pub(super) fn settle(connection: &Connection, owner: &Owner, outcome: &Outcome, at: Timestamp) -> DbResult<Verdict> {
+    let id = owner.workflow.as_str();
+    let parent = SETTLE.first(
+        connection,
+        params![id, owner.token.as_str(), outcome.status.as_str(), at.as_millis()],
+        |row| row.get::<_, Option<String>>(0),
+    )?;
+    let Some(parent) = parent else {
+        // An earlier try that was committed left exactly this outcome; then there is nothing more to say.
+        let found = read_outcome(connection, &owner.workflow)?;
+        return Ok(if found.as_ref() == Some(outcome) { Verdict::Done } else { Verdict::NotOwner });
+    };
+    SET_OUTPUT.execute(connection, params![id, outcome.output, outcome.error, at.as_millis()])?;
+    wake_parent(connection, parent.as_deref(), id, at)?;
+    Ok(Verdict::Done)
+}
+
+/// Call it whenever a workflow ends, however it does.
+pub(super) fn wake_parent(connection: &Connection, parent: Option<&str>, child: &str, at: Timestamp) -> DbResult<()> {
+    parent.map_or(Ok(()), |parent| wake(connection, parent, &mark_of_workflow(child), at))
+}
+
+/// Wakes a workflow that waits without a thread, if its mark says that it waits for this.
+pub(super) fn wake(connection: &Connection, id: &str, mark: &str, at: Timestamp) -> DbResult<()> {
+    WAKE.execute(connection, params![id, mark, AWAITS_PATH, at.as_millis()])?;
+    Ok(())
+}
+
+fn mark_of_workflow(id: &str) -> String {
+    format!("workflow {id}")
+}
+
+pub(super) fn mark_of_message(topic: &str) -> String {
+    format!("message {topic}")
+}
+
+/// Ends a workflow with an error that no execution of it reported.
+pub(super) fn set_error(connection: &Connection, id: &str, error: &str, at: Timestamp) -> DbResult<()> {
+    SET_OUTPUT.execute(connection, params![id, None::<String>, error, at.as_millis()])?;
+    Ok(())
+}
+
+pub(super) fn suspend(connection: &Connection, owner: &Owner, until: &Wake, at: Timestamp) -> DbResult<Verdict> {
+    let (due, mark, awaited, topic) = match until {
+        Wake::At(due) => (Some(*due), None, None, None),
+        Wake::WhenSettled(id) => (None, Some(mark_of_workflow(id.as_str())), Some(id.as_str()), None),
+        Wake::WhenMessage { topic, deadline } => {
+            (Some(*deadline), Some(mark_of_message(topic)), None, Some(topic.as_str()))
+        }
+    };
+    let left = SUSPEND.execute(
+        connection,
+        params![
+            owner.workflow.as_str(),
+            owner.token.as_str(),
+            due.map(Timestamp::as_millis),
+            INTERNAL_QUEUE,
+            at.as_millis(),
+            AWAITS_PATH,
+            mark,
+            awaited,
+            topic,
+        ],
+    )?;
+    if left == 1 {
+        return Ok(Verdict::Done);
+    }
+    let owner = is_owner(connection, owner)?;
+    Ok(if owner { Verdict::Refused(Refusal::NoNeedToWait) } else { Verdict::NotOwner })
+}
+
+pub(super) fn release(connection: &Connection, owner: &Owner, counted: bool, at: Timestamp) -> DbResult<Verdict> {
+    let given_back = i64::from(!counted);
+    let released = RELEASE.execute(
+        connection,
+        params![owner.workflow.as_str(), owner.token.as_str(), INTERNAL_QUEUE, at.as_millis(), given_back],
+    )?;
+    Ok(if released == 1 { Verdict::Done } else { Verdict::NotOwner })
+}
+
+pub(super) fn read_input(connection: &Connection, workflow: &WorkflowId) -> DbResult<StoredInput> {
+    let read = |row: &Row<'_>| Ok(StoredInput { text: row.get(0)?, serialization: row.get(1)? });
+    let found = INPUT.first(connection, [workflow.as_str()], read)?;
+    Ok(found.unwrap_or(StoredInput { text: None, serialization: None }))
+}
+
+pub(super) fn read_outcome(connection: &Connection, workflow: &WorkflowId) -> DbResult<Option<Outcome>> {
+    OUTCOME.first(connection, [workflow.as_str()], outcome_row)
+}
+
+/// Columns: id, status, output, error, serialization.
+pub(super) fn outcome_row(row: &Row<'_>) -> rusqlite::Result<Outcome> {
+    Ok(Outcome {
+        workflow: WorkflowId::stored(row.get(0)?),
+        status: status_column(row, 1)?,
+        output: row.get(2)?,
+        error: row.get(3)?,
+        serialization: row.get::<_, Option<String>>(4)?.map(Cow::Owned),
+    })
+}
+
+pub(super) fn status_column(row: &Row<'_>, column: usize) -> rusqlite::Result<WorkflowStatus> {
+    let text: String = row.get(column)?;
+    WorkflowStatus::parse(&text).ok_or_else(|| {
+        let error = format!("`{text}` is not a workflow status");
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, error.into())
+    })
+}

@@ -1,0 +1,53 @@
+//! The one connection that writes: a batch is a transaction.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::statement::failed;
+use super::{claims, manage, messages, steps, workflows};
+use crate::sysdb::{DbResult, Verdict, Write, Writer};
+
+pub(super) struct SqliteWriter {
+    connection: Connection,
+}
+
+impl SqliteWriter {
+    pub(super) fn new(connection: Connection) -> Self {
+        Self { connection }
+    }
+}
+
+impl Writer for SqliteWriter {
+    fn commit(&mut self, batch: &[Write]) -> DbResult<Vec<Verdict>> {
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(|e| failed("begin", e))?;
+        let verdicts = batch.iter().map(|write| apply(&transaction, write)).collect::<DbResult<_>>()?;
+        transaction.commit().map_err(|e| failed("commit", e))?;
+        Ok(verdicts)
+    }
+}
+
+/// One write inside the transaction. Conflicts are verdicts; an error fails the whole batch.
+fn apply(connection: &Connection, write: &Write) -> DbResult<Verdict> {
+    match write {
+        Write::StartWorkflow(new) => workflows::start(connection, new),
+        Write::StartChild { parent, step, child } => workflows::start_child(connection, parent, step, child),
+        Write::RecordStep { owner, step } => steps::record(connection, owner, step),
+        Write::Settle { owner, outcome, at } => workflows::settle(connection, owner, outcome, *at),
+        Write::Suspend { owner, until, at } => workflows::suspend(connection, owner, until, *at),
+        Write::Release { owner, counted, at } => workflows::release(connection, owner, *counted, *at),
+        Write::Claim(claim) => claims::claim(connection, claim),
+        Write::WakeDue { now } => claims::wake_due(connection, *now),
+        Write::Requeue { executor, at } => claims::requeue(connection, executor, *at),
+        Write::RefuseUnknown { identity, known, error, at } => {
+            claims::refuse_unknown(connection, identity, known, error, *at)
+        }
+        Write::Revive { identity, known, at } => claims::revive(connection, identity, known, *at),
+        Write::RegisterVersion { identity, at } => claims::register_version(connection, identity, *at),
+        Write::Cancel { workflow, children, at } => manage::cancel(connection, workflow, *children, *at),
+        Write::Resume { workflow, at } => manage::resume(connection, workflow, *at),
+        Write::Send { message, sender } => messages::send(connection, message, sender.as_ref()),
+        Write::Receive { owner, topic, step } => messages::receive(connection, owner, topic, step),
+    }
+}

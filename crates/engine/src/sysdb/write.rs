@@ -1,0 +1,179 @@
+//! Every durable change is a value: a [`Write`] goes in, a [`Verdict`] comes out.
+//!
+//! Two rules hold for each of them. Its commit is conditional: on the owner's token where it is the write of an
+//! execution, on the state of the row elsewhere. And it can be repeated: if the first try was committed and the
+//! answer lost, the second finds its own traces and says the same.
+
+use std::sync::Arc;
+
+use super::{Identity, Outcome, Owner, StepRow};
+use crate::clock::Timestamp;
+use crate::id::{ExecutorId, OwnerToken, StepId, WorkflowId};
+use crate::status::WorkflowStatus;
+
+/// Everything that the engine makes durable.
+#[derive(Debug, Clone)]
+pub(crate) enum Write {
+    /// A row for a new workflow, unless its id is taken.
+    StartWorkflow(NewWorkflow),
+    /// The same for a child, together with the step of its parent that started it.
+    StartChild { parent: Owner, step: StepRow, child: NewWorkflow },
+    /// The outcome of a step.
+    RecordStep { owner: Owner, step: StepRow },
+    /// The outcome of a workflow. Wakes a parent that waits for it without a thread.
+    Settle { owner: Owner, outcome: Outcome, at: Timestamp },
+    /// Leaves the thread until something happens.
+    Suspend { owner: Owner, until: Wake, at: Timestamp },
+    /// Gives a claimed workflow back. `counted` keeps the attempt on its account.
+    Release { owner: Owner, counted: bool, at: Timestamp },
+    /// Takes waiting workflows: the one door to execution.
+    Claim(Claim),
+    /// `DELAYED` workflows whose time has come become claimable.
+    WakeDue { now: Timestamp },
+    /// The workflows of a dead executor become claimable.
+    Requeue { executor: ExecutorId, at: Timestamp },
+    /// Waiting workflows that no living program knows end with an error that says so.
+    RefuseUnknown { identity: Arc<Identity>, known: Vec<String>, error: String, at: Timestamp },
+    /// Workflows refused that way, and known to this program, become claimable again.
+    Revive { identity: Arc<Identity>, known: Vec<String>, at: Timestamp },
+    /// This program's version becomes known to clients.
+    RegisterVersion { identity: Arc<Identity>, at: Timestamp },
+    /// Stops a workflow, and its descendants if asked to.
+    Cancel { workflow: WorkflowId, children: bool, at: Timestamp },
+    /// Makes a workflow claimable, whatever it stands at.
+    Resume { workflow: WorkflowId, at: Timestamp },
+    /// A message to a workflow, and the step that sent it if a workflow did.
+    Send { message: NewMessage, sender: Option<(Owner, StepRow)> },
+    /// Takes the oldest waiting message, and records the step that did.
+    Receive { owner: Owner, topic: String, step: StepRow },
+}
+
+impl Write {
+    /// For logs, tests and the bench.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::StartWorkflow(_) => "start_workflow",
+            Self::StartChild { .. } => "start_child",
+            Self::RecordStep { .. } => "record_step",
+            Self::Settle { .. } => "settle",
+            Self::Suspend { .. } => "suspend",
+            Self::Release { .. } => "release",
+            Self::Claim(_) => "claim",
+            Self::WakeDue { .. } => "wake_due",
+            Self::Requeue { .. } => "requeue",
+            Self::RefuseUnknown { .. } => "refuse_unknown",
+            Self::Revive { .. } => "revive",
+            Self::RegisterVersion { .. } => "register_version",
+            Self::Cancel { .. } => "cancel",
+            Self::Resume { .. } => "resume",
+            Self::Send { .. } => "send",
+            Self::Receive { .. } => "receive",
+        }
+    }
+}
+
+/// What becomes a row in `workflow_status`.
+#[derive(Debug, Clone)]
+pub(crate) struct NewWorkflow {
+    pub(crate) id: WorkflowId,
+    pub(crate) name: Arc<str>,
+    pub(crate) input: String,
+    pub(crate) parent: Option<WorkflowId>,
+    pub(crate) identity: Arc<Identity>,
+    /// Marks the row as ours, so that a repeated start knows its own.
+    pub(crate) token: OwnerToken,
+    /// Started as claimed, to run at once; otherwise it waits for a worker.
+    pub(crate) claimed: bool,
+    pub(crate) at: Timestamp,
+}
+
+/// Who takes how many.
+#[derive(Debug, Clone)]
+pub(crate) struct Claim {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) names: Vec<String>,
+    pub(crate) token: OwnerToken,
+    pub(crate) limit: usize,
+    pub(crate) at: Timestamp,
+}
+
+/// What ends a wait without a thread.
+#[derive(Debug, Clone)]
+pub(crate) enum Wake {
+    At(Timestamp),
+    WhenSettled(WorkflowId),
+    WhenMessage { topic: String, deadline: Timestamp },
+}
+
+/// What becomes a row in `notifications`.
+#[derive(Debug, Clone)]
+pub(crate) struct NewMessage {
+    /// Unique: a message with the same id is sent once.
+    pub(crate) id: String,
+    pub(crate) destination: WorkflowId,
+    pub(crate) topic: String,
+    pub(crate) text: String,
+    pub(crate) at: Timestamp,
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Verdict {
+    /// It is in the database.
+    Done,
+    /// The workflow id is taken, by this workflow.
+    AlreadyThere(Existing),
+    /// The writer does not own the workflow (any more). Nothing was written.
+    NotOwner,
+    /// The condition it was bound to does not hold. Nothing was written.
+    Refused(Refusal),
+    /// The claimed ones, oldest first.
+    Claimed(Vec<ClaimedRow>),
+    /// The workflows that it changed.
+    Changed(Vec<WorkflowId>),
+    /// The message taken, with its serialization.
+    Received { text: String, serialization: Option<String> },
+}
+
+/// A workflow that was there before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Existing {
+    pub(crate) same_input: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The workflow id belongs to a run of another workflow.
+    OtherWorkflow { name: String },
+    /// There is no such workflow.
+    NoSuchWorkflow,
+    /// It stands at a status from which this cannot be done.
+    Stands(WorkflowStatus),
+    /// What the workflow would have waited for is there.
+    NoNeedToWait,
+    /// No message is waiting.
+    NoMessage,
+    /// Another outcome stands in the place of this step.
+    OtherStep { recorded: String },
+}
+
+/// A workflow that this executor now owns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ClaimedRow {
+    pub(crate) workflow: WorkflowId,
+    pub(crate) name: String,
+    pub(crate) attempts: u32,
+}
+
+impl StepRow {
+    /// Whether a row found in the place of `self` is an earlier try of the same write.
+    pub(crate) fn is_same_write(&self, found: &Self) -> bool {
+        self.name == found.name
+            && self.output == found.output
+            && self.error == found.error
+            && self.child == found.child
+    }
+}
+
+/// Nothing is recorded below step 1.
+pub(crate) const BEFORE_FIRST_STEP: StepId = StepId(0);

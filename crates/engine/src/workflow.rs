@@ -1,0 +1,220 @@
+//! One run of a workflow: from its input to its outcome, on one thread.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use crate::attempts::failure_of_panic;
+use crate::codec::{self, Codec};
+use crate::context::{Context, Ended};
+use crate::core::{Core, Run};
+use crate::error::{Error, Failure, PARKED, Result, Stop};
+use crate::history::History;
+use crate::observer::Event;
+use crate::registry::Registered;
+use crate::status::WorkflowStatus;
+use crate::sysdb::write::ClaimedRow;
+use crate::sysdb::{Outcome, StoredInput, Verdict, Write};
+use crate::worker::Slot;
+
+/// A workflow that this process owns and is to run.
+pub(crate) struct Assignment {
+    pub(crate) run: Arc<Run>,
+    name: Arc<str>,
+    attempt: u32,
+    /// The input of a run that was just started: it has no past, so nothing of it is read.
+    fresh_input: Option<String>,
+}
+
+impl Assignment {
+    pub(crate) fn fresh(run: Arc<Run>, name: Arc<str>, input: String) -> Self {
+        Self { run, name, attempt: 1, fresh_input: Some(input) }
+    }
+
+    pub(crate) fn claimed(run: Arc<Run>, row: &ClaimedRow) -> Self {
+        Self { run, name: row.name.as_str().into(), attempt: row.attempts, fresh_input: None }
+    }
+}
+
+/// How a run ended.
+pub(crate) enum Ending {
+    /// With an outcome, which is recorded.
+    Settled(Outcome),
+    /// Without one: it waits for something and has no thread.
+    Suspended,
+    /// Without one: it goes on later or elsewhere.
+    Left,
+}
+
+/// Runs a workflow on a thread of its own. Without a thread it goes back to those that wait.
+pub(crate) fn dispatch(core: &Arc<Core>, assignment: Assignment, slot: Slot) {
+    let run = assignment.run.clone();
+    let job = {
+        let core = core.clone();
+        Box::new(move || {
+            execute(&core, &assignment, Arc::new(slot), None);
+            core.slot_was_freed();
+        })
+    };
+    if core.workers.run(job).is_err() {
+        release(core, &run, true);
+        core.runs.leave(&run);
+        core.expect_backlog();
+    }
+}
+
+/// Runs a child on its parent's thread and in its parent's slot.
+pub(crate) fn run_inline(parent: &Context, assignment: Assignment) -> Ending {
+    execute(&parent.core.clone(), &assignment, parent.slot.clone(), Some(parent))
+}
+
+/// The whole run. The slot is given back when it ends.
+fn execute(core: &Arc<Core>, assignment: &Assignment, slot: Arc<Slot>, parent: Option<&Context>) -> Ending {
+    let run = &assignment.run;
+    core.options.observers.tell(|| Event::WorkflowStarted {
+        workflow: run.workflow(),
+        name: &assignment.name,
+        inline_in: parent.map(Context::workflow_id),
+        attempt: assignment.attempt,
+        recovered: assignment.fresh_input.is_none(),
+    });
+    let mut ctx = Context::new(core.clone(), run.clone(), slot, assignment.name.clone(), assignment.attempt);
+    ctx.depth = parent.map_or(0, |parent| parent.depth + 1);
+
+    let outcome = outcome(&mut ctx, assignment);
+    let ending = match settle(&mut ctx, outcome) {
+        Ok(outcome) => {
+            let status = outcome.status;
+            core.options.observers.tell(|| Event::WorkflowEnded {
+                workflow: run.workflow(),
+                name: &assignment.name,
+                status,
+            });
+            Ending::Settled(outcome)
+        }
+        Err(reason) => leave(&ctx, &reason),
+    };
+    core.runs.leave(run);
+    if let Ending::Settled(outcome) = &ending {
+        core.hub.settled(outcome.clone());
+    }
+    ending
+}
+
+/// What the run came to, or why it came to nothing.
+fn outcome(ctx: &mut Context, assignment: &Assignment) -> Result<Outcome, Stop> {
+    let registered = match ctx.core.registry.get(&assignment.name) {
+        Ok(registered) => registered,
+        Err(error) => return Ok(failed(ctx, WorkflowStatus::Error, &Failure::of(error))),
+    };
+    if let Some(max) = registered.options.recovery_attempts_max
+        && assignment.attempt > max.saturating_add(1)
+    {
+        let reason = format!(
+            "it was taken up {} times, and each time its executor died under it; at most 1 run and {max} recoveries \
+             are allowed. It waits for resume",
+            assignment.attempt - 1
+        );
+        let failure = Failure::new(PARKED, reason);
+        return Ok(failed(ctx, WorkflowStatus::MaxRecoveryAttemptsExceeded, &failure));
+    }
+    let input = match load(ctx, assignment) {
+        Ok(input) => input,
+        Err(error) => return Err(Stop::Database(error.to_string().into())),
+    };
+    let returned = call(ctx, &registered, &input);
+    match ctx.ended() {
+        Some(Ended::Stopped(reason)) => return Err(reason.clone()),
+        Some(Ended::Faulty(error)) => {
+            let failure = Failure::of(error.clone());
+            return Ok(failed(ctx, WorkflowStatus::Error, &failure));
+        }
+        None => {}
+    }
+    Ok(match returned {
+        Ok(output) => match steps_not_asked_for(ctx) {
+            None => succeeded(ctx, output),
+            Some(error) => failed(ctx, WorkflowStatus::Error, &Failure::of(error)),
+        },
+        Err(failure) => failed(ctx, WorkflowStatus::Error, &failure),
+    })
+}
+
+/// The input, and for a run that goes on its history.
+fn load(ctx: &mut Context, assignment: &Assignment) -> Result<StoredInput> {
+    if let Some(input) = &assignment.fresh_input {
+        let serialization = Some(Codec::PortableJson.name().to_owned());
+        return Ok(StoredInput { text: Some(input.clone()), serialization });
+    }
+    let workflow = ctx.run.workflow();
+    ctx.history = History::read(ctx.core.reader.as_ref(), workflow)?;
+    Ok(ctx.core.reader.input(workflow)?)
+}
+
+/// Calls the user's function. A panic is a failure, wherever in its values it happens.
+fn call(ctx: &mut Context, registered: &Registered, input: &StoredInput) -> Result<String, Failure> {
+    catch_unwind(AssertUnwindSafe(|| (registered.body)(ctx, input)))
+        .unwrap_or_else(|payload| Err(failure_of_panic(payload)))
+}
+
+/// A replay that returns before it has asked for all that is recorded took another way than the first run.
+fn steps_not_asked_for(ctx: &mut Context) -> Option<Error> {
+    let (step, recorded) = ctx.history.left_over().map(|row| (row.step_id, row.name.to_string()))?;
+    Some(ctx.not_deterministic(step, &recorded, "the end of the workflow"))
+}
+
+fn succeeded(ctx: &Context, output: String) -> Outcome {
+    Outcome {
+        workflow: ctx.workflow_id().clone(),
+        status: WorkflowStatus::Success,
+        output: Some(output),
+        error: None,
+        serialization: Some(Codec::PortableJson.name().into()),
+    }
+}
+
+fn failed(ctx: &Context, status: WorkflowStatus, failure: &Failure) -> Outcome {
+    log::info!("workflow {} ({}): {status}: {failure}", ctx.workflow_id(), ctx.name);
+    Outcome { output: None, error: Some(codec::encode_failure(failure)), status, ..succeeded(ctx, String::new()) }
+}
+
+/// Makes the outcome durable, if this execution still owns the workflow.
+fn settle(ctx: &mut Context, outcome: Result<Outcome, Stop>) -> Result<Outcome, Stop> {
+    let outcome = outcome?;
+    let write = Write::Settle { owner: ctx.run.owner.clone(), outcome: outcome.clone(), at: ctx.now() };
+    match ctx.commit(write) {
+        Ok(Verdict::Done) => Ok(outcome),
+        Ok(_) => Err(Stop::NotOwner),
+        Err(Error::Stopped { reason, .. }) => Err(reason),
+        Err(error) => Err(Stop::Database(error.to_string().into())),
+    }
+}
+
+/// Leaves the workflow in a state from which it goes on.
+fn leave(ctx: &Context, reason: &Stop) -> Ending {
+    log::debug!("workflow {} ({}) stops here: {reason}", ctx.workflow_id(), ctx.name);
+    ctx.core.options.observers.tell(|| Event::WorkflowLeft {
+        workflow: ctx.workflow_id(),
+        name: &ctx.name,
+        reason,
+    });
+    match reason {
+        Stop::Suspended => Ending::Suspended,
+        Stop::ShuttingDown => {
+            release(&ctx.core, &ctx.run, false);
+            Ending::Left
+        }
+        Stop::Database(_) => {
+            release(&ctx.core, &ctx.run, true);
+            Ending::Left
+        }
+        Stop::Cancelled | Stop::NotOwner => Ending::Left,
+    }
+}
+
+/// Gives the workflow back to those that wait. If that fails, the sweep finds it.
+pub(crate) fn release(core: &Core, run: &Run, counted: bool) {
+    let write = Write::Release { owner: run.owner.clone(), counted, at: core.options.clock.now() };
+    if core.committer.commit(write, crate::committer::Caller::Engine).is_err() {
+        log::warn!("workflow {} could not be given back; its next executor finds it", run.workflow());
+    }
+}
