@@ -72,7 +72,7 @@ pub(crate) enum Tried {
 }
 
 impl Tried {
-    pub(crate) fn unencodable(error: Error) -> Self {
+    pub(crate) fn unencodable(error: &Error) -> Self {
         Self::FailedForGood(Failure::new(UNENCODABLE, error.to_string()))
     }
 }
@@ -109,33 +109,39 @@ pub(crate) fn run<T>(
         let watch = Stopwatch::start();
         let tried = try_once(ctx, &info);
         let took = watch.elapsed();
+        let tell = |failure: Option<&Failure>, retry_in| {
+            ctx.core.options.observers.tell(|| Event::StepRan {
+                workflow: run.workflow(),
+                step_id: place.step_id,
+                name: place.name,
+                attempt,
+                failure,
+                retry_in,
+                took,
+            });
+        };
         let (failure, again) = match tried {
             Ok(value) => {
-                tell(ctx, place, attempt, None, None, took);
+                tell(None, None);
                 return Ok(Ok(value));
             }
             Err(Tried::Stopped(error)) => return Err(error),
             Err(Tried::FailedForGood(failure)) => (failure, Again::Never),
             Err(Tried::Failed { failure, error }) => (failure, judge(options, attempt, error.as_ref())),
         };
+        let retry_in = if let Again::After(wait) = again { Some(wait) } else { None };
+        tell(Some(&failure), retry_in);
+        failures.push(failure);
         match again {
-            Again::After(wait) => {
-                tell(ctx, place, attempt, Some(&failure), Some(wait), took);
-                failures.push(failure);
-                pause(ctx, wait)?;
-            }
+            Again::After(wait) => pause(ctx, wait)?,
             Again::UsedUp if attempts_max > 1 => {
-                tell(ctx, place, attempt, Some(&failure), None, took);
-                failures.push(failure);
                 return Ok(Err(Failure::retries_exhausted(place.name, &failures)));
             }
-            Again::UsedUp | Again::Never => {
-                tell(ctx, place, attempt, Some(&failure), None, took);
-                return Ok(Err(failure));
-            }
+            Again::UsedUp | Again::Never => break,
         }
     }
-    unreachable!("the loop over all numbers ends by a return")
+    let last = failures.pop();
+    Ok(Err(last.unwrap_or_else(|| Failure::new("Error", "the step was not tried"))))
 }
 
 /// Whether a failed body is tried again.
@@ -161,23 +167,4 @@ fn pause(ctx: &mut Context, wait: Duration) -> Result<()> {
     let deadline = ctx.now().checked_add(wait);
     ctx.wait_until(deadline, || false)?;
     Ok(())
-}
-
-fn tell(
-    ctx: &Context,
-    place: &Place<'_>,
-    attempt: u32,
-    failure: Option<&Failure>,
-    retry_in: Option<Duration>,
-    took: Duration,
-) {
-    ctx.core.options.observers.tell(|| Event::StepRan {
-        workflow: ctx.run.workflow(),
-        step_id: place.step_id,
-        name: place.name,
-        attempt,
-        failure,
-        retry_in,
-        took,
-    });
 }

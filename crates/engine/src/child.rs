@@ -84,7 +84,7 @@ impl Context {
         let mut patience = self.core.options.suspend_after;
         let (id, assignment) = self.begin(workflow, None, input, How::Inline)?;
         if let Some(assignment) = assignment {
-            match workflow::run_inline(self, assignment) {
+            match workflow::run_inline(self, &assignment) {
                 Ending::Settled(outcome) => return self.record_child_result(&id, &outcome),
                 // It sleeps long: so does its parent.
                 Ending::Suspended => patience = Duration::ZERO,
@@ -203,7 +203,12 @@ impl Context {
     }
 
     /// The child that an earlier run started in this place.
-    fn began_before(&mut self, place: &Place<'_>, asked: &WorkflowId, recorded: &StepRow) -> Result<WorkflowId> {
+    fn began_before(
+        &mut self,
+        place: &Place<'_>,
+        asked: &WorkflowId,
+        recorded: &StepRow,
+    ) -> Result<WorkflowId> {
         if let Some(failure) = recorded.failure() {
             return Err(failure.into_step_error(place.name));
         }
@@ -228,7 +233,11 @@ impl Context {
     }
 
     /// The same for an outcome that is at hand.
-    fn record_child_result<O: DeserializeOwned>(&mut self, child: &WorkflowId, outcome: &Outcome) -> Result<O> {
+    fn record_child_result<O: DeserializeOwned>(
+        &mut self,
+        child: &WorkflowId,
+        outcome: &Outcome,
+    ) -> Result<O> {
         let place = self.place_unchecked(GET_RESULT)?;
         if let Some(recorded) = self.replayed(&place)? {
             return result_of(&recorded, child);
@@ -258,7 +267,8 @@ impl Context {
             }
             let deadline = self.now().checked_add(patience);
             let core = self.core.clone();
-            let settled = || handle::ended(&core, workflow, &subscription).is_ok_and(|outcome| outcome.is_some());
+            let settled =
+                || handle::ended(&core, workflow, &subscription).is_ok_and(|outcome| outcome.is_some());
             if !self.wait_until(deadline, settled)? {
                 self.suspend(Wake::WhenSettled(workflow.clone()))?;
             }
@@ -281,13 +291,16 @@ pub(crate) fn outcome_row(row: StepRow, outcome: &Outcome) -> StepRow {
     let id = &outcome.workflow;
     let (output, error) = match outcome.status {
         WorkflowStatus::Success => (outcome.output.clone(), None),
-        WorkflowStatus::Cancelled => (None, failure(AWAITED_CANCELLED, format!("workflow {id} was cancelled"))),
+        WorkflowStatus::Cancelled => {
+            (None, failure(AWAITED_CANCELLED, format!("workflow {id} was cancelled")))
+        }
         WorkflowStatus::MaxRecoveryAttemptsExceeded => {
             (None, failure(AWAITED_PARKED, outcome.failure().message().to_owned()))
         }
-        WorkflowStatus::Error | WorkflowStatus::Pending | WorkflowStatus::Enqueued | WorkflowStatus::Delayed => {
-            (None, Some(codec::encode_failure(&outcome.failure())))
-        }
+        WorkflowStatus::Error
+        | WorkflowStatus::Pending
+        | WorkflowStatus::Enqueued
+        | WorkflowStatus::Delayed => (None, Some(codec::encode_failure(&outcome.failure()))),
     };
     let serialization = match outcome.status {
         WorkflowStatus::Success => outcome.serialization.clone(),

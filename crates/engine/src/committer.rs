@@ -157,12 +157,11 @@ impl Committer {
 
     /// Tells the next one to lead: the first engine thread in line, or else the committer's own.
     fn appoint(&self, line: &mut Line) {
-        match line.tickets.iter().find(|ticket| ticket.caller == Caller::Engine) {
-            Some(ticket) => ticket.place.tell(Turn::Lead),
-            None => {
-                line.outside_leads = true;
-                self.lead_for_outside.notify_one();
-            }
+        if let Some(ticket) = line.tickets.iter().find(|ticket| ticket.caller == Caller::Engine) {
+            ticket.place.tell(Turn::Lead);
+        } else {
+            line.outside_leads = true;
+            self.lead_for_outside.notify_one();
         }
     }
 
@@ -218,7 +217,7 @@ impl Committer {
                     }
                     pause = (pause * 2).min(COMMIT_RETRY_MAX);
                 }
-                Err(error) => return self.commit_halves(writes, error),
+                Err(error) => return self.commit_halves(writes, &error),
             }
         }
     }
@@ -227,7 +226,7 @@ impl Committer {
         lock(&self.writer).commit(writes)
     }
 
-    fn commit_halves(&self, writes: &[Write], error: DbError) -> Vec<Result<Verdict, CommitError>> {
+    fn commit_halves(&self, writes: &[Write], error: &DbError) -> Vec<Result<Verdict, CommitError>> {
         if writes.len() <= 1 {
             log::error!("{error}");
             return writes.iter().map(|_| Err(CommitError::Refused(error.clone()))).collect();

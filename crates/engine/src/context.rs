@@ -144,11 +144,9 @@ impl Context {
     /// Records the outcome of a step.
     pub(crate) fn record(&mut self, row: StepRow) -> Result<()> {
         let (step_id, name, success) = (row.step_id, row.name.clone(), row.error.is_none());
-        match self.commit(Write::RecordStep { owner: self.run.owner.clone(), step: row })? {
-            Verdict::Refused(Refusal::OtherStep { recorded }) => {
-                return Err(self.not_deterministic(step_id, &recorded, &name));
-            }
-            _ => {}
+        let write = Write::RecordStep { owner: self.run.owner.clone(), step: row };
+        if let Verdict::Refused(Refusal::OtherStep { recorded }) = self.commit(write)? {
+            return Err(self.not_deterministic(step_id, &recorded, &name));
         }
         self.tell_recorded(step_id, &name, success);
         Ok(())
@@ -161,7 +159,11 @@ impl Context {
 
     /// Waits until `done`, or until `deadline`, and says which. The slot is free meanwhile. Whoever makes `done`
     /// true raises the signal of this run.
-    pub(crate) fn wait_until(&mut self, deadline: Option<Timestamp>, mut done: impl FnMut() -> bool) -> Result<bool> {
+    pub(crate) fn wait_until(
+        &mut self,
+        deadline: Option<Timestamp>,
+        mut done: impl FnMut() -> bool,
+    ) -> Result<bool> {
         let watch = Stopwatch::start();
         let (run, clock) = (&self.run, &self.core.options.clock);
         let is_done = self.slot.without(|| {
@@ -179,7 +181,10 @@ impl Context {
                 run.signal.wait_past(seen, clock, deadline);
             }
         });
-        self.core.options.observers.tell(|| Event::Waited { workflow: self.run.workflow(), took: watch.elapsed() });
+        self.core
+            .options
+            .observers
+            .tell(|| Event::Waited { workflow: self.run.workflow(), took: watch.elapsed() });
         self.refuse_if_ended()?;
         Ok(is_done)
     }

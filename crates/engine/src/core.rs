@@ -33,7 +33,10 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    pub(crate) fn new(options: EngineOptions, database: SystemDatabase) -> (Self, Box<dyn crate::sysdb::Watcher>) {
+    pub(crate) fn new(
+        options: EngineOptions,
+        database: SystemDatabase,
+    ) -> (Self, Box<dyn crate::sysdb::Watcher>) {
         let committer = Committer::new(database.writer, options.gate.clone(), options.observers.clone());
         let core = Self {
             workers: Workers::new(options.workers_max, options.stack_bytes),

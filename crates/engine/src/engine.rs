@@ -182,10 +182,10 @@ fn spawn(
     body: impl FnOnce(&Arc<Core>) + Send + 'static,
 ) -> Result<JoinHandle<()>> {
     let core = core.clone();
-    thread::Builder::new().name(name.to_owned()).spawn(move || body(&core)).map_err(|e| Error::InvalidOption {
-        what: format!("thread {name}"),
-        reason: e.to_string(),
-    })
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || body(&core))
+        .map_err(|e| Error::InvalidOption { what: format!("thread {name}"), reason: e.to_string() })
 }
 
 /// A thread that drops the last engine from within cannot wait for itself.

@@ -227,7 +227,12 @@ impl fmt::Display for Stop {
 /// assert_eq!(declined.to_string(), "CardDeclined: the bank said no");
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Failure {
+#[serde(transparent)]
+pub struct Failure(Box<Told>);
+
+/// The portable form of an error in all DBOS SDKs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Told {
     name: String,
     message: String,
     #[serde(default)]
@@ -239,41 +244,42 @@ pub struct Failure {
 impl Failure {
     /// A failure with a name to tell it by and a message for people.
     pub fn new(name: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { name: name.into(), message: message.into(), code: Value::Null, data: Value::Null }
+        let (name, message) = (name.into(), message.into());
+        Self(Box::new(Told { name, message, code: Value::Null, data: Value::Null }))
     }
 
     /// Adds a code: a number or a text.
     #[must_use]
     pub fn code(mut self, code: impl Into<Value>) -> Self {
-        self.code = code.into();
+        self.0.code = code.into();
         self
     }
 
     /// Adds anything that JSON can hold.
     #[must_use]
     pub fn data(mut self, data: impl Into<Value>) -> Self {
-        self.data = data.into();
+        self.0.data = data.into();
         self
     }
 
     /// The name: for an error type its last path segment.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.0.name
     }
 
     /// The text for people.
     pub fn message(&self) -> &str {
-        &self.message
+        &self.0.message
     }
 
     /// The code; JSON `null` when there is none.
     pub fn code_value(&self) -> &Value {
-        &self.code
+        &self.0.code
     }
 
     /// The data; JSON `null` when there is none.
     pub fn data_value(&self) -> &Value {
-        &self.data
+        &self.0.data
     }
 
     /// What is recorded of an error that a user's function returned.
@@ -296,10 +302,11 @@ impl Failure {
     /// Keeps what the error of a step or a child said about itself, under the message that says where.
     fn of_engine(error: &Error) -> Self {
         let message = error.to_string();
-        #[expect(clippy::wildcard_enum_match_arm, reason = "every other error is told by its text alone")]
         match error {
             Error::StepFailed { failure, .. } | Error::WorkflowFailed { failure, .. } => {
-                Self { message, ..failure.clone() }
+                let mut failure = failure.clone();
+                failure.0.message = message;
+                failure
             }
             Error::RetriesExhausted { step, attempts } => Self::retries_exhausted(step, attempts),
             Error::NonDeterminism { .. } => Self::new(NON_DETERMINISM, message),
@@ -326,8 +333,8 @@ impl Failure {
 
     /// The error that a step returns for what is recorded of it.
     pub(crate) fn into_step_error(self, step: &str) -> Error {
-        if self.name == RETRIES_EXHAUSTED
-            && let Some(attempts) = self.data.get("attempts")
+        if self.0.name == RETRIES_EXHAUSTED
+            && let Some(attempts) = self.0.data.get("attempts")
             && let Ok(attempts) = Vec::<Self>::deserialize(attempts)
         {
             return Error::RetriesExhausted { step: step.to_owned(), attempts };
@@ -338,7 +345,7 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.name, self.message)
+        write!(f, "{}: {}", self.0.name, self.0.message)
     }
 }
 
@@ -414,7 +421,10 @@ mod tests {
         let of_workflow = Failure::of(from_step);
         assert_eq!(of_workflow.name(), "AppErr");
         assert_eq!(of_workflow.message(), "step pay failed: AppErr: with code");
-        assert_eq!((of_workflow.code_value(), of_workflow.data_value()), (&built.code, &built.data));
+        assert_eq!(
+            (of_workflow.code_value(), of_workflow.data_value()),
+            (built.code_value(), built.data_value())
+        );
     }
 
     #[test]

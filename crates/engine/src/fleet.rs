@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Stopwatch, Timestamp};
-use crate::committer::{Caller, CommitError};
+use crate::committer::Caller;
 use crate::core::{Core, Run};
 use crate::error::Stop;
 use crate::id::OwnerToken;
@@ -102,13 +102,12 @@ impl Fleet<'_> {
         let assignments: Vec<_> = rows.iter().map(|row| self.assign(&token, row)).collect();
         self.core.runs.unreserve(&token);
         for assignment in assignments {
-            match slots.pop() {
-                Some(slot) => workflow::dispatch(self.core, assignment, slot),
+            if let Some(slot) = slots.pop() {
+                workflow::dispatch(self.core, assignment, slot);
+            } else {
                 // More than asked for: what an earlier try took whose answer was lost.
-                None => {
-                    workflow::release(self.core, &assignment.run, false);
-                    self.core.runs.leave(&assignment.run);
-                }
+                workflow::release(self.core, &assignment.run, false);
+                self.core.runs.leave(&assignment.run);
             }
         }
     }
@@ -121,10 +120,7 @@ impl Fleet<'_> {
 
     /// Failures are logged by the committer; the next look tries again.
     fn commit(&self, write: Write) -> Option<Verdict> {
-        match self.core.committer.commit(write, Caller::Engine) {
-            Ok(verdict) => Some(verdict),
-            Err(CommitError::Closed | CommitError::Refused(_)) => None,
-        }
+        self.core.committer.commit(write, Caller::Engine).ok()
     }
 }
 

@@ -112,7 +112,11 @@ impl<O> fmt::Debug for Handle<O> {
 }
 
 /// The outcome of a workflow that has ended: as its waker had it, or as the database has it.
-pub(crate) fn ended(core: &Core, workflow: &WorkflowId, subscription: &Subscription) -> Result<Option<Outcome>> {
+pub(crate) fn ended(
+    core: &Core,
+    workflow: &WorkflowId,
+    subscription: &Subscription,
+) -> Result<Option<Outcome>> {
     if let Some(outcome) = subscription.outcome() {
         return Ok(Some(outcome.as_ref().clone()));
     }

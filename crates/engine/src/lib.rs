@@ -15,6 +15,7 @@ mod id;
 mod limits;
 mod listing;
 mod manage;
+mod message;
 mod observer;
 mod options;
 mod recovery;

@@ -98,7 +98,10 @@ impl Default for StepOptions {
 
 impl fmt::Debug for StepOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StepOptions").field("retry", &self.retry).field("codec", &self.codec).finish_non_exhaustive()
+        f.debug_struct("StepOptions")
+            .field("retry", &self.retry)
+            .field("codec", &self.codec)
+            .finish_non_exhaustive()
     }
 }
 
@@ -256,7 +259,7 @@ impl EngineOptions {
 
     /// Opens the system database; creates the file and its tables if they are not there.
     ///
-    /// `sqlite:PATH` names the file. SQLAlchemy's forms, which the DBOS SDKs use, are understood as well:
+    /// `sqlite:PATH` names the file. `SQLAlchemy`'s forms, which the DBOS SDKs use, are understood as well:
     /// `sqlite:///RELATIVE` and `sqlite:////ABSOLUTE`.
     ///
     /// # Errors

@@ -63,7 +63,8 @@ fn refuse_the_unknown(core: &Core, identity: &Identity) -> DbResult<()> {
     }
     let peers = core.liveness.members().into_iter();
     let peers = peers.filter(|peer| peer.app == identity.app && peer.version == identity.version);
-    let mut known: Vec<String> = peers.flat_map(|peer| peer.workflows).chain(registered.iter().cloned()).collect();
+    let mut known: Vec<String> =
+        peers.flat_map(|peer| peer.workflows).chain(registered.iter().cloned()).collect();
     known.sort();
     known.dedup();
     let failure = Failure::new(

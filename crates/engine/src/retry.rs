@@ -38,9 +38,8 @@ impl RetryPolicy {
         let exponent = i32::try_from(attempt).unwrap_or(i32::MAX);
         let seconds = self.interval.as_secs_f64() * self.rate.powi(exponent);
         // 0 * infinity is not a number: with an interval of zero the wait is zero.
-        Duration::try_from_secs_f64(seconds)
-            .unwrap_or(if self.interval.is_zero() { Duration::ZERO } else { self.cap })
-            .min(self.cap)
+        let beyond = if self.interval.is_zero() { Duration::ZERO } else { self.cap };
+        Duration::try_from_secs_f64(seconds).unwrap_or(beyond).min(self.cap)
     }
 }
 

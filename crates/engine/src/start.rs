@@ -27,7 +27,7 @@ where
     /// [`Error::NotLaunched`], [`Error::NotRegistered`], [`Error::Unencodable`] for an input that cannot be
     /// recorded, [`Error::ShuttingDown`], [`Error::Database`].
     pub fn start(&self, engine: &Engine, input: I) -> Result<Handle<O>> {
-        self.start_with_id(engine, WorkflowId::generate(), input)
+        self.start_with_id(engine, &WorkflowId::generate(), input)
     }
 
     /// Starts the run of this id, or attaches to it if it is there already: then its first input stands. So a
@@ -37,10 +37,10 @@ where
     /// As [`Workflow::start`], [`Error::InvalidName`], and [`Error::IdInUse`] when the id belongs to a run of
     /// another workflow.
     pub fn start_as(&self, engine: &Engine, id: &str, input: I) -> Result<Handle<O>> {
-        self.start_with_id(engine, WorkflowId::new(id)?, input)
+        self.start_with_id(engine, &WorkflowId::new(id)?, input)
     }
 
-    fn start_with_id(&self, engine: &Engine, id: WorkflowId, input: I) -> Result<Handle<O>> {
+    fn start_with_id(&self, engine: &Engine, id: &WorkflowId, input: I) -> Result<Handle<O>> {
         let core = engine.core();
         refuse_inside()?;
         check_name("workflow name", self.name())?;

@@ -68,9 +68,8 @@ impl WorkflowStatus {
             Self::Delayed => matches!(next, Self::Enqueued | Self::Cancelled),
             Self::Enqueued => matches!(next, Self::Pending | Self::Error | Self::Cancelled),
             Self::Pending => !matches!(next, Self::Pending),
-            Self::Cancelled => matches!(next, Self::Enqueued),
+            Self::Cancelled | Self::Error => matches!(next, Self::Enqueued),
             Self::MaxRecoveryAttemptsExceeded => matches!(next, Self::Enqueued | Self::Cancelled),
-            Self::Error => matches!(next, Self::Enqueued),
             Self::Success => false,
         }
     }

@@ -38,14 +38,16 @@ impl Context {
     /// # mod stock { pub fn reserve(_: &str) -> Result<u32, std::fmt::Error> { Ok(7) } }
     /// # mod pay { pub fn charge(n: u32) -> Result<u32, std::fmt::Error> { Ok(n) } }
     /// ```
+    #[expect(clippy::missing_panics_doc, reason = "one attempt takes the body once")]
     pub fn step<T, E>(&mut self, name: &str, body: impl FnOnce(&StepInfo<'_>) -> Result<T, E>) -> Result<T>
     where
         T: Serialize + DeserializeOwned,
         E: Into<BoxError>,
     {
         let mut body = Some(body);
-        let once = |step: &StepInfo<'_>| body.take().expect("a step without retries runs its body once")(step);
-        self.step_with(name, &StepOptions::new(), once)
+        self.step_with(name, &StepOptions::new(), |step| {
+            body.take().expect("a step without retries runs its body once")(step)
+        })
     }
 
     /// The same with retries: the body runs until it succeeds, or its attempts are used up. Waits between them
@@ -73,7 +75,7 @@ impl Context {
         }
         let outcome = attempts::run(self, &place, options, |_, step| {
             let value = attempts::caught(|| body(step))?;
-            codec::encode(codec, &what(name), value).map_err(Tried::unencodable)
+            codec::encode(codec, &what(name), value).map_err(|error| Tried::unencodable(&error))
         })?;
         let (row, result) = match outcome {
             Ok(encoded) => (self.success(&place, encoded.text, codec.name()), Ok(encoded.value)),

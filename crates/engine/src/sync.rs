@@ -16,7 +16,11 @@ pub(crate) fn wait<'m, T>(condvar: &Condvar, guard: MutexGuard<'m, T>) -> MutexG
     condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(crate) fn wait_for<'m, T>(condvar: &Condvar, guard: MutexGuard<'m, T>, time: Duration) -> MutexGuard<'m, T> {
+pub(crate) fn wait_for<'m, T>(
+    condvar: &Condvar,
+    guard: MutexGuard<'m, T>,
+    time: Duration,
+) -> MutexGuard<'m, T> {
     condvar.wait_timeout(guard, time).unwrap_or_else(PoisonError::into_inner).0
 }
 

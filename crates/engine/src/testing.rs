@@ -107,7 +107,8 @@ mod fake_clock {
         /// # Panics
         /// When the duration has more milliseconds than an `i64`.
         pub fn advance(&self, by: Duration) {
-            let millis = i64::try_from(by.as_millis()).expect("a test moves the clock by less than 292 million years");
+            let millis =
+                i64::try_from(by.as_millis()).expect("a test moves the clock by less than 292 million years");
             self.0.fetch_add(millis, Ordering::SeqCst);
         }
     }

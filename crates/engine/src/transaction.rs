@@ -54,6 +54,7 @@ mod sqlite {
         ///     })
         /// }
         /// ```
+        #[expect(clippy::missing_panics_doc, reason = "one attempt takes the body once")]
         pub fn transaction<T, E>(
             &mut self,
             name: &str,
@@ -124,7 +125,8 @@ mod sqlite {
                     let _inside = Inside::enter();
                     core.sqlite.attempt(&self.run.owner, &core.options.gate, |transaction| {
                         let value = attempts::caught(|| body(transaction))?;
-                        let encoded = codec::encode(codec, &what(place.name), value).map_err(Tried::unencodable)?;
+                        let encoded = codec::encode(codec, &what(place.name), value);
+                        let encoded = encoded.map_err(|error| Tried::unencodable(&error))?;
                         Ok((self.success(place, encoded.text, codec.name()), encoded.value))
                     })
                 });

@@ -63,8 +63,8 @@ pub(crate) fn dispatch(core: &Arc<Core>, assignment: Assignment, slot: Slot) {
 }
 
 /// Runs a child on its parent's thread and in its parent's slot.
-pub(crate) fn run_inline(parent: &Context, assignment: Assignment) -> Ending {
-    execute(&parent.core.clone(), &assignment, parent.slot.clone(), Some(parent))
+pub(crate) fn run_inline(parent: &Context, assignment: &Assignment) -> Ending {
+    execute(&parent.core.clone(), assignment, parent.slot.clone(), Some(parent))
 }
 
 /// The whole run. The slot is given back when it ends.
@@ -174,7 +174,12 @@ fn succeeded(ctx: &Context, output: String) -> Outcome {
 
 fn failed(ctx: &Context, status: WorkflowStatus, failure: &Failure) -> Outcome {
     log::info!("workflow {} ({}): {status}: {failure}", ctx.workflow_id(), ctx.name);
-    Outcome { output: None, error: Some(codec::encode_failure(failure)), status, ..succeeded(ctx, String::new()) }
+    Outcome {
+        output: None,
+        error: Some(codec::encode_failure(failure)),
+        status,
+        ..succeeded(ctx, String::new())
+    }
 }
 
 /// Makes the outcome durable, if this execution still owns the workflow.

@@ -27,8 +27,10 @@ struct Arguments {
 /// `()` is no argument; everything else is one.
 pub(crate) fn encode_input<T: Serialize + DeserializeOwned>(workflow: &str, input: T) -> Result<String> {
     let write = || {
-        let input = serde_json::to_value(&input).map_err(|e| e.to_string())?;
-        let args = if input.is_null() { vec![] } else { vec![input] };
+        let value = serde_json::to_value(&input).map_err(|e| e.to_string())?;
+        // Dropped here, where a panic of its `Drop` is caught.
+        drop(input);
+        let args = if value.is_null() { vec![] } else { vec![value] };
         let arguments = Arguments { positional_args: Some(args), named_args: Some(serde_json::Map::new()) };
         let text = encode(&arguments)?;
         check_size(&text)?;
@@ -98,7 +100,7 @@ mod tests {
 
     #[test]
     fn an_input_is_one_positional_argument_and_unit_is_none() {
-        let text = encode_input("w", ("x", [1]).0.to_owned()).unwrap();
+        let text = encode_input("w", "x".to_owned()).unwrap();
         assert_eq!(text, r#"{"positionalArgs":["x"],"namedArgs":{}}"#);
         let text = encode_input("w", ()).unwrap();
         assert_eq!(text, r#"{"positionalArgs":[],"namedArgs":{}}"#);

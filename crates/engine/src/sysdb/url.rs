@@ -12,18 +12,19 @@ pub(crate) enum Url {
 }
 
 impl Url {
-    /// `sqlite:PATH`, or SQLAlchemy's `sqlite:///PATH` that the DBOS SDKs use.
+    /// `sqlite:PATH`, or `SQLAlchemy`'s `sqlite:///PATH` that the DBOS SDKs use.
     pub(crate) fn parse(url: &str) -> Result<Self> {
-        let refuse = |reason: &str| {
-            Err(Error::InvalidUrl { url: Masked(url).to_string(), reason: reason.to_owned() })
-        };
+        let refuse =
+            |reason: &str| Err(Error::InvalidUrl { url: Masked(url).to_string(), reason: reason.to_owned() });
         let Some((scheme, rest)) = url.split_once(':') else {
             return refuse("it has no scheme; write sqlite:PATH, for example sqlite:shop.db");
         };
         match scheme {
             "sqlite" => {}
             "postgres" | "postgresql" => {
-                return refuse("PostgreSQL is not supported yet; write sqlite:PATH, for example sqlite:shop.db");
+                return refuse(
+                    "PostgreSQL is not supported yet; write sqlite:PATH, for example sqlite:shop.db",
+                );
             }
             _ => return refuse("the scheme is unknown; write sqlite:PATH, for example sqlite:shop.db"),
         }
@@ -39,7 +40,9 @@ impl Url {
             },
         };
         if path.contains(":memory:") || path.contains("mode=memory") {
-            return refuse("a database in memory dies with the process, and then nothing is durable; name a file");
+            return refuse(
+                "a database in memory dies with the process, and then nothing is durable; name a file",
+            );
         }
         if path.contains('?') {
             return refuse("options after `?` are not supported; durability is not an option here");
@@ -98,7 +101,16 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_refused_with_a_way_out() {
-        for url in ["", "shop.db", "sqlite:", "sqlite:///", "sqlite://shop.db", "mysql:x", "sqlite:x?cache=shared", "sqlite:a\0b"] {
+        for url in [
+            "",
+            "shop.db",
+            "sqlite:",
+            "sqlite:///",
+            "sqlite://shop.db",
+            "mysql:x",
+            "sqlite:x?cache=shared",
+            "sqlite:a\0b",
+        ] {
             let error = refusal(url);
             assert!(error.starts_with("database URL "), "{error}");
         }

@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::error::NOT_REGISTERED;
 use crate::id::{ExecutorId, OwnerToken, WorkflowId};
 use crate::sysdb::write::{Claim, ClaimedRow};
-use crate::sysdb::{DbResult, Identity, Owner, Outlook, Verdict};
+use crate::sysdb::{DbResult, Identity, Outlook, Owner, Verdict};
 
 /// Unlike PostgreSQL there is no SKIP LOCKED: one process writes at a time, so nobody else has these rows.
 ///
@@ -230,9 +230,14 @@ pub(super) fn forget_output(connection: &Connection, workflow: &WorkflowId) -> D
     Ok(())
 }
 
-pub(super) fn register_version(connection: &Connection, identity: &Identity, at: Timestamp) -> DbResult<Verdict> {
+pub(super) fn register_version(
+    connection: &Connection,
+    identity: &Identity,
+    at: Timestamp,
+) -> DbResult<Verdict> {
     let id = OwnerToken::generate();
-    REGISTER_VERSION.execute(connection, params![id.as_str(), identity.version, at.as_millis(), identity.app])?;
+    REGISTER_VERSION
+        .execute(connection, params![id.as_str(), identity.version, at.as_millis(), identity.app])?;
     Ok(Verdict::Done)
 }
 

@@ -136,7 +136,8 @@ impl Liveness for ExecutorLocks {
             File::open(self.path(&executor)).ok()?.read_to_string(&mut text).ok()?;
             serde_json::from_str::<Card>(&text).ok()
         };
-        let member = |card: Card| Membership { app: card.app, version: card.version, workflows: card.workflows };
+        let member =
+            |card: Card| Membership { app: card.app, version: card.version, workflows: card.workflows };
         living.filter_map(card).map(member).collect()
     }
 }

@@ -5,16 +5,15 @@ use std::fmt::Write as _;
 use rusqlite::types::Value;
 use rusqlite::{Connection, Row, params, params_from_iter};
 
+use super::INTERNAL_QUEUE;
 use super::claims::forget_output;
 use super::statement::{Statement, failed};
 use super::workflows::{status_column, wake_parent};
-use super::INTERNAL_QUEUE;
 use crate::clock::Timestamp;
 use crate::codec;
 use crate::error::RESUMABLE;
 use crate::id::WorkflowId;
 use crate::listing::{Progress, WorkflowFilter, WorkflowInfo};
-use crate::status::WorkflowStatus;
 use crate::sysdb::write::Refusal;
 use crate::sysdb::{DbResult, Verdict};
 
@@ -126,7 +125,11 @@ pub(super) fn progress(connection: &Connection, workflow: &WorkflowId) -> DbResu
     })
 }
 
-pub(super) fn list(connection: &Connection, app: &str, filter: &WorkflowFilter) -> DbResult<Vec<WorkflowInfo>> {
+pub(super) fn list(
+    connection: &Connection,
+    app: &str,
+    filter: &WorkflowFilter,
+) -> DbResult<Vec<WorkflowInfo>> {
     const NAME: &str = "list_workflows";
     let (conditions, mut values) = conditions(app, filter);
     let direction = if filter.newest_first { "DESC" } else { "ASC" };
@@ -174,11 +177,10 @@ fn conditions(app: &str, filter: &WorkflowFilter) -> (String, Vec<Value>) {
         narrow("s.name = ?", &[text(name)]);
     }
     if let Some(prefix) = &filter.id_prefix {
-        narrow("s.workflow_uuid >= ? AND substr(s.workflow_uuid, 1, length(?)) = ?", &[
-            text(prefix),
-            text(prefix),
-            text(prefix),
-        ]);
+        narrow(
+            "s.workflow_uuid >= ? AND substr(s.workflow_uuid, 1, length(?)) = ?",
+            &[text(prefix), text(prefix), text(prefix)],
+        );
     }
     if let Some(parent) = &filter.parent {
         narrow("s.parent_workflow_id = ?", &[text(parent.as_str())]);
@@ -214,4 +216,3 @@ fn workflow_info(row: &Row<'_>) -> rusqlite::Result<WorkflowInfo> {
         failure: error.map(|error| codec::decode_failure(serialization.as_deref(), &error)),
     })
 }
-

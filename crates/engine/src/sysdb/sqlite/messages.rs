@@ -73,7 +73,12 @@ pub(super) fn send(
 }
 
 /// Takes the oldest message of a topic. It is consumed exactly when the step that took it is recorded.
-pub(super) fn receive(connection: &Connection, owner: &Owner, topic: &str, step: &StepRow) -> DbResult<Verdict> {
+pub(super) fn receive(
+    connection: &Connection,
+    owner: &Owner,
+    topic: &str,
+    step: &StepRow,
+) -> DbResult<Verdict> {
     if !workflows::is_owner(connection, owner)? {
         return Ok(Verdict::NotOwner);
     }
@@ -109,7 +114,10 @@ fn earlier_try(connection: &Connection, owner: &Owner, step: &StepRow) -> DbResu
     }))
 }
 
-pub(super) fn with_messages_among(connection: &Connection, workflows: &[WorkflowId]) -> DbResult<Vec<WorkflowId>> {
+pub(super) fn with_messages_among(
+    connection: &Connection,
+    workflows: &[WorkflowId],
+) -> DbResult<Vec<WorkflowId>> {
     let ids: Vec<_> = workflows.iter().map(WorkflowId::as_str).collect();
     let ids = serde_json::json!(ids).to_string();
     WITH_MESSAGES.all(connection, [ids], |row| Ok(WorkflowId::stored(row.get(0)?)))

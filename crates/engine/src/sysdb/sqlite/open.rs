@@ -62,7 +62,8 @@ fn resolve(path: &Path) -> Result<PathBuf> {
         return path.canonicalize().map_err(|e| refuse(e.to_string()));
     }
     let name = path.file_name().ok_or_else(|| refuse("it names no file".to_owned()))?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent =
+        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let parent = parent.canonicalize().map_err(|e| refuse(format!("directory {}: {e}", parent.display())))?;
     Ok(parent.join(name))
 }
@@ -145,7 +146,9 @@ fn in_words(error: &rusqlite::Error) -> String {
             format!("it is not an SQLite database, or it is encrypted ({error}); name another file")
         }
         Some(ErrorCode::DatabaseCorrupt) => {
-            format!("it is damaged ({error}); restore it from a backup, or look at it with `sqlite3 FILE .recover`")
+            format!(
+                "it is damaged ({error}); restore it from a backup, or look at it with `sqlite3 FILE .recover`"
+            )
         }
         _ => error.to_string(),
     }

@@ -155,7 +155,8 @@ impl DataVersion {
 impl Watcher for DataVersion {
     fn changed(&mut self) -> DbResult<bool> {
         const NAME: &str = "data_version";
-        let mut pragma = self.connection.prepare_cached("PRAGMA data_version").map_err(|e| failed(NAME, e))?;
+        let mut pragma =
+            self.connection.prepare_cached("PRAGMA data_version").map_err(|e| failed(NAME, e))?;
         let version = pragma.query_row([], |row| row.get(0)).map_err(|e| failed(NAME, e))?;
         Ok(self.last.replace(version) != Some(version))
     }

@@ -88,7 +88,9 @@ fn look(connection: &Connection) -> Result<Content, Problem> {
         ));
     }
     let other = connection
-        .query_row("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name LIMIT 1", [], |row| row.get(0))
+        .query_row("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name LIMIT 1", [], |row| {
+            row.get(0)
+        })
         .optional()?;
     Ok(other.map_or(Content::Nothing, Content::OtherTables))
 }
@@ -106,7 +108,8 @@ fn check_for_damage(connection: &Connection) -> Result<(), Problem> {
         }
         return Ok(());
     }
-    let mut tables = connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0")?;
+    let mut tables =
+        connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0")?;
     for name in tables.query_map([], |row| row.get::<_, String>(0))? {
         let quoted = name?.replace('"', "\"\"");
         connection.query_row(&format!("SELECT 1 FROM \"{quoted}\" LIMIT 1"), [], |_| Ok(())).optional()?;

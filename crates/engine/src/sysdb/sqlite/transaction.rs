@@ -68,14 +68,19 @@ impl TransactionSteps {
             Verdict::NotOwner => return Ok(Transacted::NotOwner),
             other => return Ok(Transacted::Misused(format!("the place of its record is taken: {other:?}"))),
         }
-        let committed = gate.around(|| vec!["transaction_step"], || {
-            transaction.commit().map_err(|e| failed("commit_transaction_step", e))
-        });
+        let committed = gate.around(
+            || vec!["transaction_step"],
+            || transaction.commit().map_err(|e| failed("commit_transaction_step", e)),
+        );
         match committed {
             Ok(()) => Ok(Transacted::Committed(value)),
             // The answer may be lost while the commit is not: the record tells.
             Err(error) => {
-                if is_recorded(connection, owner, &step)? { Ok(Transacted::Committed(value)) } else { Err(error) }
+                if is_recorded(connection, owner, &step)? {
+                    Ok(Transacted::Committed(value))
+                } else {
+                    Err(error)
+                }
             }
         }
     }
@@ -95,5 +100,9 @@ fn is_recorded(connection: &Connection, owner: &Owner, step: &StepRow) -> DbResu
 }
 
 fn unusable(reason: &str) -> DbError {
-    DbError { statement: "transaction_step", may_pass: false, source: Box::<dyn std::error::Error + Send + Sync>::from(reason).into() }
+    DbError {
+        statement: "transaction_step",
+        may_pass: false,
+        source: Box::<dyn std::error::Error + Send + Sync>::from(reason).into(),
+    }
 }

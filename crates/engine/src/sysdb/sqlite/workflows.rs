@@ -130,19 +130,8 @@ const OUTCOME: Statement = Statement {
 };
 
 #[cfg(test)]
-pub(super) const ALL: &[Statement] = &[
-    INSERT,
-    INSERT_INPUT,
-    TAKEN_BY,
-    IS_OWNER,
-    SETTLE,
-    SET_OUTPUT,
-    WAKE,
-    SUSPEND,
-    RELEASE,
-    INPUT,
-    OUTCOME,
-];
+pub(super) const ALL: &[Statement] =
+    &[INSERT, INSERT_INPUT, TAKEN_BY, IS_OWNER, SETTLE, SET_OUTPUT, WAKE, SUSPEND, RELEASE, INPUT, OUTCOME];
 
 pub(super) fn is_owner(connection: &Connection, owner: &Owner) -> DbResult<bool> {
     let found = IS_OWNER.first(connection, [owner.workflow.as_str(), owner.token.as_str()], |_| Ok(()))?;
@@ -219,7 +208,12 @@ pub(super) fn start_child(
 }
 
 /// Writes the outcome if the owner is still the owner.
-pub(super) fn settle(connection: &Connection, owner: &Owner, outcome: &Outcome, at: Timestamp) -> DbResult<Verdict> {
+pub(super) fn settle(
+    connection: &Connection,
+    owner: &Owner,
+    outcome: &Outcome,
+    at: Timestamp,
+) -> DbResult<Verdict> {
     let id = owner.workflow.as_str();
     let parent = SETTLE.first(
         connection,
@@ -237,7 +231,12 @@ pub(super) fn settle(connection: &Connection, owner: &Owner, outcome: &Outcome, 
 }
 
 /// Call it whenever a workflow ends, however it does.
-pub(super) fn wake_parent(connection: &Connection, parent: Option<&str>, child: &str, at: Timestamp) -> DbResult<()> {
+pub(super) fn wake_parent(
+    connection: &Connection,
+    parent: Option<&str>,
+    child: &str,
+    at: Timestamp,
+) -> DbResult<()> {
     parent.map_or(Ok(()), |parent| wake(connection, parent, &mark_of_workflow(child), at))
 }
 
@@ -261,7 +260,12 @@ pub(super) fn set_error(connection: &Connection, id: &str, error: &str, at: Time
     Ok(())
 }
 
-pub(super) fn suspend(connection: &Connection, owner: &Owner, until: &Wake, at: Timestamp) -> DbResult<Verdict> {
+pub(super) fn suspend(
+    connection: &Connection,
+    owner: &Owner,
+    until: &Wake,
+    at: Timestamp,
+) -> DbResult<Verdict> {
     let (due, mark, awaited, topic) = match until {
         Wake::At(due) => (Some(*due), None, None, None),
         Wake::WhenSettled(id) => (None, Some(mark_of_workflow(id.as_str())), Some(id.as_str()), None),
@@ -290,7 +294,12 @@ pub(super) fn suspend(connection: &Connection, owner: &Owner, until: &Wake, at: 
     Ok(if owner { Verdict::Refused(Refusal::NoNeedToWait) } else { Verdict::NotOwner })
 }
 
-pub(super) fn release(connection: &Connection, owner: &Owner, counted: bool, at: Timestamp) -> DbResult<Verdict> {
+pub(super) fn release(
+    connection: &Connection,
+    owner: &Owner,
+    counted: bool,
+    at: Timestamp,
+) -> DbResult<Verdict> {
     let given_back = i64::from(!counted);
     let released = RELEASE.execute(
         connection,
