@@ -34,6 +34,9 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+/// The type of `analyzed_at`.
+pub type Timestamp = chrono::DateTime<chrono::Utc>;
+
 pub use error::{Error, Result};
 pub use rusqlite;
 use rusqlite::Connection;

@@ -1,0 +1,127 @@
+//! The engine's side: workflows, and what is counted while they run.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use engine::{Context, Engine, Error, Event, Observer, Workflow};
+use store::{Key, Store};
+
+use crate::measure::{Round, timed};
+
+/// Counts commits and the writes in them.
+#[derive(Default)]
+pub(crate) struct Commits {
+    commits: AtomicUsize,
+    writes: AtomicUsize,
+}
+
+impl Observer for Commits {
+    fn observe(&self, event: &Event<'_>) {
+        if let Event::Committed { writes, .. } = event {
+            self.commits.fetch_add(1, Ordering::Relaxed);
+            self.writes.fetch_add(*writes, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Commits {
+    /// Writes per commit since the last call.
+    pub(crate) fn batch_size(&self) -> f64 {
+        let (commits, writes) = (self.commits.swap(0, Ordering::Relaxed), self.writes.swap(0, Ordering::Relaxed));
+        #[expect(clippy::cast_precision_loss, reason = "counts of a bench are small")]
+        let size = writes as f64 / commits as f64;
+        size
+    }
+}
+
+/// An engine with the workflows of the bench.
+pub(crate) struct Load {
+    pub(crate) engine: Engine,
+    pub(crate) commits: Arc<Commits>,
+    steps: Workflow<u32, u64>,
+    three: Workflow<u32, u64>,
+    ex6: Workflow<(), usize>,
+}
+
+impl Load {
+    pub(crate) fn open(database: &Path, users: &Path) -> anyhow::Result<Self> {
+        let commits = Arc::new(Commits::default());
+        let engine = Engine::options()
+            .app("bench")
+            .observer(commits.clone())
+            .open(&format!("sqlite:{}", database.display()))?;
+        let steps = engine.register("steps", |ctx: &mut Context, count: u32| {
+            (0..count).try_fold(0_u64, |sum, n| Ok::<_, Error>(sum + ctx.step("step", |_| one(n))?))
+        })?;
+        let three = engine.register("three", |ctx: &mut Context, n: u32| {
+            Ok::<_, Error>(ctx.step("a", |_| one(n))? + ctx.step("b", |_| one(n))? + ctx.step("c", |_| one(n))?)
+        })?;
+        let store = Arc::new(Store::open(users, Key::Append)?);
+        store.users(|users| users.create())?;
+        let batch = engine.register("batch", move |ctx: &mut Context, batch: u64| {
+            let mut list = Vec::new();
+            for page in 0..10 {
+                list.extend(ctx.step("generate", |_| Ok::<_, Error>(model::fake_users(batch * 10 + page, 10)))?);
+            }
+            let id = ctx.workflow_id().to_string();
+            ctx.step("insert", |_| {
+                store.users(|users| users.insert_page(&list, &id, at()))?;
+                Ok::<_, store::Error>(list.len())
+            })
+        })?;
+        let ex6 = engine.register("ex6", move |ctx: &mut Context, ()| {
+            (0..10).try_fold(0, |sum, number| Ok::<_, Error>(sum + ctx.run(&batch, number)?))
+        })?;
+        Ok(Self { engine, commits, steps, three, ex6 })
+    }
+
+    /// One workflow with this many steps.
+    pub(crate) fn sequential(&self, count: u32) -> anyhow::Result<f64> {
+        let (rate, _) = timed(count as usize, || Ok(self.steps.start(&self.engine, count)?.result()?))?;
+        Ok(rate)
+    }
+
+    /// Workflows of three steps, this many at once; each caller starts its next when it has the last one's result.
+    pub(crate) fn concurrent(&self, at_once: usize, total: usize) -> anyhow::Result<Round> {
+        let per_caller = total / at_once;
+        let (rate, latencies) = timed(per_caller * at_once, || {
+            std::thread::scope(|scope| {
+                let callers: Vec<_> = (0..at_once).map(|_| scope.spawn(|| self.caller(per_caller))).collect();
+                let mut all = Vec::new();
+                for caller in callers {
+                    let latencies = caller.join().map_err(|_| anyhow::anyhow!("a caller panicked"))?;
+                    all.extend(latencies?);
+                }
+                Ok(all)
+            })
+        })?;
+        Ok(Round { rate, latencies })
+    }
+
+    fn caller(&self, count: usize) -> anyhow::Result<Vec<std::time::Duration>> {
+        (0..count)
+            .map(|_| {
+                let start = Instant::now();
+                self.three.start(&self.engine, 1)?.result()?;
+                Ok(start.elapsed())
+            })
+            .collect()
+    }
+
+    /// ex6 without its failures.
+    pub(crate) fn ex6(&self) -> anyhow::Result<f64> {
+        let (rate, users) = timed(1, || Ok(self.ex6.start(&self.engine, ())?.result()?))?;
+        anyhow::ensure!(users == 1000, "{users} users");
+        Ok(rate)
+    }
+}
+
+fn one(n: u32) -> Result<u64, Error> {
+    Ok(u64::from(n % 2))
+}
+
+pub(crate) fn at() -> store::Timestamp {
+    store::Timestamp::UNIX_EPOCH
+}
