@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use crate::scenarios::Bench;
+use crate::scenarios::{Bench, Scenario};
 
 /// Measures the engine beside the floor.
 #[derive(Parser)]
@@ -30,6 +30,9 @@ struct Args {
     /// Fewer rows and rounds: the numbers are rough.
     #[arg(long)]
     quick: bool,
+    /// Only this one: steps, workflows, recovery or ex6.
+    #[arg(long)]
+    only: Option<Scenario>,
     /// Where to put the databases (a temporary folder inside it) [default: target/bench].
     #[arg(long, default_value = "target/bench")]
     dir: PathBuf,
@@ -42,7 +45,7 @@ fn main() -> anyhow::Result<()> {
     }
     std::fs::create_dir_all(&args.dir)?;
     let bench = Bench::new(&args.dir, args.quick)?;
-    let report = bench.run()?;
+    let report = bench.run(args.only)?;
     report.print();
     if args.json {
         println!("{}", report.to_json());

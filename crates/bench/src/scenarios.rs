@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
 use engine::rusqlite::Connection;
 use engine::{WorkflowFilter, WorkflowStatus};
 use store::{Key, Store};
@@ -21,6 +22,15 @@ pub(crate) struct Bench {
     recovered: usize,
 }
 
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Scenario {
+    Steps,
+    Workflows,
+    Recovery,
+    Ex6,
+}
+
 const STEPS_EACH: u32 = 50;
 
 impl Bench {
@@ -37,12 +47,19 @@ impl Bench {
         self.dir.path().join(name)
     }
 
-    pub(crate) fn run(&self) -> anyhow::Result<Report> {
+    pub(crate) fn run(&self, only: Option<Scenario>) -> anyhow::Result<Report> {
         let mut report = Report::default();
-        self.sequential(&mut report)?;
-        self.concurrent(&mut report)?;
-        self.recovery(&mut report)?;
-        self.ex6(&mut report)?;
+        for scenario in Scenario::value_variants() {
+            if only.is_some_and(|only| only != *scenario) {
+                continue;
+            }
+            match scenario {
+                Scenario::Steps => self.sequential(&mut report)?,
+                Scenario::Workflows => self.concurrent(&mut report)?,
+                Scenario::Recovery => self.recovery(&mut report)?,
+                Scenario::Ex6 => self.ex6(&mut report)?,
+            }
+        }
         Ok(report)
     }
 

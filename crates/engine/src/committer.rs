@@ -42,6 +42,8 @@ pub(crate) struct Committer {
     writer: Mutex<Box<dyn Writer>>,
     gate: Gate,
     observers: Observers,
+    /// Raised when a commit leaves work for the fleet.
+    fleet: Arc<Signal>,
     /// Raised when the committer closes, to end a wait between retries.
     closing: Signal,
 }
@@ -100,13 +102,19 @@ impl Place {
 }
 
 impl Committer {
-    pub(crate) fn new(writer: Box<dyn Writer>, gate: Gate, observers: Observers) -> Self {
+    pub(crate) fn new(
+        writer: Box<dyn Writer>,
+        gate: Gate,
+        observers: Observers,
+        fleet: Arc<Signal>,
+    ) -> Self {
         Self {
             line: Mutex::default(),
             lead_for_outside: Condvar::new(),
             writer: Mutex::new(writer),
             gate,
             observers,
+            fleet,
             closing: Signal::default(),
         }
     }
@@ -206,6 +214,7 @@ impl Committer {
             let watch = Stopwatch::start();
             match self.gate.around(|| writes.iter().map(Write::kind).collect(), || self.try_batch(writes)) {
                 Ok(verdicts) => {
+                    self.call_the_fleet(writes, &verdicts);
                     self.observers.tell(|| Event::Committed { writes: writes.len(), took: watch.elapsed() });
                     return verdicts.into_iter().map(Ok).collect();
                 }
@@ -220,6 +229,17 @@ impl Committer {
                 Err(error) => return self.commit_halves(writes, &error),
             }
         }
+    }
+
+    fn call_the_fleet(&self, writes: &[Write], verdicts: &[Verdict]) {
+        if writes.iter().any(Write::makes_claimable) || verdicts.contains(&Verdict::Woke) {
+            self.fleet.raise();
+        }
+    }
+
+    /// Whether another process has committed since the last call.
+    pub(crate) fn others_committed(&self) -> DbResult<bool> {
+        lock(&self.writer).others_committed()
     }
 
     fn try_batch(&self, writes: &[Write]) -> DbResult<Vec<Verdict>> {

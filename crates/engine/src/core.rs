@@ -26,19 +26,18 @@ pub(crate) struct Core {
     pub(crate) workers: Workers,
     pub(crate) runs: Runs,
     /// Raised when there may be work for the fleet's thread.
-    pub(crate) fleet: Signal,
+    pub(crate) fleet: Arc<Signal>,
     pub(crate) stopping: AtomicBool,
     backlog: AtomicBool,
     identity: OnceLock<Arc<Identity>>,
 }
 
 impl Core {
-    pub(crate) fn new(
-        options: EngineOptions,
-        database: SystemDatabase,
-    ) -> (Self, Box<dyn crate::sysdb::Watcher>) {
-        let committer = Committer::new(database.writer, options.gate.clone(), options.observers.clone());
-        let core = Self {
+    pub(crate) fn new(options: EngineOptions, database: SystemDatabase) -> Self {
+        let fleet = Arc::<Signal>::default();
+        let (gate, observers) = (options.gate.clone(), options.observers.clone());
+        let committer = Committer::new(database.writer, gate, observers, fleet.clone());
+        Self {
             workers: Workers::new(options.workers_max, options.stack_bytes),
             registry: Registry::default(),
             committer,
@@ -48,13 +47,12 @@ impl Core {
             sqlite: database.sqlite,
             hub: Arc::default(),
             runs: Runs::default(),
-            fleet: Signal::default(),
+            fleet,
             stopping: AtomicBool::new(false),
             backlog: AtomicBool::new(false),
             identity: OnceLock::new(),
             options,
-        };
-        (core, database.watcher)
+        }
     }
 
     /// Who this process is; known from the launch on.
@@ -74,7 +72,6 @@ impl Core {
     /// More waits in the database than there are slots: whoever frees one says so.
     pub(crate) fn expect_backlog(&self) {
         self.note_backlog(true);
-        self.fleet.raise();
     }
 
     pub(crate) fn note_backlog(&self, backlog: bool) {

@@ -1,7 +1,7 @@
 //! The engine: open, register, launch, shut down. Assembles the parts; nobody imports it.
 
 use std::fmt;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::limits::DROP_DEADLINE;
 use crate::options::{EngineOptions, WorkflowOptions};
 use crate::registry::Workflow;
 use crate::sync::lock;
-use crate::sysdb::{Identity, Membership, SystemDatabase, Watcher, Write};
+use crate::sysdb::{Identity, Membership, SystemDatabase, Write};
 use crate::{fleet, recovery};
 
 /// An open engine. Clones are the same engine; when the last one is dropped it shuts down.
@@ -31,8 +31,7 @@ pub struct Engine {
 /// Owns the engine's own threads and ends them.
 struct Guard {
     core: Arc<Core>,
-    /// What the fleet's thread will watch with.
-    watcher: Mutex<Option<Box<dyn Watcher>>>,
+    launched: AtomicBool,
     fleet: Mutex<Option<JoinHandle<()>>>,
     committer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -44,12 +43,11 @@ impl Engine {
     }
 
     pub(crate) fn assemble(options: EngineOptions, database: SystemDatabase) -> Result<Self> {
-        let (core, watcher) = Core::new(options, database);
-        let core = Arc::new(core);
+        let core = Arc::new(Core::new(options, database));
         let committer = spawn("piton-committer", &core, |core| core.committer.serve_outside())?;
         let guard = Guard {
             core,
-            watcher: Mutex::new(Some(watcher)),
+            launched: AtomicBool::new(false),
             fleet: Mutex::default(),
             committer: Mutex::new(Some(committer)),
         };
@@ -106,7 +104,9 @@ impl Engine {
         if core.is_stopping() {
             return Err(Error::ShuttingDown);
         }
-        let Some(watcher) = lock(&self.guard.watcher).take() else { return Err(Error::AlreadyLaunched) };
+        if self.guard.launched.swap(true, Ordering::SeqCst) {
+            return Err(Error::AlreadyLaunched);
+        }
         let about = Membership {
             app: core.options.app.clone(),
             version: core.options.version.clone(),
@@ -120,7 +120,7 @@ impl Engine {
         core.commit_from_outside(revive)?;
         recovery::at_launch(core, &identity)?;
         core.set_identity(identity);
-        let fleet = spawn("piton-fleet", core, move |core| fleet::serve(core, watcher))?;
+        let fleet = spawn("piton-fleet", core, fleet::serve)?;
         *lock(&self.guard.fleet) = Some(fleet);
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! The engine's own thread: notices what others committed, wakes who waits for it, takes up what can run.
 //!
-//! It looks when something in this process calls it, when the database has changed, and when a time has come.
-//! Each look asks for all waiters at once, so an idle process reads one number from the database and no table.
+//! It looks when a commit of this process calls it, when another process has committed, and when a time has come.
+//! Each look asks for all waiters at once, so an idle process reads one number from the database and no table. A
+//! look four times a second, whatever was noticed, makes it right even if nothing is.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +16,12 @@ use crate::limits::{POLL_MAX, POLL_MIN, SWEEP_EVERY};
 use crate::recovery;
 use crate::status::WorkflowStatus;
 use crate::sysdb::write::{Claim, ClaimedRow};
-use crate::sysdb::{DbResult, Owner, Verdict, Watcher, Write};
+use crate::sysdb::{DbResult, Owner, Verdict, Write};
 use crate::workflow::{self, Assignment};
 
 /// The body of the fleet's thread, until the engine stops.
-pub(crate) fn serve(core: &Arc<Core>, watcher: Box<dyn Watcher>) {
-    let mut fleet = Fleet { core, watcher, pause: POLL_MIN, next_due: None, last_call: 0, swept: None };
+pub(crate) fn serve(core: &Arc<Core>) {
+    let mut fleet = Fleet { core, pause: POLL_MIN, next_due: None, last_call: 0, swept: None };
     while !core.is_stopping() {
         let call = core.fleet.now();
         if let Err(error) = fleet.look(call) {
@@ -32,7 +33,6 @@ pub(crate) fn serve(core: &Arc<Core>, watcher: Box<dyn Watcher>) {
 
 struct Fleet<'c> {
     core: &'c Arc<Core>,
-    watcher: Box<dyn Watcher>,
     /// How long to wait for a call before looking at the database again.
     pause: Duration,
     next_due: Option<Timestamp>,
@@ -43,10 +43,11 @@ struct Fleet<'c> {
 impl Fleet<'_> {
     fn look(&mut self, call: u64) -> DbResult<()> {
         let called = std::mem::replace(&mut self.last_call, call) != call;
-        let changed = self.watcher.changed()?;
+        let sweep = self.swept.is_none_or(|swept| swept.elapsed() >= SWEEP_EVERY);
+        let changed = self.core.committer.others_committed()?;
         self.pause = if called || changed { POLL_MIN } else { (self.pause * 2).min(POLL_MAX) };
 
-        if changed {
+        if changed || sweep {
             self.core.hub.look(self.core.reader.as_ref())?;
             stop_the_superseded(self.core)?;
         }
@@ -54,10 +55,10 @@ impl Fleet<'_> {
         if due {
             self.commit(Write::WakeDue { now: self.core.options.clock.now() });
         }
-        if called || changed || due {
+        if called || changed || due || sweep {
             self.take_up_work()?;
         }
-        if self.swept.is_none_or(|swept| swept.elapsed() >= SWEEP_EVERY) {
+        if sweep {
             recovery::sweep(self.core)?;
             self.swept = Some(Stopwatch::start());
         }
@@ -131,14 +132,9 @@ fn stop_the_superseded(core: &Core) -> DbResult<()> {
     if owners.is_empty() {
         return Ok(());
     }
-    for lost in core.reader.lost_among(&owners)? {
-        let status = core.reader.outcome(&lost.workflow)?.map(|outcome| outcome.status);
-        match status {
-            Some(WorkflowStatus::Cancelled) => core.runs.tell_to_stop(&lost, &Stop::Cancelled),
-            // Not yet there: its start is on the way to the database.
-            None => {}
-            Some(_) => core.runs.tell_to_stop(&lost, &Stop::NotOwner),
-        }
+    for (lost, status) in core.reader.lost_among(&owners)? {
+        let cancelled = status == WorkflowStatus::Cancelled;
+        core.runs.tell_to_stop(&lost, if cancelled { &Stop::Cancelled } else { &Stop::NotOwner });
     }
     Ok(())
 }

@@ -107,7 +107,6 @@ impl Engine {
         match core.commit_from_outside(write)? {
             Verdict::Changed(_) => {
                 core.runs.tell_workflow_to_stop(id, &Stop::NotOwner);
-                core.fleet.raise();
                 Ok(WorkflowStatus::Enqueued)
             }
             verdict => stands(id, &verdict),

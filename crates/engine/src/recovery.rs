@@ -38,7 +38,6 @@ fn take_over(core: &Core, dead: &ExecutorId) {
     if !workflows.is_empty() {
         log::info!("executor {} died; {} workflows go on", dead.as_str(), workflows.len());
         core.options.observers.tell(|| Event::Recovered { workflows: workflows.len() });
-        core.fleet.raise();
     }
 }
 
@@ -49,7 +48,6 @@ fn release_the_lost(core: &Core, identity: &Identity) -> DbResult<()> {
         if !core.runs.has(&owner.token) {
             log::warn!("workflow {} was left behind; it goes on", owner.workflow);
             workflow::release(core, &crate::core::Run::new(owner), true);
-            core.fleet.raise();
         }
     }
     Ok(())

@@ -187,7 +187,7 @@ fn settle(ctx: &mut Context, outcome: Result<Outcome, Stop>) -> Result<Outcome, 
     let outcome = outcome?;
     let write = Write::Settle { owner: ctx.run.owner.clone(), outcome: outcome.clone(), at: ctx.now() };
     match ctx.commit(write) {
-        Ok(Verdict::Done) => Ok(outcome),
+        Ok(Verdict::Done | Verdict::Woke) => Ok(outcome),
         Ok(_) => Err(Stop::NotOwner),
         Err(Error::Stopped { reason, .. }) => Err(reason),
         Err(error) => Err(Stop::Database(error.to_string().into())),

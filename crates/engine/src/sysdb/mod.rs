@@ -145,6 +145,9 @@ pub(crate) trait Writer: Send {
     /// Commits the batch as one transaction and says what became of each write, in order. An error means that
     /// nothing is known: the transaction may have committed all the same, and repeating the batch is safe.
     fn commit(&mut self, batch: &[Write]) -> DbResult<Vec<Verdict>>;
+
+    /// Whether anybody else has committed since the last call.
+    fn others_committed(&mut self) -> DbResult<bool>;
 }
 
 /// Looks things up. Never waits for the writer.
@@ -157,8 +160,8 @@ pub(crate) trait Reader: Send + Sync {
     fn outcomes_among(&self, workflows: &[WorkflowId]) -> DbResult<Vec<Outcome>>;
     /// Those which have a message waiting.
     fn with_messages_among(&self, workflows: &[WorkflowId]) -> DbResult<Vec<WorkflowId>>;
-    /// Those whose token no longer stands in their row.
-    fn lost_among(&self, owners: &[Owner]) -> DbResult<Vec<Owner>>;
+    /// Those whose token no longer stands in their row, and what does.
+    fn lost_among(&self, owners: &[Owner]) -> DbResult<Vec<(Owner, WorkflowStatus)>>;
     fn outlook(&self, identity: &Identity, names: &[String]) -> DbResult<Outlook>;
     /// The executors of this engine that have a workflow in `PENDING`.
     fn busy_executors(&self) -> DbResult<Vec<ExecutorId>>;
@@ -167,12 +170,6 @@ pub(crate) trait Reader: Send + Sync {
     fn list(&self, app: &str, filter: &WorkflowFilter) -> DbResult<Vec<WorkflowInfo>>;
     fn count(&self, app: &str, filter: &WorkflowFilter) -> DbResult<u64>;
     fn progress(&self, workflow: &WorkflowId) -> DbResult<Option<Progress>>;
-}
-
-/// Notices commits, also those of other processes.
-pub(crate) trait Watcher: Send {
-    /// Whether anything was committed since the last call.
-    fn changed(&mut self) -> DbResult<bool>;
 }
 
 /// Who lives. A stopped process does; a killed one does not, from the moment it is gone.
@@ -195,7 +192,6 @@ pub(crate) trait Liveness: Send + Sync {
 pub(crate) struct SystemDatabase {
     pub(crate) writer: Box<dyn Writer>,
     pub(crate) reader: Arc<dyn Reader>,
-    pub(crate) watcher: Box<dyn Watcher>,
     pub(crate) liveness: Arc<dyn Liveness>,
     #[cfg(feature = "sqlite")]
     pub(crate) sqlite: sqlite::TransactionSteps,

@@ -49,6 +49,27 @@ pub(crate) enum Write {
 }
 
 impl Write {
+    /// Whether it may leave a workflow that can be claimed, or one that wakes up at a time.
+    pub(crate) fn makes_claimable(&self) -> bool {
+        match self {
+            Self::StartWorkflow(new) | Self::StartChild { child: new, .. } => !new.claimed,
+            Self::RecordStep { .. }
+            | Self::Settle { .. }
+            | Self::Claim(_)
+            | Self::RegisterVersion { .. }
+            | Self::Send { .. }
+            | Self::Receive { .. } => false,
+            Self::Suspend { .. }
+            | Self::Release { .. }
+            | Self::WakeDue { .. }
+            | Self::Requeue { .. }
+            | Self::RefuseUnknown { .. }
+            | Self::Revive { .. }
+            | Self::Cancel { .. }
+            | Self::Resume { .. } => true,
+        }
+    }
+
     /// For logs, tests and the bench.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
@@ -121,6 +142,8 @@ pub(crate) struct NewMessage {
 pub(crate) enum Verdict {
     /// It is in the database.
     Done,
+    /// It is, and a workflow that waited for it without a thread can go on.
+    Woke,
     /// The workflow id is taken, by this workflow.
     AlreadyThere(Existing),
     /// The writer does not own the workflow (any more). Nothing was written.

@@ -3,10 +3,12 @@
 use rusqlite::{Connection, Row, params};
 
 use super::statement::Statement;
+use super::workflows::status_column;
 use super::{AWAITS_PATH, INTERNAL_QUEUE, workflows};
 use crate::clock::Timestamp;
 use crate::error::NOT_REGISTERED;
 use crate::id::{ExecutorId, OwnerToken, WorkflowId};
+use crate::status::WorkflowStatus;
 use crate::sysdb::write::{Claim, ClaimedRow};
 use crate::sysdb::{DbResult, Identity, Outlook, Owner, Verdict};
 
@@ -133,15 +135,14 @@ const OWNED_BY: Statement = Statement {
          WHERE status = 'PENDING' AND executor_id = ?1 AND owner_xid IS NOT NULL",
 };
 
-/// ?1 JSON array of [id, token]
+/// One whose row is not there yet is not lost: its start is on the way. ?1 JSON array of [id, token]
 const LOST_AMONG: Statement = Statement {
     name: "lost_among",
     sql: "
-        SELECT json_extract(owner.value, '$[0]'), json_extract(owner.value, '$[1]')
+        SELECT s.workflow_uuid, json_extract(owner.value, '$[1]'), s.status
           FROM json_each(?1) AS owner
-         WHERE NOT EXISTS (SELECT 1 FROM workflow_status
-                            WHERE workflow_uuid = json_extract(owner.value, '$[0]')
-                              AND status = 'PENDING' AND owner_xid = json_extract(owner.value, '$[1]'))",
+          JOIN workflow_status s ON s.workflow_uuid = json_extract(owner.value, '$[0]')
+         WHERE s.status <> 'PENDING' OR s.owner_xid IS NOT json_extract(owner.value, '$[1]')",
 };
 
 #[cfg(test)]
@@ -262,9 +263,10 @@ pub(super) fn owned_by(connection: &Connection, executor: &ExecutorId) -> DbResu
     OWNED_BY.all(connection, [executor.as_str()], owner_row)
 }
 
-pub(super) fn lost_among(connection: &Connection, owners: &[Owner]) -> DbResult<Vec<Owner>> {
+pub(super) fn lost_among(connection: &Connection, owners: &[Owner]) -> DbResult<Vec<(Owner, WorkflowStatus)>> {
     let pairs: Vec<_> = owners.iter().map(|owner| [owner.workflow.as_str(), owner.token.as_str()]).collect();
-    LOST_AMONG.all(connection, [serde_json::json!(pairs).to_string()], owner_row)
+    let read = |row: &Row<'_>| Ok((owner_row(row)?, status_column(row, 2)?));
+    LOST_AMONG.all(connection, [serde_json::json!(pairs).to_string()], read)
 }
 
 fn owner_row(row: &Row<'_>) -> rusqlite::Result<Owner> {

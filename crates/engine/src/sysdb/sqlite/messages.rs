@@ -65,11 +65,10 @@ pub(super) fn send(
     }
     let at = message.at.as_millis();
     let sent = SEND.execute(connection, params![message.id, destination, message.topic, message.text, at])?;
-    if sent == 1 {
-        let mark = workflows::mark_of_message(&message.topic);
-        workflows::wake(connection, destination, &mark, message.at)?;
-    }
-    sender.map_or(Ok(Verdict::Done), |(owner, step)| steps::record(connection, owner, step))
+    let mark = workflows::mark_of_message(&message.topic);
+    let woke = sent == 1 && workflows::wake(connection, destination, &mark, message.at)?;
+    let recorded = sender.map_or(Ok(Verdict::Done), |(owner, step)| steps::record(connection, owner, step))?;
+    Ok(if woke && recorded == Verdict::Done { Verdict::Woke } else { recorded })
 }
 
 /// Takes the oldest message of a topic. It is consumed exactly when the step that took it is recorded.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::executor_lock::ExecutorLocks;
-use super::reader::{DataVersion, Readers};
+use super::reader::Readers;
 use super::schema;
 use super::transaction::TransactionSteps;
 use super::writer::SqliteWriter;
@@ -45,7 +45,6 @@ pub(crate) fn open(path: &Path, shared_with_application: bool) -> Result<SystemD
     })?;
     Ok(SystemDatabase {
         writer: Box::new(SqliteWriter::new(writer)),
-        watcher: Box::new(DataVersion::open(&path)?),
         liveness: Arc::new(ExecutorLocks::beside(&path)),
         sqlite: TransactionSteps::new(&path),
         reader: Arc::new(Readers::new(path)),

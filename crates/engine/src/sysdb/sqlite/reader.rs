@@ -10,7 +10,8 @@ use super::statement::{Statement, failed};
 use super::{claims, manage, messages, steps, workflows};
 use crate::id::{ExecutorId, StepId, WorkflowId};
 use crate::listing::{Progress, WorkflowFilter, WorkflowInfo};
-use crate::sysdb::{DbResult, Identity, Outcome, Outlook, Owner, Reader, StepRow, StoredInput, Watcher};
+use crate::status::WorkflowStatus;
+use crate::sysdb::{DbResult, Identity, Outcome, Outlook, Owner, Reader, StepRow, StoredInput};
 
 /// More readers than this wait for each other: each costs file handles and a cache.
 const CONNECTIONS_MAX: usize = 8;
@@ -110,7 +111,7 @@ impl Reader for Readers {
         self.read(|connection| messages::with_messages_among(connection, ids))
     }
 
-    fn lost_among(&self, owners: &[Owner]) -> DbResult<Vec<Owner>> {
+    fn lost_among(&self, owners: &[Owner]) -> DbResult<Vec<(Owner, WorkflowStatus)>> {
         self.read(|connection| claims::lost_among(connection, owners))
     }
 
@@ -136,29 +137,6 @@ impl Reader for Readers {
 
     fn progress(&self, workflow: &WorkflowId) -> DbResult<Option<Progress>> {
         self.read(|connection| manage::progress(connection, workflow))
-    }
-}
-
-/// `PRAGMA data_version`: changes when another connection commits, ours or another process's. Costs about two
-/// microseconds and reads no table.
-pub(super) struct DataVersion {
-    connection: Connection,
-    last: Option<i64>,
-}
-
-impl DataVersion {
-    pub(super) fn open(path: &Path) -> DbResult<Self> {
-        Ok(Self { connection: read_only(path)?, last: None })
-    }
-}
-
-impl Watcher for DataVersion {
-    fn changed(&mut self) -> DbResult<bool> {
-        const NAME: &str = "data_version";
-        let mut pragma =
-            self.connection.prepare_cached("PRAGMA data_version").map_err(|e| failed(NAME, e))?;
-        let version = pragma.query_row([], |row| row.get(0)).map_err(|e| failed(NAME, e))?;
-        Ok(self.last.replace(version) != Some(version))
     }
 }
 

@@ -226,8 +226,8 @@ pub(super) fn settle(
         return Ok(if found.as_ref() == Some(outcome) { Verdict::Done } else { Verdict::NotOwner });
     };
     SET_OUTPUT.execute(connection, params![id, outcome.output, outcome.error, at.as_millis()])?;
-    wake_parent(connection, parent.as_deref(), id, at)?;
-    Ok(Verdict::Done)
+    let woke = wake_parent(connection, parent.as_deref(), id, at)?;
+    Ok(if woke { Verdict::Woke } else { Verdict::Done })
 }
 
 /// Call it whenever a workflow ends, however it does.
@@ -236,14 +236,13 @@ pub(super) fn wake_parent(
     parent: Option<&str>,
     child: &str,
     at: Timestamp,
-) -> DbResult<()> {
-    parent.map_or(Ok(()), |parent| wake(connection, parent, &mark_of_workflow(child), at))
+) -> DbResult<bool> {
+    parent.map_or(Ok(false), |parent| wake(connection, parent, &mark_of_workflow(child), at))
 }
 
 /// Wakes a workflow that waits without a thread, if its mark says that it waits for this.
-pub(super) fn wake(connection: &Connection, id: &str, mark: &str, at: Timestamp) -> DbResult<()> {
-    WAKE.execute(connection, params![id, mark, AWAITS_PATH, at.as_millis()])?;
-    Ok(())
+pub(super) fn wake(connection: &Connection, id: &str, mark: &str, at: Timestamp) -> DbResult<bool> {
+    Ok(WAKE.execute(connection, params![id, mark, AWAITS_PATH, at.as_millis()])? > 0)
 }
 
 fn mark_of_workflow(id: &str) -> String {
