@@ -15,7 +15,8 @@ const START: &str = "
     INSERT INTO workflow_status (workflow_uuid, status, name, executor_id, created_at, updated_at,
         application_version, recovery_attempts, owner_xid, application_name, creator_xid, serialization)
     VALUES (?1, 'PENDING', 'three', 'floor', ?2, ?2, '1', 1, ?1, 'bench', ?1, 'portable_json')";
-const INPUT: &str = "INSERT INTO workflow_input (workflow_uuid, inputs, retention_timestamp) VALUES (?1, ?2, ?3)";
+const INPUT: &str =
+    "INSERT INTO workflow_input (workflow_uuid, inputs, retention_timestamp) VALUES (?1, ?2, ?3)";
 const STEP: &str = "
     INSERT INTO operation_outputs (workflow_uuid, function_id, function_name, output, started_at_epoch_ms,
         completed_at_epoch_ms, serialization, application_name, retention_timestamp)
@@ -92,7 +93,8 @@ impl Floor {
     }
 
     fn read(&self, n: usize) -> anyhow::Result<usize> {
-        let mut input = self.connection.prepare_cached("SELECT inputs FROM workflow_input WHERE workflow_uuid = ?1")?;
+        let mut input =
+            self.connection.prepare_cached("SELECT inputs FROM workflow_input WHERE workflow_uuid = ?1")?;
         let _input: String = input.query_row([id(n)], |row| row.get(0))?;
         let mut steps = self.connection.prepare_cached(
             "SELECT function_id, function_name, output, error, child_workflow_id, started_at_epoch_ms,
@@ -113,7 +115,10 @@ impl Floor {
 
     /// ex6 without its engine: 10 batches of 10 generated pages and one insert, each recorded with a commit of
     /// its own, and what starts and ends the 11 workflows.
-    pub(crate) fn ex6(&mut self, mut insert: impl FnMut(&[User]) -> anyhow::Result<()>) -> anyhow::Result<usize> {
+    pub(crate) fn ex6(
+        &mut self,
+        mut insert: impl FnMut(&[User]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<usize> {
         let mut commits = 0;
         let parent = self.fresh();
         let mut record = |floor: &mut Self, write: Write, payload: &str| {

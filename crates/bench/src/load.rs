@@ -29,7 +29,8 @@ impl Observer for Commits {
 impl Commits {
     /// Writes per commit since the last call.
     pub(crate) fn batch_size(&self) -> f64 {
-        let (commits, writes) = (self.commits.swap(0, Ordering::Relaxed), self.writes.swap(0, Ordering::Relaxed));
+        let (commits, writes) =
+            (self.commits.swap(0, Ordering::Relaxed), self.writes.swap(0, Ordering::Relaxed));
         #[expect(clippy::cast_precision_loss, reason = "counts of a bench are small")]
         let size = writes as f64 / commits as f64;
         size
@@ -56,14 +57,18 @@ impl Load {
             (0..count).try_fold(0_u64, |sum, n| Ok::<_, Error>(sum + ctx.step("step", |_| one(n))?))
         })?;
         let three = engine.register("three", |ctx: &mut Context, n: u32| {
-            Ok::<_, Error>(ctx.step("a", |_| one(n))? + ctx.step("b", |_| one(n))? + ctx.step("c", |_| one(n))?)
+            Ok::<_, Error>(
+                ctx.step("a", |_| one(n))? + ctx.step("b", |_| one(n))? + ctx.step("c", |_| one(n))?,
+            )
         })?;
         let store = Arc::new(Store::open(users, Key::Append)?);
         store.users(|users| users.create())?;
         let batch = engine.register("batch", move |ctx: &mut Context, batch: u64| {
             let mut list = Vec::new();
             for page in 0..10 {
-                list.extend(ctx.step("generate", |_| Ok::<_, Error>(model::fake_users(batch * 10 + page, 10)))?);
+                list.extend(
+                    ctx.step("generate", |_| Ok::<_, Error>(model::fake_users(batch * 10 + page, 10)))?,
+                );
             }
             let id = ctx.workflow_id().to_string();
             ctx.step("insert", |_| {

@@ -115,7 +115,8 @@ impl Report {
 fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, name)| name);
+    let model =
+        cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, name)| name);
     let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
     format!("machine: {}, {cores} cores, {os} {arch}", model.unwrap_or("processor unknown"))
 }

@@ -78,10 +78,11 @@ impl Bench {
             engines.push(load.sequential(self.steps)?);
         }
         report.add(Line::rate("floor: one INSERT + COMMIT per row", "rows/s", median(floors.clone())));
-        report.add(
-            Line::rate("sequential steps", "steps/s", median(engines.clone()))
-                .against("of the floor", ratio(&engines, &floors), 0.85),
-        );
+        report.add(Line::rate("sequential steps", "steps/s", median(engines.clone())).against(
+            "of the floor",
+            ratio(&engines, &floors),
+            0.85,
+        ));
         Ok(())
     }
 
@@ -109,10 +110,15 @@ impl Bench {
         let alone: Vec<f64> = rounds[0].iter().map(|round| round.rate).collect();
         for (level, at_once) in levels.into_iter().enumerate() {
             let rates: Vec<f64> = rounds[level].iter().map(|round| round.rate).collect();
-            let latencies: Vec<Duration> = rounds[level].iter().flat_map(|round| round.latencies.clone()).collect();
-            let mut line = Line::rate(&format!("3-step workflows, {at_once} at once"), "workflows/s", median(rates.clone()))
-                .latency(quantile_ms(&latencies, 50), quantile_ms(&latencies, 99))
-                .commits_per_write(1.0 / median(batches[level].clone()));
+            let latencies: Vec<Duration> =
+                rounds[level].iter().flat_map(|round| round.latencies.clone()).collect();
+            let mut line = Line::rate(
+                &format!("3-step workflows, {at_once} at once"),
+                "workflows/s",
+                median(rates.clone()),
+            )
+            .latency(quantile_ms(&latencies, 50), quantile_ms(&latencies, 99))
+            .commits_per_write(1.0 / median(batches[level].clone()));
             if at_once == 64 {
                 line = line
                     .against("times the rate at 1", ratio(&rates, &alone), 8.0)
@@ -121,13 +127,21 @@ impl Bench {
             }
             report.add(line);
         }
-        report.add(Line::rate("floor: the same statements in batches of that size", "workflows/s", median(floors)));
+        report.add(Line::rate(
+            "floor: the same statements in batches of that size",
+            "workflows/s",
+            median(floors),
+        ));
         Ok(())
     }
 
     /// Start, three steps, settle, for many workflows at once, in batches of the size that the engine had.
     fn bare_workflows(&self, floor: &mut Floor, batch: f64) -> anyhow::Result<f64> {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a batch has 1 to 512 writes")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a batch has 1 to 512 writes"
+        )]
         let size = batch.round() as usize;
         let mut writes = Vec::new();
         for group in (0..self.workflows).collect::<Vec<_>>().chunks(64) {
@@ -159,7 +173,11 @@ impl Bench {
                 Ok(load.commits.batch_size())
             })?;
             engines.push(rate);
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a batch has 1 to 512 writes")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a batch has 1 to 512 writes"
+            )]
             let size = size.round() as usize;
             let (rate, rows) = timed(self.recovered, || floor.recover(&workflows, size))?;
             anyhow::ensure!(rows == self.recovered * STEPS_EACH as usize, "{rows} rows");
@@ -196,10 +214,11 @@ impl Bench {
         }
         let line = format!("floor: ex6's bare statements ({commits} commits) and bodies");
         report.add(Line::rate(&line, "runs/s", median(floors.clone())));
-        report.add(
-            Line::rate("ex6's shape without failures", "runs/s", median(engines.clone()))
-                .below("times the floor's time", 1.0 / ratio(&engines, &floors), 1.5),
-        );
+        report.add(Line::rate("ex6's shape without failures", "runs/s", median(engines.clone())).below(
+            "times the floor's time",
+            1.0 / ratio(&engines, &floors),
+            1.5,
+        ));
         Ok(())
     }
 }
@@ -216,7 +235,8 @@ fn record_halfway(floor: &mut Floor, count: usize) -> anyhow::Result<Vec<usize>>
     for batch in workflows.chunks(100) {
         let starts: Vec<_> = batch.iter().map(|&n| Write::Start(n)).collect();
         floor.commit(&starts, &input)?;
-        let steps: Vec<_> = batch.iter().flat_map(|&n| (1..=STEPS_EACH).map(move |s| Write::Step(n, s))).collect();
+        let steps: Vec<_> =
+            batch.iter().flat_map(|&n| (1..=STEPS_EACH).map(move |s| Write::Step(n, s))).collect();
         floor.commit(&steps, "1")?;
     }
     Ok(workflows)
@@ -224,7 +244,8 @@ fn record_halfway(floor: &mut Floor, count: usize) -> anyhow::Result<Vec<usize>>
 
 /// As if the executor that ran them had died.
 fn abandon(database: &Path) -> anyhow::Result<()> {
-    Connection::open(database)?.execute_batch("UPDATE workflow_status SET name = 'steps', executor_id = 'piton-dead'")?;
+    Connection::open(database)?
+        .execute_batch("UPDATE workflow_status SET name = 'steps', executor_id = 'piton-dead'")?;
     Ok(())
 }
 
@@ -233,7 +254,10 @@ fn wait_for_all(load: &Load, count: usize) -> anyhow::Result<()> {
     let start = Instant::now();
     while load.engine.count(&done)? < count as u64 {
         anyhow::ensure!(start.elapsed() < Duration::from_secs(120), "recovery does not end");
-        #[expect(clippy::disallowed_methods, reason = "the bench looks from outside, a few hundred times a second")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the bench looks from outside, a few hundred times a second"
+        )]
         std::thread::sleep(Duration::from_millis(3));
     }
     Ok(())

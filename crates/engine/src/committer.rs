@@ -102,12 +102,7 @@ impl Place {
 }
 
 impl Committer {
-    pub(crate) fn new(
-        writer: Box<dyn Writer>,
-        gate: Gate,
-        observers: Observers,
-        fleet: Arc<Signal>,
-    ) -> Self {
+    pub(crate) fn new(writer: Box<dyn Writer>, gate: Gate, observers: Observers, fleet: Arc<Signal>) -> Self {
         Self {
             line: Mutex::default(),
             lead_for_outside: Condvar::new(),

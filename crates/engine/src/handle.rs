@@ -22,6 +22,7 @@ use crate::waiter::{Subscription, Topic};
 pub struct Handle<O> {
     core: Arc<Core>,
     id: WorkflowId,
+    /// The workflow was there before, so it may have ended before this handle looked.
     attached: bool,
     signal: Arc<Signal>,
     subscription: Subscription,
@@ -83,11 +84,16 @@ impl<O: DeserializeOwned> Handle<O> {
     fn wait_until(&self, deadline: Option<Timestamp>) -> Result<Option<Outcome>> {
         crate::transaction::refuse_inside()?;
         let clock = &self.core.options.clock;
+        // The end of a workflow that this handle started cannot have been missed: nothing to look up.
+        let mut look = self.attached;
         loop {
             let seen = self.signal.now();
-            if let Some(outcome) = ended(&self.core, &self.id, &self.subscription)? {
+            if (look || seen > 0)
+                && let Some(outcome) = ended(&self.core, &self.id, &self.subscription)?
+            {
                 return Ok(Some(outcome));
             }
+            look = true;
             if self.core.is_stopping() {
                 return Err(Error::ShuttingDown);
             }

@@ -56,7 +56,7 @@ fn release_the_lost(core: &Core, identity: &Identity) -> DbResult<()> {
 /// Workflows that wait for a name which no living executor of this application knows.
 fn refuse_the_unknown(core: &Core, identity: &Identity) -> DbResult<()> {
     let registered = core.registry.freeze();
-    if !core.reader.outlook(identity, registered)?.unknown_names {
+    if !core.reader.unknown_wait(identity, registered)? {
         return Ok(());
     }
     let peers = core.liveness.members().into_iter();

@@ -103,8 +103,6 @@ pub(crate) struct StoredInput {
 pub(crate) struct Outlook {
     /// Some workflow can be claimed.
     pub(crate) claimable: bool,
-    /// Some workflow waits whose name this program does not know.
-    pub(crate) unknown_names: bool,
     /// When the next `DELAYED` workflow wakes up.
     pub(crate) next_due: Option<Timestamp>,
 }
@@ -150,8 +148,8 @@ pub(crate) trait Writer: Send {
     fn others_committed(&mut self) -> DbResult<bool>;
 }
 
-/// Looks things up. Never waits for the writer.
-pub(crate) trait Reader: Send + Sync {
+/// Looks things up for workflows and their callers. Never waits for the writer.
+pub(crate) trait Reader: FleetReader {
     /// The recorded steps after `after`, in order, at most `limit`.
     fn steps(&self, workflow: &WorkflowId, after: StepId, limit: u32) -> DbResult<Vec<StepRow>>;
     fn input(&self, workflow: &WorkflowId) -> DbResult<StoredInput>;
@@ -160,16 +158,22 @@ pub(crate) trait Reader: Send + Sync {
     fn outcomes_among(&self, workflows: &[WorkflowId]) -> DbResult<Vec<Outcome>>;
     /// Those which have a message waiting.
     fn with_messages_among(&self, workflows: &[WorkflowId]) -> DbResult<Vec<WorkflowId>>;
+    fn list(&self, app: &str, filter: &WorkflowFilter) -> DbResult<Vec<WorkflowInfo>>;
+    fn count(&self, app: &str, filter: &WorkflowFilter) -> DbResult<u64>;
+    fn progress(&self, workflow: &WorkflowId) -> DbResult<Option<Progress>>;
+}
+
+/// Looks things up for the fleet: who has what, and what waits.
+pub(crate) trait FleetReader: Send + Sync {
     /// Those whose token no longer stands in their row, and what does.
     fn lost_among(&self, owners: &[Owner]) -> DbResult<Vec<(Owner, WorkflowStatus)>>;
     fn outlook(&self, identity: &Identity, names: &[String]) -> DbResult<Outlook>;
+    /// Whether a workflow waits that has none of these names.
+    fn unknown_wait(&self, identity: &Identity, names: &[String]) -> DbResult<bool>;
     /// The executors of this engine that have a workflow in `PENDING`.
     fn busy_executors(&self) -> DbResult<Vec<ExecutorId>>;
     /// What is `PENDING` under this executor.
     fn owned_by(&self, executor: &ExecutorId) -> DbResult<Vec<Owner>>;
-    fn list(&self, app: &str, filter: &WorkflowFilter) -> DbResult<Vec<WorkflowInfo>>;
-    fn count(&self, app: &str, filter: &WorkflowFilter) -> DbResult<u64>;
-    fn progress(&self, workflow: &WorkflowId) -> DbResult<Option<Progress>>;
 }
 
 /// Who lives. A stopped process does; a killed one does not, from the moment it is gone.

@@ -1,4 +1,7 @@
 //! Who takes up which workflow: claims, and what makes a workflow claimable again.
+//!
+//! SQLite uses a partial index only where the query repeats the index's own condition, so some conditions on the
+//! status are said twice.
 
 use rusqlite::{Connection, Row, params};
 
@@ -24,11 +27,11 @@ const CLAIM: Statement = Statement {
                recovery_attempts = COALESCE(recovery_attempts, 0) + 1
          WHERE workflow_uuid IN (
                SELECT workflow_uuid FROM workflow_status
-                WHERE status = 'ENQUEUED' AND queue_name = ?1
+                WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = ?1
                   AND (application_name = ?2 OR application_name IS NULL)
                   AND (application_version = ?3 OR application_version IS NULL)
                   AND name IN (SELECT value FROM json_each(?4))
-                ORDER BY priority, created_at, workflow_uuid LIMIT ?5)",
+                ORDER BY priority, created_at LIMIT ?5)",
 };
 
 /// What an executor holds under a token: also what an earlier try of the same claim took. ?1 executor, ?2 token
@@ -69,7 +72,8 @@ const REFUSE_UNKNOWN: Statement = Statement {
         UPDATE workflow_status
            SET status = 'ERROR', completed_at = ?5, updated_at = ?5, deduplication_id = NULL,
                serialization = COALESCE(serialization, 'portable_json')
-         WHERE status = 'ENQUEUED' AND queue_name = ?1 AND application_name = ?2
+         WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = ?1
+           AND application_name = ?2
            AND (application_version = ?3 OR application_version IS NULL)
            AND name NOT IN (SELECT value FROM json_each(?4))
         RETURNING workflow_uuid, parent_workflow_id",
@@ -82,7 +86,8 @@ const REVIVE: Statement = Statement {
         UPDATE workflow_status
            SET status = 'ENQUEUED', queue_name = COALESCE(queue_name, ?5), completed_at = NULL, updated_at = ?6,
                recovery_attempts = 0
-         WHERE status = 'ERROR' AND application_name = ?1
+         WHERE status = 'ERROR' AND status IN ('ERROR', 'CANCELLED', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED')
+           AND application_name = ?1
            AND (application_version = ?2 OR application_version IS NULL)
            AND name IN (SELECT value FROM json_each(?3))
            AND EXISTS (SELECT 1 FROM workflow_output o
@@ -108,18 +113,26 @@ const OUTLOOK: Statement = Statement {
     name: "outlook",
     sql: "
         SELECT EXISTS (SELECT 1 FROM workflow_status
-                        WHERE status = 'ENQUEUED' AND queue_name = ?1
+                        WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = ?1
                           AND (application_name = ?2 OR application_name IS NULL)
                           AND (application_version = ?3 OR application_version IS NULL)
                           AND name IN (SELECT value FROM json_each(?4))),
-               EXISTS (SELECT 1 FROM workflow_status
-                        WHERE status = 'ENQUEUED' AND queue_name = ?1 AND application_name = ?2
-                          AND (application_version = ?3 OR application_version IS NULL)
-                          AND name NOT IN (SELECT value FROM json_each(?4))),
                (SELECT min(delay_until_epoch_ms) FROM workflow_status WHERE status = 'DELAYED')",
 };
 
-/// ?1 first id of this engine, ?2 first id beyond
+/// ?1 queue, ?2 application, ?3 version, ?4 known names as a JSON array
+const UNKNOWN_WAIT: Statement = Statement {
+    name: "unknown_wait",
+    sql: "
+        SELECT 1 FROM workflow_status
+         WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = ?1
+           AND application_name = ?2
+           AND (application_version = ?3 OR application_version IS NULL)
+           AND name NOT IN (SELECT value FROM json_each(?4))
+         LIMIT 1",
+};
+
+/// ?1 prefix of this engine's ids
 const BUSY_EXECUTORS: Statement = Statement {
     name: "busy_executors",
     sql: "
@@ -156,6 +169,7 @@ pub(super) const ALL: &[Statement] = &[
     FORGET_OUTPUT,
     REGISTER_VERSION,
     OUTLOOK,
+    UNKNOWN_WAIT,
     BUSY_EXECUTORS,
     OWNED_BY,
     LOST_AMONG,
@@ -247,11 +261,15 @@ pub(super) fn outlook(connection: &Connection, identity: &Identity, names: &[Str
     let read = |row: &Row<'_>| {
         Ok(Outlook {
             claimable: row.get(0)?,
-            unknown_names: row.get(1)?,
-            next_due: row.get::<_, Option<i64>>(2)?.map(Timestamp::from_millis),
+            next_due: row.get::<_, Option<i64>>(1)?.map(Timestamp::from_millis),
         })
     };
     Ok(OUTLOOK.first(connection, params, read)?.unwrap_or_default())
+}
+
+pub(super) fn unknown_wait(connection: &Connection, identity: &Identity, names: &[String]) -> DbResult<bool> {
+    let params = params![INTERNAL_QUEUE, identity.app, identity.version, json_array(names)];
+    Ok(UNKNOWN_WAIT.first(connection, params, |_| Ok(()))?.is_some())
 }
 
 pub(super) fn busy_executors(connection: &Connection) -> DbResult<Vec<ExecutorId>> {
@@ -263,7 +281,10 @@ pub(super) fn owned_by(connection: &Connection, executor: &ExecutorId) -> DbResu
     OWNED_BY.all(connection, [executor.as_str()], owner_row)
 }
 
-pub(super) fn lost_among(connection: &Connection, owners: &[Owner]) -> DbResult<Vec<(Owner, WorkflowStatus)>> {
+pub(super) fn lost_among(
+    connection: &Connection,
+    owners: &[Owner],
+) -> DbResult<Vec<(Owner, WorkflowStatus)>> {
     let pairs: Vec<_> = owners.iter().map(|owner| [owner.workflow.as_str(), owner.token.as_str()]).collect();
     let read = |row: &Row<'_>| Ok((owner_row(row)?, status_column(row, 2)?));
     LOST_AMONG.all(connection, [serde_json::json!(pairs).to_string()], read)

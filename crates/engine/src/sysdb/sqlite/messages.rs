@@ -67,7 +67,8 @@ pub(super) fn send(
     let sent = SEND.execute(connection, params![message.id, destination, message.topic, message.text, at])?;
     let mark = workflows::mark_of_message(&message.topic);
     let woke = sent == 1 && workflows::wake(connection, destination, &mark, message.at)?;
-    let recorded = sender.map_or(Ok(Verdict::Done), |(owner, step)| steps::record(connection, owner, step))?;
+    let recorded =
+        sender.map_or(Ok(Verdict::Done), |(owner, step)| steps::record(connection, owner, step))?;
     Ok(if woke && recorded == Verdict::Done { Verdict::Woke } else { recorded })
 }
 

@@ -11,7 +11,7 @@ use super::{claims, manage, messages, steps, workflows};
 use crate::id::{ExecutorId, StepId, WorkflowId};
 use crate::listing::{Progress, WorkflowFilter, WorkflowInfo};
 use crate::status::WorkflowStatus;
-use crate::sysdb::{DbResult, Identity, Outcome, Outlook, Owner, Reader, StepRow, StoredInput};
+use crate::sysdb::{DbResult, FleetReader, Identity, Outcome, Outlook, Owner, Reader, StepRow, StoredInput};
 
 /// More readers than this wait for each other: each costs file handles and a cache.
 const CONNECTIONS_MAX: usize = 8;
@@ -111,22 +111,6 @@ impl Reader for Readers {
         self.read(|connection| messages::with_messages_among(connection, ids))
     }
 
-    fn lost_among(&self, owners: &[Owner]) -> DbResult<Vec<(Owner, WorkflowStatus)>> {
-        self.read(|connection| claims::lost_among(connection, owners))
-    }
-
-    fn outlook(&self, identity: &Identity, names: &[String]) -> DbResult<Outlook> {
-        self.read(|connection| claims::outlook(connection, identity, names))
-    }
-
-    fn busy_executors(&self) -> DbResult<Vec<ExecutorId>> {
-        self.read(claims::busy_executors)
-    }
-
-    fn owned_by(&self, executor: &ExecutorId) -> DbResult<Vec<Owner>> {
-        self.read(|connection| claims::owned_by(connection, executor))
-    }
-
     fn list(&self, app: &str, filter: &WorkflowFilter) -> DbResult<Vec<WorkflowInfo>> {
         self.read(|connection| manage::list(connection, app, filter))
     }
@@ -140,18 +124,61 @@ impl Reader for Readers {
     }
 }
 
+impl FleetReader for Readers {
+    fn lost_among(&self, owners: &[Owner]) -> DbResult<Vec<(Owner, WorkflowStatus)>> {
+        self.read(|connection| claims::lost_among(connection, owners))
+    }
+
+    fn outlook(&self, identity: &Identity, names: &[String]) -> DbResult<Outlook> {
+        self.read(|connection| claims::outlook(connection, identity, names))
+    }
+
+    fn unknown_wait(&self, identity: &Identity, names: &[String]) -> DbResult<bool> {
+        self.read(|connection| claims::unknown_wait(connection, identity, names))
+    }
+
+    fn busy_executors(&self) -> DbResult<Vec<ExecutorId>> {
+        self.read(claims::busy_executors)
+    }
+
+    fn owned_by(&self, executor: &ExecutorId) -> DbResult<Vec<Owner>> {
+        self.read(|connection| claims::owned_by(connection, executor))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A statement that names a column which does not exist fails here and not in the field.
-    #[test]
-    fn every_statement_prepares() {
+    fn every_statement() -> (Connection, Vec<&'static Statement>) {
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch(include_str!("schema_v125.sql")).unwrap();
         let topics = [super::ALL, claims::ALL, manage::ALL, messages::ALL, steps::ALL, workflows::ALL];
-        for statement in topics.into_iter().flatten() {
+        (connection, topics.into_iter().flatten().collect())
+    }
+
+    /// A statement that names a column which does not exist fails here and not in the field.
+    #[test]
+    fn every_statement_prepares() {
+        let (connection, statements) = every_statement();
+        for statement in statements {
             statement.prepare(&connection).unwrap_or_else(|e| panic!("{}: {e}", statement.name));
+        }
+    }
+
+    /// What a statement costs may depend on how many workflows run, never on how many ever ran.
+    #[test]
+    fn no_statement_reads_a_whole_table() {
+        let (connection, statements) = every_statement();
+        for statement in statements {
+            let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {}", statement.sql)).unwrap();
+            let mut rows = plan.raw_query();
+            while let Some(row) = rows.next().unwrap() {
+                let step: String = row.get(3).unwrap();
+                let whole =
+                    step.starts_with("SCAN") && !step.contains("INDEX") && !step.contains("SCAN CONSTANT");
+                assert!(!whole || step == "SCAN tree", "{}: {step}", statement.name);
+            }
         }
     }
 }

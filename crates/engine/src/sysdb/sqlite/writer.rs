@@ -32,7 +32,8 @@ impl Writer for SqliteWriter {
     /// microseconds and reads no table.
     fn others_committed(&mut self) -> DbResult<bool> {
         const NAME: &str = "data_version";
-        let mut pragma = self.connection.prepare_cached("PRAGMA data_version").map_err(|e| failed(NAME, e))?;
+        let mut pragma =
+            self.connection.prepare_cached("PRAGMA data_version").map_err(|e| failed(NAME, e))?;
         let version = pragma.query_row([], |row| row.get(0)).map_err(|e| failed(NAME, e))?;
         Ok(self.data_version.replace(version) != Some(version))
     }
