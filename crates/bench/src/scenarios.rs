@@ -98,10 +98,11 @@ impl Bench {
         load.commits.batch_size();
         for _ in 0..self.rounds {
             for (level, &at_once) in levels.iter().enumerate() {
+                if let Ok(l) = std::env::var("LEVEL") { if at_once.to_string() != l { rounds[level].push(Round::default()); batches[level].push(1.0); floors.push(1.0); continue; } }
                 let total = if at_once == 1 { self.workflows / 10 } else { self.workflows };
                 rounds[level].push(load.concurrent(at_once, total)?);
                 batches[level].push(load.commits.batch_size());
-                if at_once == 64 {
+                if at_once == 64 && std::env::var("LEVEL").is_err() {
                     let size = batches[level].last().copied().unwrap_or(1.0);
                     floors.push(self.bare_workflows(&mut floor, size)?);
                 }

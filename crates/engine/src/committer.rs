@@ -160,11 +160,14 @@ impl Committer {
 
     /// Tells the next one to lead: the first engine thread in line, or else the committer's own.
     fn appoint(&self, line: &mut Line) {
-        if let Some(ticket) = line.tickets.iter().find(|ticket| ticket.caller == Caller::Engine) {
-            ticket.place.tell(Turn::Lead);
-        } else {
-            line.outside_leads = true;
-            self.lead_for_outside.notify_one();
+        match line.tickets.front() {
+            Some(ticket) if line.tickets.len() == 1 && ticket.caller == Caller::Engine => {
+                ticket.place.tell(Turn::Lead);
+            }
+            _ => {
+                line.outside_leads = true;
+                self.lead_for_outside.notify_one();
+            }
         }
     }
 

@@ -50,14 +50,19 @@ const IS_OWNER: Statement = Statement {
     sql: "SELECT 1 FROM workflow_status WHERE workflow_uuid = ?1 AND status = 'PENDING' AND owner_xid = ?2",
 };
 
-/// ?1 id, ?2 token, ?3 status, ?4 now
+/// Without RETURNING: SQLite would build a table for its one row. ?1 id, ?2 token, ?3 status, ?4 now
 const SETTLE: Statement = Statement {
     name: "settle",
     sql: "
         UPDATE workflow_status
            SET status = ?3, updated_at = ?4, completed_at = ?4, deduplication_id = NULL, owner_xid = NULL
-         WHERE workflow_uuid = ?1 AND status = 'PENDING' AND owner_xid = ?2
-        RETURNING parent_workflow_id",
+         WHERE workflow_uuid = ?1 AND status = 'PENDING' AND owner_xid = ?2",
+};
+
+/// ?1 id
+const PARENT: Statement = Statement {
+    name: "read_parent",
+    sql: "SELECT parent_workflow_id FROM workflow_status WHERE workflow_uuid = ?1",
 };
 
 /// A row can be there: from an error that was resumed. ?1 id, ?2 output, ?3 error, ?4 now
@@ -215,17 +220,15 @@ pub(super) fn settle(
     at: Timestamp,
 ) -> DbResult<Verdict> {
     let id = owner.workflow.as_str();
-    let parent = SETTLE.first(
-        connection,
-        params![id, owner.token.as_str(), outcome.status.as_str(), at.as_millis()],
-        |row| row.get::<_, Option<String>>(0),
-    )?;
-    let Some(parent) = parent else {
+    let status = outcome.status.as_str();
+    let settled = SETTLE.execute(connection, params![id, owner.token.as_str(), status, at.as_millis()])?;
+    if settled == 0 {
         // An earlier try that was committed left exactly this outcome; then there is nothing more to say.
         let found = read_outcome(connection, &owner.workflow)?;
         return Ok(if found.as_ref() == Some(outcome) { Verdict::Done } else { Verdict::NotOwner });
-    };
+    }
     SET_OUTPUT.execute(connection, params![id, outcome.output, outcome.error, at.as_millis()])?;
+    let parent = PARENT.first(connection, [id], |row| row.get::<_, Option<String>>(0))?.flatten();
     let woke = wake_parent(connection, parent.as_deref(), id, at)?;
     Ok(if woke { Verdict::Woke } else { Verdict::Done })
 }
