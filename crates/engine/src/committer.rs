@@ -81,8 +81,16 @@ struct Place {
 enum Turn {
     Lead,
     Alone,
-    Verdict(Result<Verdict, CommitError>),
+    Verdict(Answer),
+    /// The verdict, and those of the others in the batch to hand out.
+    Courier(Answer, Vec<(Arc<Place>, Answer)>),
 }
+
+type Answer = Result<Verdict, CommitError>;
+
+/// From this size on the committer's own thread has one of a batch hand out its verdicts, and commits the next
+/// batch meanwhile.
+const COURIER_FROM: usize = 4;
 
 impl Place {
     fn tell(&self, turn: Turn) {
@@ -121,6 +129,10 @@ impl Committer {
             match place.wait() {
                 Turn::Lead => self.lead(),
                 Turn::Verdict(verdict) => return verdict,
+                Turn::Courier(verdict, others) => {
+                    hand_out(others);
+                    return verdict;
+                }
                 Turn::Alone => {}
             }
         }
@@ -138,7 +150,7 @@ impl Committer {
                     return Ok(work());
                 }
                 Turn::Verdict(Err(error)) => return Err(error),
-                Turn::Verdict(Ok(_)) => {}
+                Turn::Verdict(Ok(_)) | Turn::Courier(..) => {}
             }
         }
     }
@@ -171,8 +183,13 @@ impl Committer {
         }
     }
 
-    /// Commits what waits, once, then passes the lead on.
+    /// Commits what waits, once, passes the lead on and hands out the verdicts.
     fn lead(&self) {
+        hand_out(self.lead_once());
+    }
+
+    /// The same without handing out.
+    fn lead_once(&self) -> Vec<(Arc<Place>, Answer)> {
         let batch = {
             let mut line = lock(&self.line);
             match line.tickets.front() {
@@ -180,7 +197,7 @@ impl Committer {
                     // It passes the lead on itself.
                     place.tell(Turn::Alone);
                     line.tickets.pop_front();
-                    return;
+                    return Vec::new();
                 }
                 _ => take_batch(&mut line.tickets),
             }
@@ -189,9 +206,7 @@ impl Committer {
         // The line is empty when the committer closed after it had appointed this thread.
         let verdicts = if writes.is_empty() { Vec::new() } else { self.commit_batch(&writes) };
         self.pass_on();
-        for (place, verdict) in places.into_iter().zip(verdicts) {
-            place.tell(Turn::Verdict(verdict));
-        }
+        places.into_iter().zip(verdicts).collect()
     }
 
     fn pass_on(&self) {
@@ -267,7 +282,14 @@ impl Committer {
             }
             line.outside_leads = false;
             drop(line);
-            self.lead();
+            let mut answers = self.lead_once();
+            if answers.len() >= COURIER_FROM
+                && let Some((courier, answer)) = answers.pop()
+            {
+                courier.tell(Turn::Courier(answer, answers));
+            } else {
+                hand_out(answers);
+            }
         }
     }
 
@@ -292,6 +314,12 @@ struct PassOn<'c>(&'c Committer);
 impl Drop for PassOn<'_> {
     fn drop(&mut self) {
         self.0.pass_on();
+    }
+}
+
+fn hand_out(answers: Vec<(Arc<Place>, Answer)>) {
+    for (place, answer) in answers {
+        place.tell(Turn::Verdict(answer));
     }
 }
 
