@@ -84,7 +84,7 @@ impl Context {
         let mut patience = self.core.options.suspend_after;
         let (id, assignment) = self.begin(workflow, None, input, How::Inline)?;
         if let Some(assignment) = assignment {
-            match workflow::run_inline(self, &assignment) {
+            match workflow::run_inline(self, assignment) {
                 Ending::Settled(outcome) => return self.record_child_result(&id, &outcome),
                 // It sleeps long: so does its parent.
                 Ending::Suspended => patience = Duration::ZERO,

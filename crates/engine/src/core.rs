@@ -78,8 +78,14 @@ impl Core {
         self.backlog.store(backlog, Ordering::SeqCst);
     }
 
+    pub(crate) fn has_backlog(&self) -> bool {
+        self.backlog.load(Ordering::SeqCst)
+    }
+
+    /// Calls the fleet when a good part of the slots is free: a claim is a commit, so it should take many. Fewer
+    /// are noticed by the fleet's next look.
     pub(crate) fn slot_was_freed(&self) {
-        if self.backlog.swap(false, Ordering::SeqCst) {
+        if self.has_backlog() && self.workers.many_slots_are_free() {
             self.fleet.raise();
         }
     }

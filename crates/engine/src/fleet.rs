@@ -12,7 +12,7 @@ use crate::committer::Caller;
 use crate::core::{Core, Run};
 use crate::error::Stop;
 use crate::id::OwnerToken;
-use crate::limits::{POLL_MAX, POLL_MIN, SWEEP_EVERY};
+use crate::limits::{CLAIM_MAX, POLL_MAX, POLL_MIN, SWEEP_EVERY};
 use crate::recovery;
 use crate::status::WorkflowStatus;
 use crate::sysdb::write::{Claim, ClaimedRow};
@@ -55,7 +55,7 @@ impl Fleet<'_> {
         if due {
             self.commit(Write::WakeDue { now: self.core.options.clock.now() });
         }
-        if called || changed || due || sweep {
+        if called || changed || due || sweep || self.core.has_backlog() {
             self.take_up_work()?;
         }
         if sweep {
@@ -71,6 +71,8 @@ impl Fleet<'_> {
         self.next_due = outlook.next_due;
         if outlook.claimable {
             self.claim();
+        } else {
+            self.core.note_backlog(false);
         }
         Ok(())
     }
@@ -80,7 +82,7 @@ impl Fleet<'_> {
         let Ok(identity) = self.core.identity() else { return };
         // Before the slots are counted: one that is freed from here on calls again.
         self.core.note_backlog(true);
-        let mut slots = self.core.workers.slots(usize::MAX);
+        let mut slots = self.core.workers.slots(CLAIM_MAX);
         if slots.is_empty() {
             return;
         }
@@ -100,8 +102,9 @@ impl Fleet<'_> {
         if rows.len() < slots.len() {
             self.core.note_backlog(false);
         }
-        let assignments: Vec<_> = rows.iter().map(|row| self.assign(&token, row)).collect();
+        let runs: Vec<_> = rows.iter().map(|row| self.enter(&token, row)).collect();
         self.core.runs.unreserve(&token);
+        let assignments = self.with_their_pasts(runs, &rows);
         for assignment in assignments {
             if let Some(slot) = slots.pop() {
                 workflow::dispatch(self.core, assignment, slot);
@@ -113,10 +116,19 @@ impl Fleet<'_> {
         }
     }
 
-    fn assign(&self, token: &OwnerToken, row: &ClaimedRow) -> Assignment {
+    fn enter(&self, token: &OwnerToken, row: &ClaimedRow) -> Arc<Run> {
         let run = Run::new(Owner { workflow: row.workflow.clone(), token: token.clone() });
         self.core.runs.enter(&run);
-        Assignment::claimed(run, row)
+        run
+    }
+
+    /// One question for all of them. Where it has no answer, a run asks by itself.
+    fn with_their_pasts(&self, runs: Vec<Arc<Run>>, rows: &[ClaimedRow]) -> Vec<Assignment> {
+        let ids: Vec<_> = rows.iter().map(|row| row.workflow.clone()).collect();
+        let mut pasts = self.core.reader.pasts(&ids).unwrap_or_default();
+        let assign =
+            |(run, row): (Arc<Run>, &ClaimedRow)| Assignment::claimed(run, row, pasts.remove(&row.workflow));
+        runs.into_iter().zip(rows).map(assign).collect()
     }
 
     /// Failures are logged by the committer; the next look tries again.

@@ -17,6 +17,11 @@ impl History {
         Self::default()
     }
 
+    /// One that was read already.
+    pub(crate) fn of(steps: Vec<StepRow>) -> Self {
+        Self(steps.into_iter().map(|row| (row.step_id, row)).collect())
+    }
+
     /// All of it, in pages.
     pub(crate) fn read(reader: &dyn Reader, workflow: &WorkflowId) -> DbResult<Self> {
         let mut steps = BTreeMap::new();

@@ -17,6 +17,14 @@ pub(crate) const HISTORY_PAGE_ROWS: u32 = 1000;
 /// How many workflows run at once unless [`crate::EngineOptions::workers_max`] says otherwise.
 pub(crate) const WORKERS_MAX: usize = 256;
 
+/// How many workflows one claim takes at most: several processes share a backlog.
+pub(crate) const CLAIM_MAX: usize = 128;
+
+/// How much of the pasts of one claim is read at once, in rows and in bytes. A workflow whose past is beyond
+/// reads it by itself, page by page.
+pub(crate) const PASTS_ROWS_MAX: usize = 20_000;
+pub(crate) const PASTS_BYTES_MAX: usize = 32 * 1024 * 1024;
+
 /// Stack of a workflow's thread unless [`crate::EngineOptions::stack_bytes`] says otherwise. Only touched pages
 /// take memory.
 pub(crate) const STACK_BYTES: usize = 2 * 1024 * 1024;

@@ -64,6 +64,11 @@ impl Workers {
         (0..free).map(|_| Slot(self.pool.clone())).collect()
     }
 
+    pub(crate) fn many_slots_are_free(&self) -> bool {
+        let free = self.slots_max.saturating_sub(lock(&self.pool.state).slots_taken);
+        free * 4 >= self.slots_max
+    }
+
     /// Runs the job on a thread of its own. Gives it back when the system has no thread left.
     pub(crate) fn run(&self, job: Job) -> Result<(), Job> {
         let mut state = lock(&self.pool.state);

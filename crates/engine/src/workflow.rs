@@ -13,7 +13,7 @@ use crate::observer::Event;
 use crate::registry::Registered;
 use crate::status::WorkflowStatus;
 use crate::sysdb::write::ClaimedRow;
-use crate::sysdb::{Outcome, StoredInput, Verdict, Write};
+use crate::sysdb::{Outcome, Past, StoredInput, Verdict, Write};
 use crate::worker::Slot;
 
 /// A workflow that this process owns and is to run.
@@ -21,17 +21,27 @@ pub(crate) struct Assignment {
     pub(crate) run: Arc<Run>,
     name: Arc<str>,
     attempt: u32,
-    /// The input of a run that was just started: it has no past, so nothing of it is read.
-    fresh_input: Option<String>,
+    input: Input,
+}
+
+/// What a run starts from.
+enum Input {
+    /// The encoded input of a run that was just started: it has no past, so nothing of it is read.
+    Fresh(String),
+    /// Input and past as they were read with the claim.
+    Read(Past),
+    /// Input and past are in the database.
+    Stored,
 }
 
 impl Assignment {
     pub(crate) fn fresh(run: Arc<Run>, name: Arc<str>, input: String) -> Self {
-        Self { run, name, attempt: 1, fresh_input: Some(input) }
+        Self { run, name, attempt: 1, input: Input::Fresh(input) }
     }
 
-    pub(crate) fn claimed(run: Arc<Run>, row: &ClaimedRow) -> Self {
-        Self { run, name: row.name.as_str().into(), attempt: row.attempts, fresh_input: None }
+    pub(crate) fn claimed(run: Arc<Run>, row: &ClaimedRow, past: Option<Past>) -> Self {
+        let input = past.map_or(Input::Stored, Input::Read);
+        Self { run, name: row.name.as_str().into(), attempt: row.attempts, input }
     }
 }
 
@@ -51,7 +61,7 @@ pub(crate) fn dispatch(core: &Arc<Core>, assignment: Assignment, slot: Slot) {
     let job = {
         let core = core.clone();
         Box::new(move || {
-            execute(&core, &assignment, Arc::new(slot), None);
+            execute(&core, assignment, Arc::new(slot), None);
             core.slot_was_freed();
         })
     };
@@ -63,37 +73,37 @@ pub(crate) fn dispatch(core: &Arc<Core>, assignment: Assignment, slot: Slot) {
 }
 
 /// Runs a child on its parent's thread and in its parent's slot.
-pub(crate) fn run_inline(parent: &Context, assignment: &Assignment) -> Ending {
+pub(crate) fn run_inline(parent: &Context, assignment: Assignment) -> Ending {
     execute(&parent.core.clone(), assignment, parent.slot.clone(), Some(parent))
 }
 
 /// The whole run. The slot is given back when it ends.
-fn execute(core: &Arc<Core>, assignment: &Assignment, slot: Arc<Slot>, parent: Option<&Context>) -> Ending {
-    let run = &assignment.run;
+fn execute(core: &Arc<Core>, assignment: Assignment, slot: Arc<Slot>, parent: Option<&Context>) -> Ending {
+    let Assignment { run, name, attempt, input } = assignment;
     core.options.observers.tell(|| Event::WorkflowStarted {
         workflow: run.workflow(),
-        name: &assignment.name,
+        name: &name,
         inline_in: parent.map(Context::workflow_id),
-        attempt: assignment.attempt,
-        recovered: assignment.fresh_input.is_none(),
+        attempt,
+        recovered: !matches!(input, Input::Fresh(_)),
     });
-    let mut ctx = Context::new(core.clone(), run.clone(), slot, assignment.name.clone(), assignment.attempt);
+    let mut ctx = Context::new(core.clone(), run.clone(), slot, name.clone(), attempt);
     ctx.depth = parent.map_or(0, |parent| parent.depth + 1);
 
-    let outcome = outcome(&mut ctx, assignment);
+    let outcome = outcome(&mut ctx, input);
     let ending = match settle(&mut ctx, outcome) {
         Ok(outcome) => {
             let status = outcome.status;
             core.options.observers.tell(|| Event::WorkflowEnded {
                 workflow: run.workflow(),
-                name: &assignment.name,
+                name: &name,
                 status,
             });
             Ending::Settled(outcome)
         }
         Err(reason) => leave(&ctx, &reason),
     };
-    core.runs.leave(run);
+    core.runs.leave(&run);
     if let Ending::Settled(outcome) = &ending {
         core.hub.settled(outcome.clone());
     }
@@ -101,23 +111,23 @@ fn execute(core: &Arc<Core>, assignment: &Assignment, slot: Arc<Slot>, parent: O
 }
 
 /// What the run came to, or why it came to nothing.
-fn outcome(ctx: &mut Context, assignment: &Assignment) -> Result<Outcome, Stop> {
-    let registered = match ctx.core.registry.get(&assignment.name) {
+fn outcome(ctx: &mut Context, input: Input) -> Result<Outcome, Stop> {
+    let registered = match ctx.core.registry.get(&ctx.name) {
         Ok(registered) => registered,
         Err(error) => return Ok(failed(ctx, WorkflowStatus::Error, &Failure::of(error))),
     };
     if let Some(max) = registered.options.recovery_attempts_max
-        && assignment.attempt > max.saturating_add(1)
+        && ctx.attempt() > max.saturating_add(1)
     {
         let reason = format!(
             "it was taken up {} times, and each time its executor died under it; at most 1 run and {max} recoveries \
              are allowed. It waits for resume",
-            assignment.attempt - 1
+            ctx.attempt() - 1
         );
         let failure = Failure::new(PARKED, reason);
         return Ok(failed(ctx, WorkflowStatus::MaxRecoveryAttemptsExceeded, &failure));
     }
-    let input = match load(ctx, assignment) {
+    let input = match load(ctx, input) {
         Ok(input) => input,
         Err(error) => return Err(Stop::Database(error.to_string().into())),
     };
@@ -140,14 +150,22 @@ fn outcome(ctx: &mut Context, assignment: &Assignment) -> Result<Outcome, Stop> 
 }
 
 /// The input, and for a run that goes on its history.
-fn load(ctx: &mut Context, assignment: &Assignment) -> Result<StoredInput> {
-    if let Some(input) = &assignment.fresh_input {
-        let serialization = Some(Codec::PortableJson.name().to_owned());
-        return Ok(StoredInput { text: Some(input.clone()), serialization });
+fn load(ctx: &mut Context, input: Input) -> Result<StoredInput> {
+    match input {
+        Input::Fresh(text) => {
+            let serialization = Some(Codec::PortableJson.name().to_owned());
+            Ok(StoredInput { text: Some(text), serialization })
+        }
+        Input::Read(past) => {
+            ctx.history = History::of(past.steps);
+            Ok(past.input)
+        }
+        Input::Stored => {
+            let workflow = ctx.run.workflow();
+            ctx.history = History::read(ctx.core.reader.as_ref(), workflow)?;
+            Ok(ctx.core.reader.input(workflow)?)
+        }
     }
-    let workflow = ctx.run.workflow();
-    ctx.history = History::read(ctx.core.reader.as_ref(), workflow)?;
-    Ok(ctx.core.reader.input(workflow)?)
 }
 
 /// Calls the user's function. A panic is a failure, wherever in its values it happens.

@@ -9,6 +9,7 @@ mod url;
 pub(crate) mod write;
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -98,6 +99,13 @@ pub(crate) struct StoredInput {
     pub(crate) serialization: Option<String>,
 }
 
+/// Input and recorded steps of a workflow that is taken up again.
+#[derive(Debug, Clone)]
+pub(crate) struct Past {
+    pub(crate) input: StoredInput,
+    pub(crate) steps: Vec<StepRow>,
+}
+
 /// What there is to do for an executor that is idle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Outlook {
@@ -168,6 +176,8 @@ pub(crate) trait FleetReader: Send + Sync {
     /// Those whose token no longer stands in their row, and what does.
     fn lost_among(&self, owners: &[Owner]) -> DbResult<Vec<(Owner, WorkflowStatus)>>;
     fn outlook(&self, identity: &Identity, names: &[String]) -> DbResult<Outlook>;
+    /// The pasts of many workflows with one question for all, as far as they are not large.
+    fn pasts(&self, workflows: &[WorkflowId]) -> DbResult<HashMap<WorkflowId, Past>>;
     /// Whether a workflow waits that has none of these names.
     fn unknown_wait(&self, identity: &Identity, names: &[String]) -> DbResult<bool>;
     /// The executors of this engine that have a workflow in `PENDING`.

@@ -7,7 +7,7 @@ use rusqlite::{Connection, Row, params};
 
 use super::statement::Statement;
 use super::workflows::status_column;
-use super::{AWAITS_PATH, INTERNAL_QUEUE, workflows};
+use super::{AWAITS_PATH, INTERNAL_QUEUE, json_array, workflows};
 use crate::clock::Timestamp;
 use crate::error::NOT_REGISTERED;
 use crate::id::{ExecutorId, OwnerToken, WorkflowId};
@@ -296,8 +296,4 @@ fn owner_row(row: &Row<'_>) -> rusqlite::Result<Owner> {
 
 fn id_column(row: &Row<'_>) -> rusqlite::Result<WorkflowId> {
     Ok(WorkflowId::stored(row.get(0)?))
-}
-
-fn json_array(texts: &[String]) -> String {
-    serde_json::json!(texts).to_string()
 }

@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use rusqlite::types::Value;
 use rusqlite::{Connection, Row, params, params_from_iter};
 
-use super::INTERNAL_QUEUE;
 use super::claims::forget_output;
 use super::statement::{Statement, failed};
 use super::workflows::{status_column, wake_parent};
+use super::{INTERNAL_QUEUE, json_array};
 use crate::clock::Timestamp;
 use crate::codec;
 use crate::error::RESUMABLE;
@@ -97,7 +97,7 @@ pub(super) fn cancel(
 }
 
 pub(super) fn resume(connection: &Connection, workflow: &WorkflowId, at: Timestamp) -> DbResult<Verdict> {
-    let resumable = serde_json::json!(RESUMABLE).to_string();
+    let resumable = json_array(&RESUMABLE);
     let params = params![workflow.as_str(), INTERNAL_QUEUE, at.as_millis(), resumable];
     if RESUME.execute(connection, params)? == 0 {
         return stands(connection, workflow);
@@ -170,8 +170,7 @@ fn conditions(app: &str, filter: &WorkflowFilter) -> (String, Vec<Value>) {
     }
     if !filter.statuses.is_empty() {
         let statuses: Vec<_> = filter.statuses.iter().map(|status| status.as_str()).collect();
-        let statuses = serde_json::json!(statuses).to_string();
-        narrow("s.status IN (SELECT value FROM json_each(?))", &[Value::Text(statuses)]);
+        narrow("s.status IN (SELECT value FROM json_each(?))", &[Value::Text(json_array(&statuses))]);
     }
     if let Some(name) = &filter.name {
         narrow("s.name = ?", &[text(name)]);

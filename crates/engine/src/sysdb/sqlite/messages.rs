@@ -3,7 +3,7 @@
 use rusqlite::{Connection, Row, params};
 
 use super::statement::Statement;
-use super::{steps, workflows};
+use super::{json_array, steps, workflows};
 use crate::id::WorkflowId;
 use crate::sysdb::write::{NewMessage, Refusal};
 use crate::sysdb::{DbResult, Owner, StepRow, Verdict};
@@ -118,7 +118,5 @@ pub(super) fn with_messages_among(
     connection: &Connection,
     workflows: &[WorkflowId],
 ) -> DbResult<Vec<WorkflowId>> {
-    let ids: Vec<_> = workflows.iter().map(WorkflowId::as_str).collect();
-    let ids = serde_json::json!(ids).to_string();
-    WITH_MESSAGES.all(connection, [ids], |row| Ok(WorkflowId::stored(row.get(0)?)))
+    WITH_MESSAGES.all(connection, [json_array(workflows)], |row| Ok(WorkflowId::stored(row.get(0)?)))
 }

@@ -22,6 +22,12 @@ mod writer;
 pub(crate) use open::open;
 pub(crate) use transaction::{Transacted, TransactionSteps};
 
+/// A list as one parameter, for `IN (SELECT value FROM json_each(?))`.
+fn json_array(texts: &[impl AsRef<str>]) -> String {
+    let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
+    serde_json::json!(texts).to_string()
+}
+
 /// The queue of everything that waits for an executor without a queue of its own.
 const INTERNAL_QUEUE: &str = "_dbos_internal_queue";
 

@@ -1,17 +1,21 @@
 //! Connections that only read. They see the last commit and never wait for the writer.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use rusqlite::Connection;
 
+use super::json_array;
 use super::open::connect;
 use super::statement::{Statement, failed};
 use super::{claims, manage, messages, steps, workflows};
 use crate::id::{ExecutorId, StepId, WorkflowId};
 use crate::listing::{Progress, WorkflowFilter, WorkflowInfo};
 use crate::status::WorkflowStatus;
-use crate::sysdb::{DbResult, FleetReader, Identity, Outcome, Outlook, Owner, Reader, StepRow, StoredInput};
+use crate::sysdb::{
+    DbResult, FleetReader, Identity, Outcome, Outlook, Owner, Past, Reader, StepRow, StoredInput,
+};
 
 /// More readers than this wait for each other: each costs file handles and a cache.
 const CONNECTIONS_MAX: usize = 8;
@@ -102,9 +106,7 @@ impl Reader for Readers {
     }
 
     fn outcomes_among(&self, ids: &[WorkflowId]) -> DbResult<Vec<Outcome>> {
-        let ids: Vec<_> = ids.iter().map(WorkflowId::as_str).collect();
-        let ids = serde_json::json!(ids).to_string();
-        self.read(|connection| OUTCOMES_AMONG.all(connection, [ids], workflows::outcome_row))
+        self.read(|connection| OUTCOMES_AMONG.all(connection, [json_array(ids)], workflows::outcome_row))
     }
 
     fn with_messages_among(&self, ids: &[WorkflowId]) -> DbResult<Vec<WorkflowId>> {
@@ -131,6 +133,15 @@ impl FleetReader for Readers {
 
     fn outlook(&self, identity: &Identity, names: &[String]) -> DbResult<Outlook> {
         self.read(|connection| claims::outlook(connection, identity, names))
+    }
+
+    fn pasts(&self, ids: &[WorkflowId]) -> DbResult<HashMap<WorkflowId, Past>> {
+        self.read(|connection| {
+            let inputs = workflows::read_inputs(connection, ids)?;
+            let mut steps = steps::read_pasts(connection, ids)?;
+            let past = |(id, input)| steps.remove(&id).map(|steps| (id, Past { input, steps }));
+            Ok(inputs.into_iter().filter_map(past).collect())
+        })
     }
 
     fn unknown_wait(&self, identity: &Identity, names: &[String]) -> DbResult<bool> {

@@ -1,13 +1,16 @@
 //! `operation_outputs`: what each durable operation of a workflow came to.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use rusqlite::{Connection, Row, params};
 
-use super::statement::Statement;
+use super::json_array;
+use super::statement::{Statement, failed};
 use super::workflows::is_owner;
 use crate::clock::Timestamp;
 use crate::id::{StepId, WorkflowId};
+use crate::limits::{PASTS_BYTES_MAX, PASTS_ROWS_MAX};
 use crate::sysdb::write::Refusal;
 use crate::sysdb::{DbResult, Owner, StepRow, Verdict};
 
@@ -38,8 +41,19 @@ const READ: Statement = Statement {
          ORDER BY function_id LIMIT ?3",
 };
 
+/// ?1 JSON array of ids
+const READ_PASTS: Statement = Statement {
+    name: "read_pasts",
+    sql: "
+        SELECT function_id, function_name, output, error, child_workflow_id,
+               started_at_epoch_ms, completed_at_epoch_ms, serialization, workflow_uuid
+          FROM operation_outputs
+         WHERE workflow_uuid IN (SELECT value FROM json_each(?1))
+         ORDER BY workflow_uuid, function_id",
+};
+
 #[cfg(test)]
-pub(super) const ALL: &[Statement] = &[RECORD, READ];
+pub(super) const ALL: &[Statement] = &[RECORD, READ, READ_PASTS];
 
 /// Records one step.
 pub(super) fn record(connection: &Connection, owner: &Owner, step: &StepRow) -> DbResult<Verdict> {
@@ -80,6 +94,32 @@ pub(super) fn read(
     limit: u32,
 ) -> DbResult<Vec<StepRow>> {
     READ.all(connection, params![workflow.as_str(), after.0, limit], step_row)
+}
+
+/// The steps of many workflows, until there is enough: a workflow that is missing has too many.
+pub(super) fn read_pasts(
+    connection: &Connection,
+    ids: &[WorkflowId],
+) -> DbResult<HashMap<WorkflowId, Vec<StepRow>>> {
+    let mut pasts: HashMap<WorkflowId, Vec<StepRow>> =
+        ids.iter().map(|id| (id.clone(), Vec::new())).collect();
+    let (mut rows, mut bytes) = (0, 0);
+    let mut statement = READ_PASTS.prepare(connection)?;
+    let failed = |e| failed(READ_PASTS.name, e);
+    let mut found = statement.query([json_array(ids)]).map_err(failed)?;
+    while let Some(row) = found.next().map_err(failed)? {
+        let workflow = WorkflowId::stored(row.get(8).map_err(failed)?);
+        if rows >= PASTS_ROWS_MAX || bytes >= PASTS_BYTES_MAX {
+            // In the order of their ids: this one and those behind it are not whole.
+            pasts.retain(|id, _| *id < workflow);
+            break;
+        }
+        let step = step_row(row).map_err(failed)?;
+        rows += 1;
+        bytes += step.output.as_ref().map_or(0, String::len) + step.error.as_ref().map_or(0, String::len);
+        pasts.entry(workflow).or_default().push(step);
+    }
+    Ok(pasts)
 }
 
 fn step_row(row: &Row<'_>) -> rusqlite::Result<StepRow> {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use rusqlite::{Connection, Row, params};
 
 use super::statement::Statement;
-use super::{AWAITS_PATH, INTERNAL_QUEUE, steps};
+use super::{AWAITS_PATH, INTERNAL_QUEUE, json_array, steps};
 use crate::clock::Timestamp;
 use crate::id::WorkflowId;
 use crate::status::WorkflowStatus;
@@ -125,6 +125,15 @@ const INPUT: Statement = Statement {
          WHERE s.workflow_uuid = ?1",
 };
 
+/// ?1 JSON array of ids
+const INPUTS: Statement = Statement {
+    name: "read_inputs",
+    sql: "
+        SELECT s.workflow_uuid, COALESCE(i.inputs, s.inputs), s.serialization
+          FROM workflow_status s LEFT JOIN workflow_input i USING (workflow_uuid)
+         WHERE s.workflow_uuid IN (SELECT value FROM json_each(?1))",
+};
+
 /// ?1 id
 const OUTCOME: Statement = Statement {
     name: "read_outcome",
@@ -135,8 +144,21 @@ const OUTCOME: Statement = Statement {
 };
 
 #[cfg(test)]
-pub(super) const ALL: &[Statement] =
-    &[INSERT, INSERT_INPUT, TAKEN_BY, IS_OWNER, SETTLE, SET_OUTPUT, WAKE, SUSPEND, RELEASE, INPUT, OUTCOME];
+pub(super) const ALL: &[Statement] = &[
+    INSERT,
+    INSERT_INPUT,
+    TAKEN_BY,
+    IS_OWNER,
+    SETTLE,
+    SET_OUTPUT,
+    WAKE,
+    SUSPEND,
+    RELEASE,
+    INPUT,
+    INPUTS,
+    OUTCOME,
+    PARENT,
+];
 
 pub(super) fn is_owner(connection: &Connection, owner: &Owner) -> DbResult<bool> {
     let found = IS_OWNER.first(connection, [owner.workflow.as_str(), owner.token.as_str()], |_| Ok(()))?;
@@ -314,6 +336,16 @@ pub(super) fn read_input(connection: &Connection, workflow: &WorkflowId) -> DbRe
     let read = |row: &Row<'_>| Ok(StoredInput { text: row.get(0)?, serialization: row.get(1)? });
     let found = INPUT.first(connection, [workflow.as_str()], read)?;
     Ok(found.unwrap_or(StoredInput { text: None, serialization: None }))
+}
+
+pub(super) fn read_inputs(
+    connection: &Connection,
+    ids: &[WorkflowId],
+) -> DbResult<Vec<(WorkflowId, StoredInput)>> {
+    INPUTS.all(connection, [json_array(ids)], |row| {
+        let input = StoredInput { text: row.get(1)?, serialization: row.get(2)? };
+        Ok((WorkflowId::stored(row.get(0)?), input))
+    })
 }
 
 pub(super) fn read_outcome(connection: &Connection, workflow: &WorkflowId) -> DbResult<Option<Outcome>> {
