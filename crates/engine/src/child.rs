@@ -262,16 +262,17 @@ impl Context {
         let hub = self.core.hub.clone();
         let subscription = hub.subscribe(Topic::Settled(workflow.clone()), self.run.signal.clone());
         loop {
-            if let Some(outcome) = handle::ended(&self.core, workflow, &subscription)? {
-                return Ok(outcome);
-            }
             let deadline = self.now().checked_add(patience);
             let core = self.core.clone();
-            let settled =
-                || handle::ended(&core, workflow, &subscription).is_ok_and(|outcome| outcome.is_some());
-            if !self.wait_until(deadline, settled)? {
-                self.suspend(Wake::WhenSettled(workflow.clone()))?;
+            let mut found = Ok(None);
+            self.wait_until(deadline, || {
+                found = handle::ended(&core, workflow, &subscription);
+                !matches!(found, Ok(None))
+            })?;
+            if let Some(outcome) = found? {
+                return Ok(outcome);
             }
+            self.suspend(Wake::WhenSettled(workflow.clone()))?;
         }
     }
 }

@@ -84,16 +84,14 @@ impl<O: DeserializeOwned> Handle<O> {
     fn wait_until(&self, deadline: Option<Timestamp>) -> Result<Option<Outcome>> {
         crate::transaction::refuse_inside()?;
         let clock = &self.core.options.clock;
-        // The end of a workflow that this handle started cannot have been missed: nothing to look up.
-        let mut look = self.attached;
         loop {
             let seen = self.signal.now();
-            if (look || seen > 0)
+            // Of a workflow that this handle started there is nothing to look up before its signal comes.
+            if (self.attached || seen > 0)
                 && let Some(outcome) = ended(&self.core, &self.id, &self.subscription)?
             {
                 return Ok(Some(outcome));
             }
-            look = true;
             if self.core.is_stopping() {
                 return Err(Error::ShuttingDown);
             }
@@ -123,7 +121,7 @@ pub(crate) fn ended(
     workflow: &WorkflowId,
     subscription: &Subscription,
 ) -> Result<Option<Outcome>> {
-    if let Some(outcome) = subscription.outcome() {
+    if let Some(outcome) = subscription.take_outcome() {
         return Ok(Some(outcome.as_ref().clone()));
     }
     match core.reader.outcome(workflow)? {

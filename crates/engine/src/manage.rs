@@ -107,6 +107,7 @@ impl Engine {
         match core.commit_from_outside(write)? {
             Verdict::Changed(_) => {
                 core.runs.tell_workflow_to_stop(id, &Stop::NotOwner);
+                core.hub.resumed(id);
                 Ok(WorkflowStatus::Enqueued)
             }
             verdict => stands(id, &verdict),

@@ -102,6 +102,11 @@ mod fake_clock {
             Self(Arc::new(AtomicI64::new(time.as_millis())))
         }
 
+        /// Sets it, forward or back.
+        pub fn set(&self, time: Timestamp) {
+            self.0.store(time.as_millis(), Ordering::SeqCst);
+        }
+
         /// Moves it; waits that are due end.
         ///
         /// # Panics

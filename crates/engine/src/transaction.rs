@@ -39,7 +39,8 @@ mod sqlite {
         ///
         /// The body may write tables of the application in the same file; it must leave the engine's tables, and
         /// the transaction itself, alone. Nobody else writes to the file meanwhile, so keep it short, and call
-        /// the engine before or after. An error or a panic rolls back. One step id, one commit.
+        /// the engine before or after. An error or a panic rolls back; when the database fails in a way that may
+        /// pass, the body runs again in a new transaction. One step id, one commit.
         ///
         /// # Errors
         /// As [`Context::step`].
@@ -54,20 +55,16 @@ mod sqlite {
         ///     })
         /// }
         /// ```
-        #[expect(clippy::missing_panics_doc, reason = "one attempt takes the body once")]
         pub fn transaction<T, E>(
             &mut self,
             name: &str,
-            body: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
+            mut body: impl FnMut(&Transaction<'_>) -> Result<T, E>,
         ) -> Result<T>
         where
             T: Serialize + DeserializeOwned,
             E: Into<BoxError>,
         {
-            let mut body = Some(body);
-            self.transaction_with(name, &StepOptions::new(), |transaction, _| {
-                body.take().expect("a step without retries runs its body once")(transaction)
-            })
+            self.transaction_with(name, &StepOptions::new(), |transaction, _| body(transaction))
         }
 
         /// The same with retries. Each attempt has a transaction of its own; a failed one leaves nothing.

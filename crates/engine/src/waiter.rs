@@ -28,7 +28,7 @@ pub(crate) struct Hub {
 /// One who waits.
 struct Waiter {
     signal: Arc<Signal>,
-    /// The outcome, when the one who woke it had it at hand.
+    /// The outcome, when this process made it.
     outcome: Mutex<Option<Arc<Outcome>>>,
 }
 
@@ -46,7 +46,7 @@ impl Hub {
         Subscription { hub: self.clone(), topic, waiter }
     }
 
-    /// A workflow has ended.
+    /// A workflow has ended in this process.
     pub(crate) fn settled(&self, outcome: Outcome) {
         let waiters = self.waiting_for(&Topic::Settled(outcome.workflow.clone()));
         if waiters.is_empty() {
@@ -56,6 +56,13 @@ impl Hub {
         for waiter in waiters {
             *lock(&waiter.outcome) = Some(outcome.clone());
             waiter.signal.raise();
+        }
+    }
+
+    /// A workflow goes on: what it had ended with is over.
+    pub(crate) fn resumed(&self, workflow: &WorkflowId) {
+        for waiter in self.waiting_for(&Topic::Settled(workflow.clone())) {
+            *lock(&waiter.outcome) = None;
         }
     }
 
@@ -88,21 +95,19 @@ impl Hub {
             }
         }
         if !settled.is_empty() {
-            reader.outcomes_among(&settled)?.into_iter().for_each(|outcome| self.settled(outcome));
+            reader.settled_among(&settled)?.into_iter().for_each(|id| self.wake(&Topic::Settled(id)));
         }
         if !messages.is_empty() {
-            for workflow in reader.with_messages_among(&messages)? {
-                self.wake(&Topic::Message(workflow));
-            }
+            reader.with_messages_among(&messages)?.into_iter().for_each(|id| self.wake(&Topic::Message(id)));
         }
         Ok(())
     }
 }
 
 impl Subscription {
-    /// The outcome, if the one who woke this waiter had it.
-    pub(crate) fn outcome(&self) -> Option<Arc<Outcome>> {
-        lock(&self.waiter.outcome).clone()
+    /// The outcome, once, if this process made it.
+    pub(crate) fn take_outcome(&self) -> Option<Arc<Outcome>> {
+        lock(&self.waiter.outcome).take()
     }
 }
 

@@ -162,8 +162,8 @@ pub(crate) trait Reader: FleetReader {
     fn steps(&self, workflow: &WorkflowId, after: StepId, limit: u32) -> DbResult<Vec<StepRow>>;
     fn input(&self, workflow: &WorkflowId) -> DbResult<StoredInput>;
     fn outcome(&self, workflow: &WorkflowId) -> DbResult<Option<Outcome>>;
-    /// The outcomes of those that have ended.
-    fn outcomes_among(&self, workflows: &[WorkflowId]) -> DbResult<Vec<Outcome>>;
+    /// Those that have ended.
+    fn settled_among(&self, workflows: &[WorkflowId]) -> DbResult<Vec<WorkflowId>>;
     /// Those which have a message waiting.
     fn with_messages_among(&self, workflows: &[WorkflowId]) -> DbResult<Vec<WorkflowId>>;
     fn list(&self, app: &str, filter: &WorkflowFilter) -> DbResult<Vec<WorkflowInfo>>;

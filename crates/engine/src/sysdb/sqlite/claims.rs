@@ -294,6 +294,6 @@ fn owner_row(row: &Row<'_>) -> rusqlite::Result<Owner> {
     Ok(Owner { workflow: WorkflowId::stored(row.get(0)?), token: OwnerToken::stored(row.get(1)?) })
 }
 
-fn id_column(row: &Row<'_>) -> rusqlite::Result<WorkflowId> {
+pub(super) fn id_column(row: &Row<'_>) -> rusqlite::Result<WorkflowId> {
     Ok(WorkflowId::stored(row.get(0)?))
 }

@@ -21,17 +21,16 @@ use crate::sysdb::{
 const CONNECTIONS_MAX: usize = 8;
 
 /// ?1 JSON array of ids
-const OUTCOMES_AMONG: Statement = Statement {
-    name: "read_outcomes",
+const SETTLED_AMONG: Statement = Statement {
+    name: "settled_among",
     sql: "
-        SELECT s.workflow_uuid, s.status, COALESCE(o.output, s.output), COALESCE(o.error, s.error), s.serialization
-          FROM workflow_status s LEFT JOIN workflow_output o USING (workflow_uuid)
-         WHERE s.workflow_uuid IN (SELECT value FROM json_each(?1))
-           AND s.status NOT IN ('PENDING', 'ENQUEUED', 'DELAYED')",
+        SELECT workflow_uuid FROM workflow_status
+         WHERE workflow_uuid IN (SELECT value FROM json_each(?1))
+           AND status NOT IN ('PENDING', 'ENQUEUED', 'DELAYED')",
 };
 
 #[cfg(test)]
-pub(super) const ALL: &[Statement] = &[OUTCOMES_AMONG];
+pub(super) const ALL: &[Statement] = &[SETTLED_AMONG];
 
 /// A pool of reading connections.
 pub(super) struct Readers {
@@ -105,8 +104,8 @@ impl Reader for Readers {
         self.read(|connection| workflows::read_outcome(connection, workflow))
     }
 
-    fn outcomes_among(&self, ids: &[WorkflowId]) -> DbResult<Vec<Outcome>> {
-        self.read(|connection| OUTCOMES_AMONG.all(connection, [json_array(ids)], workflows::outcome_row))
+    fn settled_among(&self, ids: &[WorkflowId]) -> DbResult<Vec<WorkflowId>> {
+        self.read(|connection| SETTLED_AMONG.all(connection, [json_array(ids)], claims::id_column))
     }
 
     fn with_messages_among(&self, ids: &[WorkflowId]) -> DbResult<Vec<WorkflowId>> {

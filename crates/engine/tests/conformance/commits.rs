@@ -1,0 +1,177 @@
+//! Commits that fail, and commits whose answer is lost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use engine::testing::{CommitHook, Fate, Moment};
+use engine::{Context, Engine, Error, Workflow, WorkflowFilter, WorkflowStatus};
+
+use crate::support::{App, Counter, Result};
+
+/// Every kind of write: steps, a transaction step, children, a sleep, messages.
+fn register(engine: &Engine, bodies: &Counter) -> Workflow<u32, u32> {
+    let counted = bodies.clone();
+    let child = engine.register("child", move |ctx: &mut Context, n: u32| {
+        ctx.step("double", |_| {
+            counted.count();
+            Ok::<_, Error>(n * 2)
+        })
+    });
+    let child = child.unwrap();
+    let bodies = bodies.clone();
+    let workflow = engine.register("all", move |ctx: &mut Context, n: u32| -> Result<u32> {
+        let me = ctx.workflow_id().clone();
+        ctx.send(&me, "self", n)?;
+        let step = ctx.step("step", |_| {
+            bodies.count();
+            Ok::<_, Error>(n + 1)
+        })?;
+        let inserted: u32 = ctx.transaction("insert", |tx| {
+            tx.execute("INSERT INTO effect VALUES (?1)", [me.as_str()])?;
+            tx.query_row("SELECT count(*) FROM effect WHERE id = ?1", [me.as_str()], |row| row.get(0))
+        })?;
+        let inline = ctx.run(&child, step)?;
+        let beside = ctx.start(&child, step)?;
+        ctx.sleep(Duration::from_millis(1))?;
+        let message: Option<u32> = ctx.recv("self", Duration::ZERO)?;
+        Ok(inserted + inline + beside.result(ctx)? + message.unwrap_or(1000))
+    });
+    workflow.unwrap()
+}
+
+/// Runs `count` such workflows while the hook does its work, and checks that nothing was lost or doubled.
+fn run_under(hook: Arc<CommitHook>, count: u32) {
+    let app = App::new();
+    drop(app.open());
+    app.sql().execute_batch("CREATE TABLE effect (id)").unwrap();
+    let options = Engine::options().app("test").commit_hook(hook);
+    let engine = options.open(&app.url()).unwrap();
+    let bodies = Counter::default();
+    let workflow = register(&engine, &bodies);
+    engine.launch().unwrap();
+    let handles: Vec<_> = (0..count).map(|n| workflow.start_as(&engine, &format!("w{n}"), n).unwrap()).collect();
+    for (n, handle) in handles.iter().enumerate() {
+        let n = u32::try_from(n).unwrap();
+        assert_eq!(handle.result().unwrap(), 1 + 2 * (n + 1) * 2 + n);
+    }
+    assert_eq!(bodies.get() as u32, count * 3, "no body ran twice");
+    assert_eq!(app.value::<u32>("SELECT count(*) FROM effect", []), count);
+    assert_eq!(app.value::<u32>("SELECT count(DISTINCT id) FROM effect", []), count);
+    let success = WorkflowFilter::new().status(WorkflowStatus::Success);
+    assert_eq!(engine.count(&success).unwrap(), u64::from(count * 3));
+    assert_eq!(app.value::<u32>("SELECT max(recovery_attempts) FROM workflow_status", []), 1);
+    assert_eq!(app.value::<u32>("SELECT count(*) FROM notifications WHERE consumed", []), count);
+}
+
+/// 26: every commit is done, reported as failed, and done again.
+#[test]
+fn a_commit_whose_answer_is_lost_doubles_nothing() {
+    let failed_before = AtomicBool::new(false);
+    run_under(
+        Arc::new(move |point| {
+            // Every second commit: the first tries, not their repetitions.
+            let lost = point.moment == Moment::After && !failed_before.fetch_not(Ordering::SeqCst);
+            if lost { Fate::FailForNow } else { Fate::Go }
+        }),
+        20,
+    );
+}
+
+#[test]
+fn a_commit_that_fails_before_it_is_done_is_done_later() {
+    run_under(
+        Arc::new(|point| {
+            if point.moment == Moment::Before && point.number % 3 == 0 { Fate::FailForNow } else { Fate::Go }
+        }),
+        20,
+    );
+}
+
+/// Before, after, several times in a row, in an order that differs from commit to commit.
+#[test]
+fn commits_that_fail_in_every_way_lose_and_double_nothing() {
+    run_under(
+        Arc::new(|point| {
+            let dice = point.number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60;
+            match (point.moment, dice) {
+                (Moment::Before, 0..=4) | (Moment::After, 4..=8) => Fate::FailForNow,
+                _ => Fate::Go,
+            }
+        }),
+        20,
+    );
+}
+
+/// A write that the database refuses for good fails alone: its neighbours in the batch are committed.
+#[test]
+fn one_bad_write_does_not_fail_its_neighbours() {
+    let app = App::new();
+    let poison = Arc::new(AtomicBool::new(false));
+    let armed = poison.clone();
+    // A batch that holds a step is refused as a whole as long as it holds anything else.
+    let hook: Arc<CommitHook> = Arc::new(move |point| {
+        let refused = armed.load(Ordering::SeqCst)
+            && point.moment == Moment::Before
+            && point.kinds.len() > 1
+            && point.kinds.contains(&"record_step");
+        if refused { Fate::FailForGood } else { Fate::Go }
+    });
+    let engine = app.options().commit_hook(hook).open(&app.url()).unwrap();
+    let workflow = engine.register("w", |ctx: &mut Context, n: u32| ctx.step("s", |_| Ok::<_, Error>(n)));
+    let workflow = workflow.unwrap();
+    engine.launch().unwrap();
+    poison.store(true, Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        for n in 0..16 {
+            let (engine, workflow) = (&engine, &workflow);
+            scope.spawn(move || {
+                for _ in 0..10 {
+                    assert_eq!(workflow.start(engine, n).unwrap().result().unwrap(), n);
+                }
+            });
+        }
+    });
+}
+
+/// A step whose record is refused for good has no outcome: the workflow goes back to those that wait, and on.
+#[test]
+fn a_workflow_whose_write_is_refused_goes_on_when_the_database_works() {
+    let app = App::new();
+    let failures = Counter::default();
+    let counted = failures.clone();
+    let hook: Arc<CommitHook> = Arc::new(move |point| {
+        let refused = point.moment == Moment::Before && point.kinds == ["record_step"] && counted.count() < 3;
+        if refused { Fate::FailForGood } else { Fate::Go }
+    });
+    let engine = app.options().commit_hook(hook).open(&app.url()).unwrap();
+    let workflow = engine.register("w", |ctx: &mut Context, (): ()| ctx.step("s", |_| Ok::<_, Error>(7)));
+    let workflow = workflow.unwrap();
+    engine.launch().unwrap();
+    let handle = workflow.start_as(&engine, "w", ()).unwrap();
+    assert_eq!(handle.result().unwrap(), 7);
+    assert_eq!(app.attempts("w"), 4);
+}
+
+/// What cannot even be given back is found by the sweep: never PENDING with nobody.
+#[test]
+fn a_workflow_that_could_not_be_given_back_is_found() {
+    let app = App::new();
+    let failures = Counter::default();
+    let counted = failures.clone();
+    let hook: Arc<CommitHook> = Arc::new(move |point| {
+        let bad = matches!(point.kinds, ["settle" | "release"]);
+        if bad && point.moment == Moment::Before && counted.count() < 2 { Fate::FailForGood } else { Fate::Go }
+    });
+    let engine = app.options().commit_hook(hook).open(&app.url()).unwrap();
+    let bodies = Counter::default();
+    let counted = bodies.clone();
+    let workflow = engine.register("w", move |ctx: &mut Context, (): ()| {
+        ctx.step("s", |_| Ok::<_, Error>(counted.count()))
+    });
+    let workflow = workflow.unwrap();
+    engine.launch().unwrap();
+    let handle = workflow.start_as(&engine, "w", ()).unwrap();
+    assert_eq!(handle.result().unwrap(), 0);
+    assert_eq!((bodies.get(), app.attempts("w")), (1, 2));
+}

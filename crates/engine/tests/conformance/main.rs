@@ -1,0 +1,22 @@
+//! What the engine promises, through its public API alone. The numbers in the doc lines are those of the
+//! behaviours in the DBOS test suites that a test corresponds to.
+
+#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+
+mod support;
+
+mod children;
+mod commits;
+mod endings;
+mod listing;
+mod manage;
+mod messages;
+mod opening;
+mod ownership;
+mod recovery;
+mod retries;
+mod shutdown;
+mod sleeping;
+mod starting;
+mod steps;
+mod transactions;

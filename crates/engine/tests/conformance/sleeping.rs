@@ -1,0 +1,151 @@
+use std::time::Duration;
+
+use engine::{Context, Engine, Error, Timestamp, Workflow, WorkflowFilter, WorkflowStatus};
+
+use crate::support::{App, Counter, Result, eventually};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn register(engine: &Engine, bodies: &Counter) -> Workflow<u64, usize> {
+    let bodies = bodies.clone();
+    let workflow = engine.register("nap", move |ctx: &mut Context, seconds: u64| -> Result<usize> {
+        ctx.step("before", |_| Ok::<_, Error>(bodies.count()))?;
+        ctx.sleep(Duration::from_secs(seconds))?;
+        ctx.step("after", |_| Ok::<_, Error>(bodies.count()))
+    });
+    workflow.unwrap()
+}
+
+/// The row says how DBOS says it: seconds since the epoch, completed when it ends.
+#[test]
+fn a_sleep_is_recorded_before_it_is_slept() {
+    let app = App::new();
+    let engine = app.open();
+    let workflow = register(&engine, &Counter::default());
+    engine.launch().unwrap();
+    let handle = workflow.start_as(&engine, "w", 2).unwrap();
+    eventually("the sleep is recorded", || app.recorded("w").len() == 2);
+    let row = "SELECT output || ' ' || serialization || ' ' || completed_at_epoch_ms FROM operation_outputs
+                WHERE function_name = 'DBOS.sleep'";
+    assert_eq!(app.value::<String>(row, []), "1767225602.0 portable_json 1767225602000");
+    assert!(!handle.status().unwrap().is_terminal());
+    app.clock.advance(Duration::from_millis(1_999));
+    assert!(!handle.status().unwrap().is_terminal());
+    app.clock.advance(Duration::from_millis(1));
+    assert_eq!(handle.result().unwrap(), 1);
+}
+
+/// 28: a recovered workflow waits for the rest of its sleep, or not at all.
+#[test]
+fn a_recovered_sleep_waits_only_for_the_rest() {
+    for already_over in [false, true] {
+        let (app, bodies) = (App::new(), Counter::default());
+        let engine = app.open();
+        let workflow = register(&engine, &bodies);
+        engine.launch().unwrap();
+        workflow.start_as(&engine, "w", 3).unwrap();
+        eventually("the sleep is recorded", || app.recorded("w").len() == 2);
+        drop(engine);
+        app.clock.advance(Duration::from_secs(if already_over { 3 } else { 2 }));
+
+        let engine = app.open();
+        register(&engine, &bodies);
+        engine.launch().unwrap();
+        let handle = engine.retrieve::<usize>("w").unwrap();
+        if !already_over {
+            eventually("it goes on", || app.attempts("w") == 1 && app.status("w") == "PENDING");
+            assert_eq!(bodies.get(), 1);
+            app.clock.advance(Duration::from_secs(1));
+        }
+        assert_eq!(handle.result().unwrap(), 1);
+        assert_eq!(bodies.get(), 2);
+    }
+}
+
+/// A long sleep is a row and no thread, and as many as you like wake up.
+#[test]
+fn long_sleeps_take_no_worker() {
+    let app = App::new();
+    let engine = app.options().workers_max(2).open(&app.url()).unwrap();
+    let bodies = Counter::default();
+    let workflow = register(&engine, &bodies);
+    engine.launch().unwrap();
+    let handles: Vec<_> =
+        (0..50).map(|n| workflow.start_as(&engine, &format!("w{n}"), 3600).unwrap()).collect();
+    let asleep = WorkflowFilter::new().status(WorkflowStatus::Delayed);
+    eventually("all sleep", || engine.count(&asleep).unwrap() == 50);
+    let one = &engine.list(&asleep.clone().limit(1)).unwrap()[0];
+    assert_eq!(one.delayed_until, Some(Timestamp::from_millis(1_767_225_600_000 + 3_600_000)));
+    assert_eq!(bodies.get(), 50);
+    app.clock.advance(HOUR);
+    for handle in &handles {
+        handle.result().unwrap();
+    }
+    assert_eq!(bodies.get(), 100);
+    assert_eq!(app.value::<u32>("SELECT max(recovery_attempts) FROM workflow_status", []), 1);
+}
+
+/// Many sleeps in one workflow are no crashes: the attempts do not run out.
+#[test]
+fn a_workflow_may_sleep_more_often_than_it_may_be_recovered() {
+    let app = App::new();
+    let engine = app.options().suspend_after(Duration::ZERO).open(&app.url()).unwrap();
+    let options = engine::WorkflowOptions::new().recovery_attempts_max(3);
+    let workflow = engine.register_with("naps", options, |ctx: &mut Context, (): ()| -> Result<()> {
+        (0..20).try_for_each(|_| ctx.sleep(Duration::from_secs(1)))
+    });
+    let workflow = workflow.unwrap();
+    engine.launch().unwrap();
+    let handle = workflow.start(&engine, ()).unwrap();
+    eventually("all naps are over", || {
+        app.clock.advance(Duration::from_millis(200));
+        handle.status().unwrap().is_terminal()
+    });
+    handle.result().unwrap();
+}
+
+#[test]
+fn a_sleeper_is_woken_by_another_executor_when_its_own_is_gone() {
+    let (app, bodies) = (App::new(), Counter::default());
+    let first = app.open();
+    let workflow = register(&first, &bodies);
+    first.launch().unwrap();
+    workflow.start_as(&first, "w", 3600).unwrap();
+    eventually("it sleeps", || app.status("w") == "DELAYED");
+    drop(first);
+    let second = app.open();
+    register(&second, &bodies);
+    second.launch().unwrap();
+    app.clock.advance(HOUR);
+    assert_eq!(second.retrieve::<usize>("w").unwrap().result().unwrap(), 1);
+}
+
+#[test]
+fn sleeps_of_no_time_and_of_all_time_are_told_apart() {
+    let app = App::new();
+    let engine = app.open();
+    let workflow = engine.register("w", |ctx: &mut Context, (): ()| -> Result<String> {
+        ctx.sleep(Duration::ZERO)?;
+        Ok(ctx.sleep(Duration::MAX).unwrap_err().to_string())
+    });
+    let workflow = workflow.unwrap();
+    engine.launch().unwrap();
+    let error = workflow.start_as(&engine, "w", ()).unwrap().result().unwrap();
+    assert!(error.contains("is beyond the calendar"), "{error}");
+    assert!(app.recorded("w").is_empty(), "a sleep of no time takes no step");
+}
+
+/// The wall clock steps back: the sleep ends later by that step, and does end.
+#[test]
+fn a_clock_that_steps_back_delays_a_sleep_and_no_more() {
+    let app = App::new();
+    let engine = app.open();
+    let workflow = register(&engine, &Counter::default());
+    engine.launch().unwrap();
+    let handle = workflow.start_as(&engine, "w", 4).unwrap();
+    eventually("the sleep is recorded", || app.recorded("w").len() == 2);
+    app.clock.set(Timestamp::from_millis(1_767_225_600_000 - 3_600_000));
+    assert!(!handle.status().unwrap().is_terminal());
+    app.clock.advance(HOUR + Duration::from_secs(4));
+    assert_eq!(handle.result().unwrap(), 1);
+}

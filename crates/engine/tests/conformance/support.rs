@@ -1,0 +1,152 @@
+//! An application for tests: its own directory, a clock that stands, and a side door to the tables.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use engine::rusqlite::types::FromSql;
+use engine::rusqlite::{Connection, Params};
+use engine::testing::FakeClock;
+use engine::{Engine, EngineOptions, Timestamp};
+
+pub(crate) use engine::Result;
+
+pub(crate) struct App {
+    dir: tempfile::TempDir,
+    pub(crate) clock: FakeClock,
+}
+
+impl App {
+    pub(crate) fn new() -> Self {
+        let clock = FakeClock::at(Timestamp::from_millis(1_767_225_600_000)); // 2026-01-01T00:00:00Z
+        Self { dir: tempfile::tempdir().unwrap(), clock }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.dir.path().join("system.db")
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("sqlite:{}", self.path().display())
+    }
+
+    /// With the clock that stands.
+    pub(crate) fn options(&self) -> EngineOptions {
+        Engine::options().app("test").clock(self.clock.clone())
+    }
+
+    pub(crate) fn open(&self) -> Engine {
+        self.options().open(&self.url()).unwrap()
+    }
+
+    /// A connection beside the engine's.
+    pub(crate) fn sql(&self) -> Connection {
+        let connection = Connection::open(self.path()).unwrap();
+        connection.busy_timeout(Duration::from_secs(10)).unwrap();
+        connection
+    }
+
+    pub(crate) fn execute(&self, sql: &str, params: impl Params) -> usize {
+        self.sql().execute(sql, params).unwrap()
+    }
+
+    pub(crate) fn value<T: FromSql>(&self, sql: &str, params: impl Params) -> T {
+        self.sql().query_row(sql, params, |row| row.get(0)).unwrap()
+    }
+
+    pub(crate) fn status(&self, id: &str) -> String {
+        self.value("SELECT status FROM workflow_status WHERE workflow_uuid = ?1", [id])
+    }
+
+    pub(crate) fn attempts(&self, id: &str) -> u32 {
+        self.value("SELECT recovery_attempts FROM workflow_status WHERE workflow_uuid = ?1", [id])
+    }
+
+    /// Names of the recorded operations, in order.
+    pub(crate) fn recorded(&self, id: &str) -> Vec<String> {
+        let sql = "SELECT function_name FROM operation_outputs WHERE workflow_uuid = ?1 ORDER BY function_id";
+        let connection = self.sql();
+        let mut statement = connection.prepare(sql).unwrap();
+        let names = statement.query_map([id], |row| row.get(0)).unwrap();
+        names.map(std::result::Result::unwrap).collect()
+    }
+
+    /// As if the workflow's executor had died right after it had recorded this step.
+    pub(crate) fn interrupt(&self, id: &str, after_step: u32) {
+        self.interrupt_under("piton-dead", id, after_step);
+    }
+
+    pub(crate) fn interrupt_under(&self, executor: &str, id: &str, after_step: u32) {
+        self.execute("DELETE FROM operation_outputs WHERE workflow_uuid = ?1 AND function_id > ?2", (id, after_step));
+        self.execute("DELETE FROM workflow_output WHERE workflow_uuid = ?1", [id]);
+        let changed = self.execute(
+            "UPDATE workflow_status SET status = 'PENDING', executor_id = ?2, owner_xid = 'token-of-the-dead',
+                    completed_at = NULL WHERE workflow_uuid = ?1",
+            (id, executor),
+        );
+        assert_eq!(changed, 1);
+    }
+}
+
+/// Counts the executions of a body.
+#[derive(Clone, Default)]
+pub(crate) struct Counter(Arc<AtomicUsize>);
+
+impl Counter {
+    /// Counts one and says how many there were before.
+    pub(crate) fn count(&self) -> usize {
+        self.0.fetch_add(1, Ordering::SeqCst)
+    }
+
+    pub(crate) fn get(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Where a body waits until the test lets it go.
+#[derive(Clone, Default)]
+pub(crate) struct Latch(Arc<(Mutex<State>, Condvar)>);
+
+#[derive(Default)]
+struct State {
+    arrived: usize,
+    open: bool,
+}
+
+impl Latch {
+    /// In the body: says that it is here and waits.
+    pub(crate) fn hold(&self) {
+        let (state, changed) = &*self.0;
+        let mut state = state.lock().unwrap();
+        state.arrived += 1;
+        changed.notify_all();
+        while !state.open {
+            state = changed.wait(state).unwrap();
+        }
+    }
+
+    /// In the test: waits until so many bodies are held or were.
+    pub(crate) fn wait_for(&self, bodies: usize) {
+        let (state, changed) = &*self.0;
+        let mut state = state.lock().unwrap();
+        while state.arrived < bodies {
+            state = changed.wait(state).unwrap();
+        }
+    }
+
+    pub(crate) fn open(&self) {
+        let (state, changed) = &*self.0;
+        state.lock().unwrap().open = true;
+        changed.notify_all();
+    }
+}
+
+/// Waits until it is so. The engine's own threads make it so, within milliseconds.
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(30), "not so within 30 s: {what}");
+        std::thread::yield_now();
+    }
+}
