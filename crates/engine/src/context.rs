@@ -230,7 +230,8 @@ impl Context {
         if let Some(ended) = self.ended.clone() {
             return Err(self.end(ended));
         }
-        match self.run.stop() {
+        let shutting_down = || self.core.is_stopping().then_some(Stop::ShuttingDown);
+        match self.run.stop().or_else(shutting_down) {
             Some(reason) => Err(self.end(Ended::Stopped(reason))),
             None => Ok(()),
         }

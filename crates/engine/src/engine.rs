@@ -147,17 +147,18 @@ impl Guard {
         for run in core.runs.all() {
             run.tell_to_stop(Stop::ShuttingDown);
         }
-        core.workers.close(deadline);
+        let all_ended = core.workers.close(deadline);
         core.committer.close();
         join(&self.committer);
-        let still_running: Vec<_> = core.runs.all().iter().map(|run| run.workflow().clone()).collect();
-        // As long as a body runs this process lives in the eyes of the others, or they would run it too.
-        if still_running.is_empty()
-            && let Ok(identity) = core.identity()
-        {
-            core.liveness.leave(&identity.executor);
+        if !all_ended {
+            // As long as a body runs this process lives in the eyes of the others, or they would run it too.
+            return core.runs.all().iter().map(|run| run.workflow().clone()).collect();
         }
-        still_running
+        if let Ok(identity) = core.identity() {
+            let owns_nothing = core.reader.owned_by(&identity.executor).is_ok_and(|owned| owned.is_empty());
+            core.liveness.leave(&identity.executor, owns_nothing);
+        }
+        Vec::new()
     }
 }
 

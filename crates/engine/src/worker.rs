@@ -69,9 +69,12 @@ impl Workers {
         free * 4 >= self.slots_max
     }
 
-    /// Runs the job on a thread of its own. Gives it back when the system has no thread left.
+    /// Runs the job on a thread of its own. Gives it back when the system has no thread left, and after the close.
     pub(crate) fn run(&self, job: Job) -> Result<(), Job> {
         let mut state = lock(&self.pool.state);
+        if state.closed {
+            return Err(job);
+        }
         if let Some(idle) = state.idle.pop() {
             drop(state);
             *lock(&idle.job) = Some(job);

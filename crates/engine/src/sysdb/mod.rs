@@ -190,8 +190,8 @@ pub(crate) trait FleetReader: Send + Sync {
 pub(crate) trait Liveness: Send + Sync {
     /// Makes this process known under a fresh id, and alive until it dies or leaves.
     fn join(&self, label: Option<&str>, about: &Membership) -> Result<ExecutorId, Error>;
-    /// Ends what `join` began.
-    fn leave(&self, executor: &ExecutorId);
+    /// Ends what `join` began: without a trace, or as one of the dead whose workflows others take over.
+    fn leave(&self, executor: &ExecutorId, without_trace: bool);
     /// Whether that executor runs. One that left no trace does not.
     fn is_alive(&self, executor: &ExecutorId) -> bool;
     /// The executors that died without leaving.

@@ -97,12 +97,13 @@ impl Liveness for ExecutorLocks {
         Err(refuse(io::Error::other("somebody keeps removing the files")))
     }
 
-    fn leave(&self, executor: &ExecutorId) {
-        if let Some(file) = self.held().remove(executor) {
+    fn leave(&self, executor: &ExecutorId, without_trace: bool) {
+        let file = self.held().remove(executor);
+        if file.is_some() && without_trace {
             // Removed while locked: nobody can take it for the file of a dead one.
             let _ = fs::remove_file(self.path(executor));
-            drop(file);
         }
+        drop(file);
     }
 
     fn is_alive(&self, executor: &ExecutorId) -> bool {
@@ -207,9 +208,17 @@ mod tests {
     fn one_that_leaves_is_not_dead_but_gone() {
         let (_dir, first, second) = two();
         let executor = first.join(None, &about("w")).unwrap();
-        first.leave(&executor);
+        first.leave(&executor, true);
         assert_eq!(second.dead(), []);
         assert!(!second.is_alive(&executor));
+    }
+
+    #[test]
+    fn one_that_leaves_work_behind_is_one_of_the_dead() {
+        let (_dir, first, second) = two();
+        let executor = first.join(None, &about("w")).unwrap();
+        first.leave(&executor, false);
+        assert_eq!(second.dead(), [executor]);
     }
 
     #[test]

@@ -44,46 +44,62 @@ impl TransactionSteps {
         body: impl FnOnce(&Transaction<'_>) -> Result<(StepRow, T), E>,
     ) -> DbResult<Transacted<T, E>> {
         let mut slot = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        if slot.is_none() {
-            *slot = Some(open(&self.path)?);
-        }
-        let Some(connection) = slot.as_mut() else { return Err(unusable("it was closed")) };
-        let transaction = connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(|e| failed("begin_transaction_step", e))?;
-        if !workflows::is_owner(&transaction, owner)? {
-            return Ok(Transacted::NotOwner);
-        }
-        let (step, value) = match body(&transaction) {
-            Ok(done) => done,
-            Err(error) => return Ok(Transacted::Failed(error)),
+        let mut connection = match slot.take() {
+            Some(connection) => connection,
+            None => open(&self.path)?,
         };
-        if transaction.is_autocommit() {
-            return Ok(Transacted::Misused(
-                "the body ended the transaction itself, so its effect is not tied to its record".to_owned(),
-            ));
+        let tried = try_once(&mut connection, owner, gate, body)?;
+        // One that failed, or was misused, is not used again.
+        if !matches!(tried, Transacted::Misused(_)) {
+            *slot = Some(connection);
         }
-        match steps::record(&transaction, owner, &step)? {
-            Verdict::Done => {}
-            Verdict::NotOwner => return Ok(Transacted::NotOwner),
-            other => return Ok(Transacted::Misused(format!("the place of its record is taken: {other:?}"))),
-        }
-        let committed = gate.around(
-            || vec!["transaction_step"],
-            || transaction.commit().map_err(|e| failed("commit_transaction_step", e)),
-        );
-        match committed {
-            Ok(()) => Ok(Transacted::Committed(value)),
-            // The answer may be lost while the commit is not: the record tells.
-            Err(error) => {
-                if is_recorded(connection, owner, &step)? {
-                    Ok(Transacted::Committed(value))
-                } else {
-                    Err(error)
-                }
-            }
+        Ok(tried)
+    }
+}
+
+fn try_once<T, E>(
+    connection: &mut Connection,
+    owner: &Owner,
+    gate: &Gate,
+    body: impl FnOnce(&Transaction<'_>) -> Result<(StepRow, T), E>,
+) -> DbResult<Transacted<T, E>> {
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(|e| failed("begin_transaction_step", e))?;
+    if !workflows::is_owner(&transaction, owner)? {
+        return Ok(Transacted::NotOwner);
+    }
+    let (step, value) = match body(&transaction) {
+        Ok(done) => done,
+        Err(error) => return Ok(Transacted::Failed(error)),
+    };
+    if let Some(misuse) = misuse(&transaction) {
+        return Ok(Transacted::Misused(misuse.to_owned()));
+    }
+    match steps::record(&transaction, owner, &step)? {
+        Verdict::Done => {}
+        Verdict::NotOwner => return Ok(Transacted::NotOwner),
+        other => return Ok(Transacted::Misused(format!("the place of its record is taken: {other:?}"))),
+    }
+    let committed = gate.around(|| vec!["transaction_step"], || {
+        transaction.commit().map_err(|e| failed("commit_transaction_step", e))
+    });
+    match committed {
+        Ok(()) => Ok(Transacted::Committed(value)),
+        // The answer may be lost while the commit is not: the record tells.
+        Err(error) => {
+            if is_recorded(connection, owner, &step)? { Ok(Transacted::Committed(value)) } else { Err(error) }
         }
     }
+}
+
+/// What makes it impossible to commit the effect together with its record.
+fn misuse(transaction: &Transaction<'_>) -> Option<&'static str> {
+    if transaction.is_autocommit() {
+        return Some("the body ended the transaction itself, so its effect is not tied to its record");
+    }
+    let query_only = transaction.pragma_query_value(None, "query_only", |row| row.get::<_, bool>(0));
+    (!query_only.is_ok_and(|on| !on)).then_some("the body made its connection read-only")
 }
 
 fn open(path: &Path) -> DbResult<Connection> {
