@@ -1,0 +1,198 @@
+//! The file: what is made of a new one, and what is refused without touching it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use engine::rusqlite::Connection;
+use engine::{Context, Engine, Error};
+
+use crate::support::{App, Result};
+
+fn open(path: &Path) -> Result<Engine> {
+    Engine::options().open(&format!("sqlite:{}", path.display()))
+}
+
+/// Refused with these words, and not a byte is changed.
+fn assert_refused(path: &Path, words: &[&str]) {
+    let before = std::fs::read(path).unwrap();
+    let error = open(path).unwrap_err();
+    assert!(matches!(error, Error::Open { .. }), "{error:?}");
+    for word in words {
+        assert!(error.to_string().contains(word), "{error}");
+    }
+    assert!(error.to_string().contains(path.file_name().unwrap().to_str().unwrap()), "{error}");
+    assert_eq!(std::fs::read(path).unwrap(), before, "{error}");
+    let beside = std::fs::read_dir(path.parent().unwrap()).unwrap().count();
+    assert_eq!(beside, 1, "nothing is left beside it");
+}
+
+fn sqlite_file(path: &Path, script: &str) {
+    Connection::open(path).unwrap().execute_batch(script).unwrap();
+}
+
+#[test]
+fn a_new_file_is_durable_and_private() {
+    let app = App::new();
+    let engine = app.open();
+    engine.launch().unwrap();
+    assert_eq!(app.value::<String>("PRAGMA journal_mode", []), "wal");
+    assert_eq!(app.value::<u32>("SELECT version FROM dbos_migrations", []), 125);
+    #[cfg(unix)]
+    for entry in std::fs::read_dir(app.path().parent().unwrap()).unwrap() {
+        use std::os::unix::fs::PermissionsExt;
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode() & 0o077;
+        assert_eq!(mode, 0, "{:?} can be read by others", entry.file_name());
+    }
+}
+
+#[test]
+fn the_linked_sqlite_is_free_of_the_wal_reset_bug() {
+    assert!(engine::rusqlite::version_number() >= 3_051_003, "{}", engine::rusqlite::version());
+}
+
+#[test]
+fn a_file_that_is_no_database_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notes.txt");
+    for content in ["x", "the SQLite format 3 is described elsewhere", &"long ".repeat(5000)] {
+        std::fs::write(&path, content).unwrap();
+        assert_refused(&path, &["not an SQLite database", "name another file"]);
+    }
+}
+
+#[test]
+fn a_database_of_another_program_is_refused_unless_it_is_to_be_shared() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("places.sqlite");
+    sqlite_file(&path, "CREATE TABLE bookmarks (url); INSERT INTO bookmarks VALUES ('x')");
+    assert_refused(&path, &["belongs to another program", "`bookmarks`", "shared_with_application()"]);
+
+    let url = format!("sqlite:{}", path.display());
+    let engine = Engine::options().shared_with_application().open(&url).unwrap();
+    drop(engine);
+    drop(open(&path).unwrap());
+    let kept: u32 =
+        Connection::open(&path).unwrap().query_row("SELECT count(*) FROM bookmarks", [], |row| row.get(0)).unwrap();
+    assert_eq!(kept, 1);
+}
+
+#[test]
+fn tables_that_only_look_like_ours_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.db");
+    sqlite_file(&path, "CREATE TABLE workflow_status (id)");
+    assert_refused(&path, &["`workflow_status` without `dbos_migrations`"]);
+    let shared = Engine::options().shared_with_application().open(&format!("sqlite:{}", path.display()));
+    assert!(shared.is_err());
+}
+
+#[test]
+fn an_older_schema_is_refused_with_the_way_to_bring_it_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.db");
+    sqlite_file(&path, "CREATE TABLE dbos_migrations (version INTEGER); INSERT INTO dbos_migrations VALUES (108)");
+    assert_refused(&path, &["schema version 108", "needs 125", "dbos migrate"]);
+}
+
+#[test]
+fn a_newer_schema_is_accepted_and_left_as_it_is() {
+    let app = App::new();
+    drop(app.open());
+    app.execute("UPDATE dbos_migrations SET version = 999", []);
+    app.sql().execute_batch("ALTER TABLE workflow_status ADD COLUMN news TEXT; CREATE TABLE news (x)").unwrap();
+    let schema = "SELECT group_concat(sql, ';') FROM sqlite_schema";
+    let before: String = app.value(schema, []);
+    let engine = app.open();
+    let workflow = engine.register("w", |ctx: &mut Context, (): ()| ctx.step("s", |_| Ok::<_, Error>(7))).unwrap();
+    engine.launch().unwrap();
+    assert_eq!(workflow.start(&engine, ()).unwrap().result().unwrap(), 7);
+    assert_eq!(app.value::<String>(schema, []), before);
+    assert_eq!(app.value::<u32>("SELECT version FROM dbos_migrations", []), 999);
+}
+
+/// A file that was cut short, one with a page of garbage, one with garbage in its header.
+#[test]
+fn a_damaged_file_is_refused() {
+    let app = App::new();
+    drop(app.open());
+    app.sql().execute_batch("PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode = DELETE").unwrap();
+    let whole = std::fs::read(app.path()).unwrap();
+    let cut = whole[..whole.len() / 2].to_vec();
+    let mut garbage = whole.clone();
+    garbage[4096..8192].fill(0xa5);
+    let mut header = whole.clone();
+    header[16..100].fill(0xff);
+    let mut tail = whole.clone();
+    let at = tail.len() - 6000;
+    tail[at..].fill(0x5a);
+    for damaged in [cut, garbage, header, tail] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.db");
+        std::fs::write(&path, damaged).unwrap();
+        assert_refused(&path, &["x.db"]);
+    }
+}
+
+#[test]
+fn a_path_that_cannot_be_a_file_is_refused_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = open(dir.path()).unwrap_err().to_string();
+    assert!(directory.contains("it is a directory"), "{directory}");
+    let missing = open(&dir.path().join("no/such/x.db")).unwrap_err().to_string();
+    assert!(missing.contains("no/such: No such file or directory"), "{missing}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn urls_and_options_without_meaning_are_refused() {
+    let refused = |url: &str| Engine::options().open(url).unwrap_err().to_string();
+    assert!(refused("sqlite::memory:").contains("dies with the process"));
+    assert!(refused("postgresql://u:secret@h/d").contains("PostgreSQL is not supported yet"));
+    assert!(!refused("postgresql://u:secret@h/d").contains("secret"));
+    let app = App::new();
+    assert!(Engine::options().workers_max(0).open(&app.url()).is_err());
+    assert!(Engine::options().app("").open(&app.url()).is_err());
+    assert!(Engine::options().executor("../../etc").open(&app.url()).is_err());
+    assert!(Engine::options().version("a\0b").open(&app.url()).is_err());
+    assert!(!app.path().exists(), "checked before anything is made");
+}
+
+/// The same file under two names is the same database, with one set of executors.
+#[cfg(unix)]
+#[test]
+fn a_symbolic_link_leads_to_the_same_executors() {
+    let app = App::new();
+    let first = app.open();
+    let link = app.path().with_file_name("link.db");
+    std::os::unix::fs::symlink(app.path(), &link).unwrap();
+    let second = open(&link).unwrap();
+    first.launch().unwrap();
+    second.launch().unwrap();
+    let locks = |path: &Path| std::fs::read_dir(format!("{}-executors", path.display())).map(Iterator::count);
+    assert_eq!(locks(&app.path()).unwrap(), 2);
+    assert!(locks(&link).is_err());
+}
+
+/// Sixteen at once on a file that is not there: all of them open, launch and run.
+#[test]
+fn sixteen_cold_starts_at_once_succeed() {
+    for _ in 0..5 {
+        let app = App::new();
+        std::thread::scope(|scope| {
+            for n in 0..16_u32 {
+                let app = &app;
+                scope.spawn(move || {
+                    let engine = app.open();
+                    let workflow =
+                        engine.register("w", |ctx: &mut Context, n: u32| ctx.step("s", |_| Ok::<_, Error>(n))).unwrap();
+                    engine.launch().unwrap();
+                    assert_eq!(workflow.start(&engine, n).unwrap().result().unwrap(), n);
+                    assert_eq!(engine.shutdown(Duration::from_secs(60)), []);
+                });
+            }
+        });
+        assert_eq!(app.value::<u32>("SELECT count(*) FROM dbos_migrations", []), 1);
+        assert_eq!(app.value::<u32>("SELECT count(*) FROM workflow_status WHERE status = 'SUCCESS'", []), 16);
+    }
+}
