@@ -167,7 +167,8 @@ fn a_parent_that_waits_long_leaves_its_thread_and_comes_back() {
         })
     });
     let child = child.unwrap();
-    let parent = engine.register("parent", move |ctx: &mut Context, n: u32| ctx.start(&child, n)?.result(ctx));
+    let parent =
+        engine.register("parent", move |ctx: &mut Context, n: u32| ctx.start(&child, n)?.result(ctx));
     let parent = parent.unwrap();
     engine.launch().unwrap();
     let handle = parent.start_as(&engine, "p", 7).unwrap();

@@ -50,12 +50,13 @@ fn run_under(hook: Arc<CommitHook>, count: u32) {
     let bodies = Counter::default();
     let workflow = register(&engine, &bodies);
     engine.launch().unwrap();
-    let handles: Vec<_> = (0..count).map(|n| workflow.start_as(&engine, &format!("w{n}"), n).unwrap()).collect();
+    let handles: Vec<_> =
+        (0..count).map(|n| workflow.start_as(&engine, &format!("w{n}"), n).unwrap()).collect();
     for (n, handle) in handles.iter().enumerate() {
         let n = u32::try_from(n).unwrap();
         assert_eq!(handle.result().unwrap(), 1 + 2 * (n + 1) * 2 + n);
     }
-    assert_eq!(bodies.get() as u32, count * 3, "no body ran twice");
+    assert_eq!(bodies.get(), count as usize * 3, "no body ran twice");
     assert_eq!(app.value::<u32>("SELECT count(*) FROM effect", []), count);
     assert_eq!(app.value::<u32>("SELECT count(DISTINCT id) FROM effect", []), count);
     let success = WorkflowFilter::new().status(WorkflowStatus::Success);
@@ -161,14 +162,17 @@ fn a_workflow_that_could_not_be_given_back_is_found() {
     let counted = failures.clone();
     let hook: Arc<CommitHook> = Arc::new(move |point| {
         let bad = matches!(point.kinds, ["settle" | "release"]);
-        if bad && point.moment == Moment::Before && counted.count() < 2 { Fate::FailForGood } else { Fate::Go }
+        if bad && point.moment == Moment::Before && counted.count() < 2 {
+            Fate::FailForGood
+        } else {
+            Fate::Go
+        }
     });
     let engine = app.options().commit_hook(hook).open(&app.url()).unwrap();
     let bodies = Counter::default();
     let counted = bodies.clone();
-    let workflow = engine.register("w", move |ctx: &mut Context, (): ()| {
-        ctx.step("s", |_| Ok::<_, Error>(counted.count()))
-    });
+    let workflow = engine
+        .register("w", move |ctx: &mut Context, (): ()| ctx.step("s", |_| Ok::<_, Error>(counted.count())));
     let workflow = workflow.unwrap();
     engine.launch().unwrap();
     let handle = workflow.start_as(&engine, "w", ()).unwrap();

@@ -15,7 +15,8 @@ where
     let app = App::new();
     let engine = app.open();
     let bad = engine.register("bad", move |ctx: &mut Context, (): ()| body(ctx)).unwrap();
-    let good = engine.register("good", |ctx: &mut Context, (): ()| ctx.step("s", |_| Ok::<_, Error>(7))).unwrap();
+    let good =
+        engine.register("good", |ctx: &mut Context, (): ()| ctx.step("s", |_| Ok::<_, Error>(7))).unwrap();
     engine.launch().unwrap();
     let handle = bad.start_as(&engine, "bad", ()).unwrap();
     let Err(error) = handle.result() else { panic!("it ended well") };
@@ -64,7 +65,9 @@ fn a_panic_of_a_transaction_step_rolls_back() {
             panic!("boom")
         });
         assert!(panicked.unwrap_err().to_string().contains("panicked: boom"));
-        ctx.transaction("look", |tx| tx.query_row("SELECT count(*) FROM never", [], |row| row.get::<_, u32>(0)))
+        ctx.transaction("look", |tx| {
+            tx.query_row("SELECT count(*) FROM never", [], |row| row.get::<_, u32>(0))
+        })
     });
     assert!(error.contains("no such table: never"), "{error}");
 }
@@ -146,10 +149,13 @@ fn an_error_that_is_hard_to_record_is_recorded() {
 fn the_error_type_of_a_workflow_may_be_anything() {
     let app = App::new();
     let engine: Engine = app.open();
-    let boxed = engine.register("boxed", |_: &mut Context, (): ()| -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        Err("no luck")?;
-        Ok(())
-    });
+    let boxed = engine.register(
+        "boxed",
+        |_: &mut Context, (): ()| -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            Err("no luck")?;
+            Ok(())
+        },
+    );
     let text = engine.register("text", |_: &mut Context, (): ()| Err::<(), _>("no luck".to_owned()));
     let (boxed, text) = (boxed.unwrap(), text.unwrap());
     engine.launch().unwrap();
@@ -170,7 +176,8 @@ fn an_observer_that_panics_is_ignored() {
     }
     let app = App::new();
     let engine = app.options().observer(std::sync::Arc::new(Panics)).open(&app.url()).unwrap();
-    let workflow = engine.register("w", |ctx: &mut Context, (): ()| ctx.step("s", |_| Ok::<_, Error>(7))).unwrap();
+    let workflow =
+        engine.register("w", |ctx: &mut Context, (): ()| ctx.step("s", |_| Ok::<_, Error>(7))).unwrap();
     engine.launch().unwrap();
     assert_eq!(workflow.start(&engine, ()).unwrap().result().unwrap(), 7);
 }

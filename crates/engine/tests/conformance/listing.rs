@@ -6,7 +6,8 @@ use crate::support::{App, Result};
 fn filled() -> (App, engine::Engine) {
     let app = App::new();
     let engine = app.open();
-    let good = engine.register("good", |ctx: &mut Context, n: u32| ctx.step("s", |_| Ok::<_, Error>(n))).unwrap();
+    let good =
+        engine.register("good", |ctx: &mut Context, n: u32| ctx.step("s", |_| Ok::<_, Error>(n))).unwrap();
     let bad = engine.register("bad", |_: &mut Context, n: u32| Err::<(), _>(format!("no {n}"))).unwrap();
     engine.launch().unwrap();
     for n in 0..5 {
@@ -102,7 +103,12 @@ fn steps_and_progress_show_how_far_a_workflow_is() {
     let shown: Vec<_> = steps.iter().map(|s| (s.step_id.0, s.name.as_str(), s.output.as_deref())).collect();
     assert_eq!(
         shown,
-        [(1, "one", Some("\"text\"")), (2, "child", None), (3, "DBOS.getResult", Some("7")), (4, "two", None)]
+        [
+            (1, "one", Some("\"text\"")),
+            (2, "child", None),
+            (3, "DBOS.getResult", Some("7")),
+            (4, "two", None)
+        ]
     );
     assert_eq!(steps[3].failure.as_ref().unwrap().message(), "no luck");
     let progress = engine.progress(&id).unwrap();

@@ -64,7 +64,8 @@ fn an_outcome_that_came_first_is_not_cancelled() {
 fn cancel_and_completion_agree_on_who_won() {
     let app = App::new();
     let engine = app.open();
-    let workflow = engine.register("w", |ctx: &mut Context, (): ()| ctx.step("s", |_| Ok::<_, Error>(7))).unwrap();
+    let workflow =
+        engine.register("w", |ctx: &mut Context, (): ()| ctx.step("s", |_| Ok::<_, Error>(7))).unwrap();
     engine.launch().unwrap();
     let mut cancelled = 0;
     for _ in 0..200 {
@@ -151,9 +152,11 @@ fn a_cancel_with_children_reaches_all_descendants() {
             })
         });
         let leaf = leaf.unwrap();
-        let middle = engine.register("middle", move |ctx: &mut Context, (): ()| ctx.start(&leaf, ())?.result(ctx));
+        let middle =
+            engine.register("middle", move |ctx: &mut Context, (): ()| ctx.start(&leaf, ())?.result(ctx));
         let middle = middle.unwrap();
-        let root = engine.register("root", move |ctx: &mut Context, (): ()| ctx.start(&middle, ())?.result(ctx));
+        let root =
+            engine.register("root", move |ctx: &mut Context, (): ()| ctx.start(&middle, ())?.result(ctx));
         let root = root.unwrap();
         engine.launch().unwrap();
         let handle = root.start_as(&engine, "r", ()).unwrap();
@@ -213,7 +216,8 @@ fn unknown_ids_are_not_found() {
 fn a_resumed_sleeper_sleeps_on() {
     let app = App::new();
     let engine = app.open();
-    let workflow = engine.register("w", |ctx: &mut Context, (): ()| -> Result<()> { ctx.sleep(HOUR) }).unwrap();
+    let workflow =
+        engine.register("w", |ctx: &mut Context, (): ()| -> Result<()> { ctx.sleep(HOUR) }).unwrap();
     engine.launch().unwrap();
     let handle = workflow.start_as(&engine, "w", ()).unwrap();
     eventually("it sleeps", || app.status("w") == "DELAYED");
@@ -228,7 +232,8 @@ fn a_resumed_sleeper_sleeps_on() {
 fn an_engine_that_is_not_launched_can_look_and_manage() {
     let app = App::new();
     let engine = app.open();
-    let workflow = engine.register("w", |ctx: &mut Context, (): ()| -> Result<()> { ctx.sleep(HOUR) }).unwrap();
+    let workflow =
+        engine.register("w", |ctx: &mut Context, (): ()| -> Result<()> { ctx.sleep(HOUR) }).unwrap();
     engine.launch().unwrap();
     workflow.start_as(&engine, "w", ()).unwrap();
     eventually("it sleeps", || app.status("w") == "DELAYED");

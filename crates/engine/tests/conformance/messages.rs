@@ -9,9 +9,10 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// Takes as many messages of a topic as it is told to.
 fn receiver(engine: &Engine) -> Workflow<(String, u32, Duration), Vec<Option<String>>> {
     type Input = (String, u32, Duration);
-    let workflow = engine.register("receiver", |ctx: &mut Context, (topic, count, timeout): Input| -> Result<Vec<_>> {
-        (0..count).map(|_| ctx.recv::<String>(&topic, timeout)).collect()
-    });
+    let workflow =
+        engine.register("receiver", |ctx: &mut Context, (topic, count, timeout): Input| -> Result<Vec<_>> {
+            (0..count).map(|_| ctx.recv::<String>(&topic, timeout)).collect()
+        });
     workflow.unwrap()
 }
 
@@ -70,8 +71,10 @@ fn a_repeated_send_with_a_key_sends_once_for_each_destination() {
     let workflow = receiver(&engine);
     engine.launch().unwrap();
     let ids = ["v", "w"].map(|id| WorkflowId::new(id).unwrap());
-    let handles: Vec<_> =
-        ids.iter().map(|id| workflow.start_as(&engine, id.as_str(), ("a".into(), 2, HOUR)).unwrap()).collect();
+    let handles: Vec<_> = ids
+        .iter()
+        .map(|id| workflow.start_as(&engine, id.as_str(), ("a".into(), 2, HOUR)).unwrap())
+        .collect();
     for id in &ids {
         for _ in 0..3 {
             engine.send_once("key", id, "a", "once".to_owned()).unwrap();

@@ -72,8 +72,10 @@ fn a_database_of_another_program_is_refused_unless_it_is_to_be_shared() {
     let engine = Engine::options().shared_with_application().open(&url).unwrap();
     drop(engine);
     drop(open(&path).unwrap());
-    let kept: u32 =
-        Connection::open(&path).unwrap().query_row("SELECT count(*) FROM bookmarks", [], |row| row.get(0)).unwrap();
+    let kept: u32 = Connection::open(&path)
+        .unwrap()
+        .query_row("SELECT count(*) FROM bookmarks", [], |row| row.get(0))
+        .unwrap();
     assert_eq!(kept, 1);
 }
 
@@ -91,7 +93,10 @@ fn tables_that_only_look_like_ours_are_refused() {
 fn an_older_schema_is_refused_with_the_way_to_bring_it_up() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.db");
-    sqlite_file(&path, "CREATE TABLE dbos_migrations (version INTEGER); INSERT INTO dbos_migrations VALUES (108)");
+    sqlite_file(
+        &path,
+        "CREATE TABLE dbos_migrations (version INTEGER); INSERT INTO dbos_migrations VALUES (108)",
+    );
     assert_refused(&path, &["schema version 108", "needs 125", "dbos migrate"]);
 }
 
@@ -100,11 +105,14 @@ fn a_newer_schema_is_accepted_and_left_as_it_is() {
     let app = App::new();
     drop(app.open());
     app.execute("UPDATE dbos_migrations SET version = 999", []);
-    app.sql().execute_batch("ALTER TABLE workflow_status ADD COLUMN news TEXT; CREATE TABLE news (x)").unwrap();
+    app.sql()
+        .execute_batch("ALTER TABLE workflow_status ADD COLUMN news TEXT; CREATE TABLE news (x)")
+        .unwrap();
     let schema = "SELECT group_concat(sql, ';') FROM sqlite_schema";
     let before: String = app.value(schema, []);
     let engine = app.open();
-    let workflow = engine.register("w", |ctx: &mut Context, (): ()| ctx.step("s", |_| Ok::<_, Error>(7))).unwrap();
+    let workflow =
+        engine.register("w", |ctx: &mut Context, (): ()| ctx.step("s", |_| Ok::<_, Error>(7))).unwrap();
     engine.launch().unwrap();
     assert_eq!(workflow.start(&engine, ()).unwrap().result().unwrap(), 7);
     assert_eq!(app.value::<String>(schema, []), before);
@@ -184,8 +192,9 @@ fn sixteen_cold_starts_at_once_succeed() {
                 let app = &app;
                 scope.spawn(move || {
                     let engine = app.open();
-                    let workflow =
-                        engine.register("w", |ctx: &mut Context, n: u32| ctx.step("s", |_| Ok::<_, Error>(n))).unwrap();
+                    let workflow = engine
+                        .register("w", |ctx: &mut Context, n: u32| ctx.step("s", |_| Ok::<_, Error>(n)))
+                        .unwrap();
                     engine.launch().unwrap();
                     assert_eq!(workflow.start(&engine, n).unwrap().result().unwrap(), n);
                     assert_eq!(engine.shutdown(Duration::from_secs(60)), []);

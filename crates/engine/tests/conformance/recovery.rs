@@ -3,9 +3,8 @@ use engine::{Context, Engine, Error, Workflow, WorkflowFilter, WorkflowOptions, 
 use crate::support::{App, Counter, Result, eventually};
 
 fn one_step(engine: &Engine, name: &str, options: WorkflowOptions) -> Workflow<u32, u32> {
-    let workflow = engine.register_with(name, options, |ctx: &mut Context, n: u32| {
-        ctx.step("s", |_| Ok::<_, Error>(n + 1))
-    });
+    let workflow = engine
+        .register_with(name, options, |ctx: &mut Context, n: u32| ctx.step("s", |_| Ok::<_, Error>(n + 1)));
     workflow.unwrap()
 }
 
@@ -28,7 +27,9 @@ fn one_of_many_executors_takes_up_what_a_dead_one_left() {
         one_step(engine, "w", WorkflowOptions::new());
     }
     std::thread::scope(|scope| {
-        engines.iter().for_each(|engine| drop(scope.spawn(|| engine.launch().unwrap())));
+        for engine in &engines {
+            scope.spawn(|| engine.launch().unwrap());
+        }
     });
     for n in 0..20 {
         assert_eq!(engines[0].retrieve::<u32>(&format!("w{n}")).unwrap().result().unwrap(), 2);
@@ -41,12 +42,17 @@ fn one_of_many_executors_takes_up_what_a_dead_one_left() {
 fn rows_of_other_versions_applications_and_engines_are_left_alone() {
     let app = App::new();
     let ids = ["mine", "version", "application", "python"];
-    ids.iter().for_each(|id| finished(&app, "w", id));
+    for id in ids {
+        finished(&app, "w", id);
+    }
     for id in ids {
         app.interrupt_under(if id == "python" { "local" } else { "piton-dead" }, id, 0);
     }
     app.execute("UPDATE workflow_status SET application_version = '2' WHERE workflow_uuid = 'version'", []);
-    app.execute("UPDATE workflow_status SET application_name = 'other' WHERE workflow_uuid = 'application'", []);
+    app.execute(
+        "UPDATE workflow_status SET application_name = 'other' WHERE workflow_uuid = 'application'",
+        [],
+    );
     let engine = app.open();
     one_step(&engine, "w", WorkflowOptions::new());
     engine.launch().unwrap();
@@ -82,7 +88,8 @@ fn the_version_is_a_constant_that_clients_can_see() {
     let app = App::new();
     finished(&app, "w", "w");
     finished(&app, "w", "v");
-    let versions = "SELECT group_concat(version_name || ' of ' || application_name) FROM application_versions";
+    let versions =
+        "SELECT group_concat(version_name || ' of ' || application_name) FROM application_versions";
     assert_eq!(app.value::<String>(versions, []), "1 of test");
 }
 
@@ -162,7 +169,10 @@ fn a_recorded_output_that_cannot_be_decoded_ends_the_workflow_with_the_reason() 
     one_step(&engine, "w", WorkflowOptions::new());
     engine.launch().unwrap();
     let error = engine.retrieve::<u32>("w").unwrap().result().unwrap_err().to_string();
-    assert!(error.contains("recorded output of step 1 (s) cannot be decoded: invalid type: string"), "{error}");
+    assert!(
+        error.contains("recorded output of step 1 (s) cannot be decoded: invalid type: string"),
+        "{error}"
+    );
     assert_eq!(app.value::<String>("SELECT output FROM operation_outputs", []), "\"text\"", "left as it is");
 }
 
@@ -240,10 +250,11 @@ fn a_long_past_is_replayed_whole() {
         let bodies = bodies.clone();
         let workflow = engine.register("long", move |ctx: &mut Context, steps: u32| -> Result<u64> {
             (0..steps).try_fold(0, |sum, n| {
-                Ok(sum + ctx.step("s", |_| {
-                    bodies.count();
-                    Ok::<_, Error>(u64::from(n))
-                })?)
+                Ok(sum
+                    + ctx.step("s", |_| {
+                        bodies.count();
+                        Ok::<_, Error>(u64::from(n))
+                    })?)
             })
         });
         workflow.unwrap()
@@ -261,7 +272,10 @@ fn a_long_past_is_replayed_whole() {
          SELECT 'w', id, 's', id - 1, 'portable_json' FROM n",
         [steps],
     );
-    app.execute("UPDATE workflow_input SET inputs = ?1", [format!(r#"{{"positionalArgs":[{}]}}"#, steps + 1)]);
+    app.execute(
+        "UPDATE workflow_input SET inputs = ?1",
+        [format!(r#"{{"positionalArgs":[{}]}}"#, steps + 1)],
+    );
     let engine = app.open();
     register(&engine);
     engine.launch().unwrap();

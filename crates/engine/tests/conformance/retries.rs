@@ -77,7 +77,10 @@ fn exhausted_retries_tell_what_each_attempt_said() {
         "{error}"
     );
     let recorded: String = app.value("SELECT error FROM operation_outputs", []);
-    assert!(recorded.starts_with(r#"{"name":"DBOSMaxStepRetriesExceeded","message":"step flaky"#), "{recorded}");
+    assert!(
+        recorded.starts_with(r#"{"name":"DBOSMaxStepRetriesExceeded","message":"step flaky"#),
+        "{recorded}"
+    );
 }
 
 #[test]
@@ -118,7 +121,7 @@ fn only_the_line(error: &(dyn std::error::Error + 'static)) -> bool {
     matches!(error.downcast_ref(), Some(Pay::LineDown))
 }
 
-/// 6: should_retry ends the attempts at once, also at the last one.
+/// 6: `should_retry` ends the attempts at once, also at the last one.
 #[test]
 fn an_error_that_is_not_worth_a_retry_is_returned_at_once() {
     for declined_at in [0, 2] {
@@ -151,9 +154,14 @@ fn a_body_knows_its_workflow_its_place_and_its_attempt() {
             format!("{} {} {}/{}", step.workflow_id(), step.step_id(), step.attempt(), step.attempts_max())
         };
         let first = ctx.step("one", |step| Ok::<_, Error>(tell(step)))?;
-        let second = ctx.step_with("two", &options, |step| {
-            if step.attempt() < 2 { Err("not yet") } else { Ok(tell(step)) }
-        })?;
+        let second =
+            ctx.step_with(
+                "two",
+                &options,
+                |step| {
+                    if step.attempt() < 2 { Err("not yet") } else { Ok(tell(step)) }
+                },
+            )?;
         Ok(vec![first, second])
     });
     let workflow = workflow.unwrap();

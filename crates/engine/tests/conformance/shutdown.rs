@@ -72,7 +72,8 @@ fn a_shutdown_ends_waits_at_once() {
     let app = App::new();
     let engine = app.options().suspend_after(Duration::from_secs(3600)).open(&app.url()).unwrap();
     let options = engine::StepOptions::retries().interval(MINUTE);
-    let sleeper = engine.register("sleeper", |ctx: &mut Context, (): ()| -> Result<()> { ctx.sleep(MINUTE) }).unwrap();
+    let sleeper =
+        engine.register("sleeper", |ctx: &mut Context, (): ()| -> Result<()> { ctx.sleep(MINUTE) }).unwrap();
     let workflow = engine.register("w", move |ctx: &mut Context, way: u32| -> Result<()> {
         match way {
             0 => ctx.sleep(MINUTE),
@@ -102,7 +103,8 @@ fn a_shutdown_may_come_at_any_time_and_twice() {
 
     for _ in 0..20 {
         let engine = app.open();
-        let workflow = engine.register("w", |ctx: &mut Context, n: u32| ctx.step("s", |_| Ok::<_, Error>(n))).unwrap();
+        let workflow =
+            engine.register("w", |ctx: &mut Context, n: u32| ctx.step("s", |_| Ok::<_, Error>(n))).unwrap();
         engine.launch().unwrap();
         std::thread::scope(|scope| {
             for _ in 0..4 {

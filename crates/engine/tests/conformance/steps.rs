@@ -42,11 +42,14 @@ fn a_recorded_step_never_runs_again() {
 fn nothings(engine: &Engine, bodies: &Counter) -> engine::Workflow<(), (Option<u8>, String, Vec<u8>)> {
     let bodies = bodies.clone();
     let workflow = engine.register("nothings", move |ctx: &mut Context, (): ()| -> Result<_> {
-        let mut step = |name: &str| {
+        let step = |name: &str| {
             bodies.count();
             name.len()
         };
-        ctx.step("unit", |_| Ok::<_, Error>(drop(step("unit"))))?;
+        ctx.step("unit", |_| {
+            step("unit");
+            Ok::<_, Error>(())
+        })?;
         let none: Option<u8> = ctx.step("none", |_| Ok::<_, Error>((step("none") > 99).then_some(1)))?;
         let text = ctx.step("empty text", |_| Ok::<_, Error>(String::with_capacity(step(""))))?;
         let list = ctx.step("empty list", |_| Ok::<_, Error>(Vec::with_capacity(step(""))))?;
@@ -193,7 +196,8 @@ fn a_replay_that_ends_before_its_record_does_is_told() {
 
     app.interrupt("w", 2);
     let engine = app.open();
-    let short = engine.register("order", |ctx: &mut Context, (): ()| ctx.step("reserve", |_| Ok::<_, Error>(())));
+    let short =
+        engine.register("order", |ctx: &mut Context, (): ()| ctx.step("reserve", |_| Ok::<_, Error>(())));
     short.unwrap();
     engine.launch().unwrap();
     let error = engine.retrieve::<()>("w").unwrap().result().unwrap_err().to_string();
@@ -236,9 +240,8 @@ fn the_right_program_resumes_what_the_wrong_one_ended() {
 fn step_names_are_checked_like_ids() {
     let app = App::new();
     let engine = app.open();
-    let workflow = engine.register("names", |ctx: &mut Context, name: String| {
-        ctx.step(&name, |_| Ok::<_, Error>(()))
-    });
+    let workflow =
+        engine.register("names", |ctx: &mut Context, name: String| ctx.step(&name, |_| Ok::<_, Error>(())));
     let workflow = workflow.unwrap();
     engine.launch().unwrap();
     for name in [String::new(), "x".repeat(256), "a\0b".to_owned()] {
@@ -269,7 +272,8 @@ fn a_large_output_may_be_recorded_as_bincode() {
     let workflow = register(&engine);
     engine.launch().unwrap();
     assert_eq!(workflow.start_as(&engine, "w", ()).unwrap().result().unwrap(), 100);
-    let codec: String = app.value("SELECT serialization FROM operation_outputs WHERE workflow_uuid = 'w'", []);
+    let codec: String =
+        app.value("SELECT serialization FROM operation_outputs WHERE workflow_uuid = 'w'", []);
     assert_eq!(codec, "rs_bincode");
     drop(engine);
 

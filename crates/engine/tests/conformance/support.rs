@@ -78,7 +78,10 @@ impl App {
     }
 
     pub(crate) fn interrupt_under(&self, executor: &str, id: &str, after_step: u32) {
-        self.execute("DELETE FROM operation_outputs WHERE workflow_uuid = ?1 AND function_id > ?2", (id, after_step));
+        self.execute(
+            "DELETE FROM operation_outputs WHERE workflow_uuid = ?1 AND function_id > ?2",
+            (id, after_step),
+        );
         self.execute("DELETE FROM workflow_output WHERE workflow_uuid = ?1", [id]);
         let changed = self.execute(
             "UPDATE workflow_status SET status = 'PENDING', executor_id = ?2, owner_xid = 'token-of-the-dead',

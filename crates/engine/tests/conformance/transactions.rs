@@ -98,7 +98,8 @@ fn a_transaction_step_whose_output_cannot_be_recorded_leaves_nothing() {
 fn a_body_that_commits_by_itself_is_told() {
     let app = bank();
     let engine = app.open();
-    let workflow = engine.register("w", |ctx: &mut Context, (): ()| ctx.transaction("t", |tx| tx.execute_batch("COMMIT")));
+    let workflow = engine
+        .register("w", |ctx: &mut Context, (): ()| ctx.transaction("t", |tx| tx.execute_batch("COMMIT")));
     let workflow = workflow.unwrap();
     engine.launch().unwrap();
     let error = workflow.start(&engine, ()).unwrap().result().unwrap_err().to_string();
@@ -149,10 +150,10 @@ fn concurrent_transaction_steps_lose_no_update() {
     let (app, bodies) = (bank(), Counter::default());
     let engines = [app.open(), app.open()];
     let workflows: Vec<_> = engines.iter().map(|engine| deposits(engine, &bodies)).collect();
-    engines.iter().for_each(|engine| engine.launch().unwrap());
-    let handles: Vec<_> = (0..60)
-        .map(|n| workflows[n % 2].start(&engines[n % 2], 1).unwrap())
-        .collect();
+    for engine in &engines {
+        engine.launch().unwrap();
+    }
+    let handles: Vec<_> = (0..60).map(|n| workflows[n % 2].start(&engines[n % 2], 1).unwrap()).collect();
     let mut seen: Vec<i64> = handles.iter().map(|handle| handle.result().unwrap()).collect();
     seen.sort_unstable();
     assert_eq!(seen, (101..=160).collect::<Vec<_>>());

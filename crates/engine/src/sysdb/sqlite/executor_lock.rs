@@ -199,7 +199,7 @@ mod tests {
 
         drop(first); // as when the process dies: the lock goes, the file stays
         assert!(!second.is_alive(&executor));
-        assert_eq!(second.dead(), [executor.clone()]);
+        assert_eq!(second.dead(), std::slice::from_ref(&executor));
         second.forget(&executor);
         assert_eq!(second.dead(), []);
     }

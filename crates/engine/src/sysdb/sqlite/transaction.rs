@@ -81,14 +81,19 @@ fn try_once<T, E>(
         Verdict::NotOwner => return Ok(Transacted::NotOwner),
         other => return Ok(Transacted::Misused(format!("the place of its record is taken: {other:?}"))),
     }
-    let committed = gate.around(|| vec!["transaction_step"], || {
-        transaction.commit().map_err(|e| failed("commit_transaction_step", e))
-    });
+    let committed = gate.around(
+        || vec!["transaction_step"],
+        || transaction.commit().map_err(|e| failed("commit_transaction_step", e)),
+    );
     match committed {
         Ok(()) => Ok(Transacted::Committed(value)),
         // The answer may be lost while the commit is not: the record tells.
         Err(error) => {
-            if is_recorded(connection, owner, &step)? { Ok(Transacted::Committed(value)) } else { Err(error) }
+            if is_recorded(connection, owner, &step)? {
+                Ok(Transacted::Committed(value))
+            } else {
+                Err(error)
+            }
         }
     }
 }
