@@ -1,0 +1,55 @@
+//! Failures on demand, the same for the same seed and run, and crashes that are real.
+
+use std::sync::Arc;
+
+use rand::rngs::ChaCha12Rng;
+use rand::{RngExt, SeedableRng};
+
+use crate::story::Story;
+
+/// Decides what fails.
+pub struct Chaos {
+    seed: u64,
+    run: u64,
+    story: Arc<Story>,
+}
+
+impl Chaos {
+    pub(crate) fn new(seed: u64, run: u64, story: Arc<Story>) -> Self {
+        Self { seed, run, story }
+    }
+
+    /// Whether `what` fails at this place (a batch, a page, an attempt), with this probability.
+    ///
+    /// The answer follows from the seed, from how often the program ran in its directory, and from the place; not
+    /// from time or threads. So a loop of restarts is the same every time, and does not crash for ever.
+    pub fn strikes(&self, what: &str, probability: f64, place: &[u64]) -> bool {
+        let numbers = [self.seed, self.run].into_iter().chain(place.iter().copied());
+        let bytes = what.bytes().chain(numbers.flat_map(u64::to_le_bytes));
+        // FNV-1a: as stable as the seed should be.
+        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        ChaCha12Rng::seed_from_u64(hash).random::<f64>() < probability
+    }
+
+    /// Dies now, by a segmentation fault.
+    pub fn crash(&self, place: &str) -> ! {
+        self.story.crashes(place);
+        // The first one only makes the runtime's handler step aside; the second one kills.
+        #[cfg(unix)]
+        for _ in 0..2 {
+            let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSEGV);
+        }
+        std::process::abort()
+    }
+}
+
+/// A loop of crashes should not fill the disk.
+pub(crate) fn forbid_core_files() {
+    #[cfg(unix)]
+    {
+        use nix::sys::resource::{Resource, setrlimit};
+        let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    }
+}

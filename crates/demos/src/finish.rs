@@ -1,0 +1,112 @@
+//! The end of a run: what came out, in words and as JSON.
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use engine::{Error, WorkflowId, WorkflowStatus};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::journal::Journal;
+use crate::{Demo, Example};
+
+/// Users that a workflow counted, and the rows that hold them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Each user counted once.
+    pub unique_users: u64,
+    /// All rows; `None` where the application database is to be asked.
+    pub rows: Option<u64>,
+}
+
+impl From<u64> for Counts {
+    fn from(unique_users: u64) -> Self {
+        Self { unique_users, rows: None }
+    }
+}
+
+pub(crate) struct Finish<'d> {
+    pub(crate) example: &'static Example,
+    pub(crate) demo: &'d Demo,
+    pub(crate) journal: &'d Journal,
+    pub(crate) wall: Duration,
+    pub(crate) json: bool,
+}
+
+impl Finish<'_> {
+    pub(crate) fn tell<O>(&self, id: &WorkflowId, outcome: &engine::Result<O>) -> anyhow::Result<ExitCode>
+    where
+        O: Serialize + Clone + Into<Counts>,
+    {
+        let story = &self.demo.story;
+        story.end_bar();
+        if let Err(Error::ShuttingDown) = outcome {
+            story.say(&format!("  stopped; workflow {id} goes on at the next start"));
+            return Ok(ExitCode::from(130));
+        }
+        let status = self.demo.engine.progress(id)?.status;
+        let users = |count: store::Result<u64>| count.unwrap_or_default();
+        let counts = match outcome {
+            Ok(output) => output.clone().into(),
+            Err(_) => users(self.demo.store.users(|users| users.count_latest(Some(id.as_str())))).into(),
+        };
+        let stored = || users(self.demo.store.users(|users| users.count_of_workflow(id.as_str())));
+        let rows = counts.rows.unwrap_or_else(stored);
+        let duplicates = rows.saturating_sub(counts.unique_users);
+        self.say_how_it_ended(id, status, outcome.as_ref().err(), [counts.unique_users, rows, duplicates]);
+        if self.json {
+            let totals = self.journal.totals();
+            print_json(&json!({
+                "example": self.example.name,
+                "workflow_id": id.as_str(),
+                "status": status.as_str(),
+                "output": outcome.as_ref().ok().map(serde_json::to_value).transpose()?,
+                "error": outcome.as_ref().err().map(ToString::to_string),
+                "unique_users": counts.unique_users,
+                "rows": rows,
+                "duplicates": duplicates,
+                "runs": totals.runs,
+                "steps_run": totals.steps_run,
+                "steps_replayed": totals.steps_replayed,
+                "wall_ms": self.wall.as_millis(),
+            }));
+        }
+        Ok(ExitCode::from(u8::from(status != WorkflowStatus::Success)))
+    }
+
+    fn say_how_it_ended(
+        &self,
+        id: &WorkflowId,
+        status: WorkflowStatus,
+        error: Option<&Error>,
+        counts: [u64; 3],
+    ) {
+        let story = &self.demo.story;
+        let [unique, rows, duplicates] = counts;
+        story.say(&format!("{status}: workflow {id}"));
+        if let Some(error) = error {
+            story.say(&format!("  {error}"));
+        }
+        let totals = self.journal.totals();
+        let users = match duplicates {
+            0 => format!("{unique} users in {rows} rows, no duplicates"),
+            n => format!("{unique} users in {rows} rows, {n} of them duplicates"),
+        };
+        story.say(&format!("  {users}"));
+        story.say(&format!(
+            "  {} runs of the program, {} crashes; {} step attempts ran, {} recorded steps were replayed and not \
+             repeated",
+            totals.runs, totals.crashes, totals.steps_run, totals.steps_replayed
+        ));
+        if let Some(lesson) = self.example.lesson {
+            story.say(&format!("  to learn: {lesson}"));
+        }
+    }
+}
+
+/// The last line of standard output.
+pub(crate) fn print_json(object: &Value) {
+    // Whoever asked for it may have gone.
+    let _ = writeln!(io::stdout(), "{object}");
+}

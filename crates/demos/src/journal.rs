@@ -1,0 +1,62 @@
+//! What happened in the runs of an example, one JSON object a line, written as it happens: a crash loses nothing.
+//!
+//! `cargo xtask run` counts its lines over several processes.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+pub(crate) struct Journal {
+    path: PathBuf,
+    file: File,
+}
+
+/// Sums over all runs in the directory.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Totals {
+    pub(crate) runs: u64,
+    pub(crate) steps_run: u64,
+    pub(crate) steps_replayed: u64,
+    pub(crate) crashes: u64,
+}
+
+impl Journal {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// Opens the next run and says which it is, from 1.
+    pub(crate) fn begin_run(&self) -> io::Result<u64> {
+        let run = self.totals().runs + 1;
+        let line = json!({ "event": "run", "run": run, "pid": std::process::id() });
+        (&self.file).write_all(format!("{line}\n").as_bytes())?;
+        Ok(run)
+    }
+
+    /// One write, so that lines of several processes do not mix. What cannot be noted is not worth an end.
+    pub(crate) fn note(&self, event: &str, more: &Value) {
+        let mut line = json!({ "event": event });
+        if let (Some(line), Some(more)) = (line.as_object_mut(), more.as_object()) {
+            line.extend(more.clone());
+        }
+        let _ = (&self.file).write_all(format!("{line}\n").as_bytes());
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for line in fs::read_to_string(&self.path).unwrap_or_default().lines() {
+            let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
+            match line["event"].as_str() {
+                Some("run") => totals.runs += 1,
+                Some("step_run") => totals.steps_run += 1,
+                Some("step_replayed") => totals.steps_replayed += 1,
+                Some("crash") => totals.crashes += 1,
+                _ => {}
+            }
+        }
+        totals
+    }
+}
