@@ -2,14 +2,13 @@
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use engine::{Error, WorkflowId, WorkflowStatus};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::journal::Journal;
-use crate::{Demo, Example};
+use crate::Demo;
+use crate::story::many;
 
 /// Users that a workflow counted, and the rows that hold them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,11 +26,7 @@ impl From<u64> for Counts {
 }
 
 pub(crate) struct Finish<'d> {
-    pub(crate) example: &'static Example,
     pub(crate) demo: &'d Demo,
-    pub(crate) journal: &'d Journal,
-    pub(crate) wall: Duration,
-    pub(crate) json: bool,
 }
 
 impl Finish<'_> {
@@ -55,10 +50,10 @@ impl Finish<'_> {
         let rows = counts.rows.unwrap_or_else(stored);
         let duplicates = rows.saturating_sub(counts.unique_users);
         self.say_how_it_ended(id, status, outcome.as_ref().err(), [counts.unique_users, rows, duplicates]);
-        if self.json {
-            let totals = self.journal.totals();
+        if self.demo.json {
+            let totals = self.demo.journal.totals();
             print_json(&json!({
-                "example": self.example.name,
+                "example": self.demo.example.name,
                 "workflow_id": id.as_str(),
                 "status": status.as_str(),
                 "output": outcome.as_ref().ok().map(serde_json::to_value).transpose()?,
@@ -69,7 +64,7 @@ impl Finish<'_> {
                 "runs": totals.runs,
                 "steps_run": totals.steps_run,
                 "steps_replayed": totals.steps_replayed,
-                "wall_ms": self.wall.as_millis(),
+                "wall_ms": self.demo.began.elapsed().as_millis(),
             }));
         }
         Ok(ExitCode::from(u8::from(status != WorkflowStatus::Success)))
@@ -88,18 +83,21 @@ impl Finish<'_> {
         if let Some(error) = error {
             story.say(&format!("  {error}"));
         }
-        let totals = self.journal.totals();
+        let totals = self.demo.journal.totals();
         let users = match duplicates {
             0 => format!("{unique} users in {rows} rows, no duplicates"),
+            1 => format!("{unique} users in {rows} rows, one of them a duplicate"),
             n => format!("{unique} users in {rows} rows, {n} of them duplicates"),
         };
         story.say(&format!("  {users}"));
         story.say(&format!(
-            "  {} runs of the program, {} crashes; {} step attempts ran, {} recorded steps were replayed and not \
-             repeated",
-            totals.runs, totals.crashes, totals.steps_run, totals.steps_replayed
+            "  {}, {}; {} ran, {} replayed and not repeated",
+            many(totals.runs, "run of the program", "runs of the program"),
+            many(totals.crashes, "crash", "crashes"),
+            many(totals.steps_run, "step attempt", "step attempts"),
+            many(totals.steps_replayed, "recorded step was", "recorded steps were"),
         ));
-        if let Some(lesson) = self.example.lesson {
+        if let Some(lesson) = self.demo.example.lesson {
             story.say(&format!("  to learn: {lesson}"));
         }
     }

@@ -54,7 +54,7 @@ impl State {
 fn default_dir(example: &Example) -> PathBuf {
     let program = std::env::current_exe().unwrap_or_default();
     let target = program.ancestors().find(|path| path.join("CACHEDIR.TAG").exists());
-    target.unwrap_or(Path::new("target")).join("demos").join(example.name)
+    target.unwrap_or_else(|| Path::new("target")).join("demos").join(example.name)
 }
 
 /// Only what a demo made; a database that was named by its URL is somebody's and stays.

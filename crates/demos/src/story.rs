@@ -2,6 +2,7 @@
 //! crashes. A progress bar on a terminal, plain lines in a pipe.
 
 use std::io::{self, IsTerminal as _, Write};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use engine::{Event, Observer, Progress, WorkflowId, WorkflowStatus};
@@ -10,6 +11,7 @@ use serde_json::json;
 
 use crate::Example;
 use crate::journal::Journal;
+use crate::profile::Table;
 use crate::state::State;
 
 pub(crate) struct Story {
@@ -67,8 +69,8 @@ impl Story {
             n => format!(", {} of {n} child workflows ended", progress.children_done),
         };
         self.say(&format!(
-            "> workflow {id} was interrupted and goes on: {} steps are recorded{children}",
-            progress.steps_recorded
+            "> workflow {id} was interrupted and goes on: {} recorded{children}",
+            many(progress.steps_recorded, "step is", "steps are")
         ));
     }
 
@@ -81,6 +83,15 @@ impl Story {
         self.journal.note("crash", &json!({ "place": place }));
         self.say(&format!("X crash {place}: the process dies of a segmentation fault"));
         self.end_bar();
+    }
+
+    pub(crate) fn profile(&self, table: &Table, dir: &Path) {
+        self.end_bar();
+        for line in table.to_string().lines() {
+            self.say(line);
+        }
+        let files = ["prof", "svg", "folded"].map(|kind| format!("main_profile.{kind}"));
+        self.say(&format!("  in {}: {}", dir.display(), files.join(", ")));
     }
 
     pub(crate) fn stopping(&self) {
@@ -100,8 +111,10 @@ impl Story {
     fn tell_replays(&self, seen: &mut Seen) {
         match std::mem::take(&mut seen.replayed) {
             0 => {}
-            1 => self.say("= 1 recorded step was replayed and not repeated"),
-            n => self.say(&format!("= {n} recorded steps were replayed and not repeated")),
+            n => {
+                let steps = many(n, "recorded step was", "recorded steps were");
+                self.say(&format!("= {steps} replayed and not repeated"));
+            }
         }
     }
 
@@ -172,6 +185,11 @@ impl Write for LogPipe {
     fn flush(&mut self) -> io::Result<()> {
         io::stderr().flush()
     }
+}
+
+/// A number with its noun.
+pub(crate) fn many(count: u64, one: &str, more: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { more })
 }
 
 /// Control characters of names and errors must not reach a terminal.

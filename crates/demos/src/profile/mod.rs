@@ -1,1 +1,270 @@
-//! todo
+//! A profile of attributed time: every moment of a run belongs to the engine, to a commit, to a step's body, to the
+//! application database, or to a wait. Made from the engine's events, not by sampling.
+//!
+//! [`Profile`] is an observer. Around it: [`Profile::measure`] for calls that the engine does not see, and writers
+//! for `snakeviz` (`.prof`), for flame graph tools (folded stacks), and a flame graph of its own (`.svg`).
+
+mod flame;
+mod marshal;
+mod table;
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+use engine::{Event, Observer};
+
+pub use table::Table;
+
+/// Whose time it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// The engine's own code, and the workflow's between its steps.
+    Engine,
+    /// Waiting for a write to become durable.
+    Commit,
+    /// The body of a step.
+    StepBody,
+    /// The application database, called from a workflow.
+    ApplicationDatabase,
+    /// Waiting for a time, an attempt, or another thread.
+    Wait,
+}
+
+/// One place where time was spent, below its callers.
+#[derive(Debug, Default, Clone)]
+struct Node {
+    calls: u64,
+    /// Time in it and below it.
+    total: Duration,
+    children: BTreeMap<(String, PartKey), Node>,
+}
+
+/// Orders nodes of one name by part.
+type PartKey = u8;
+
+impl Part {
+    const ALL: [Self; 5] =
+        [Self::Engine, Self::Commit, Self::StepBody, Self::ApplicationDatabase, Self::Wait];
+
+    const fn key(self) -> PartKey {
+        self as PartKey
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Engine => "engine",
+            Self::Commit => "commit",
+            Self::StepBody => "step body",
+            Self::ApplicationDatabase => "application database",
+            Self::Wait => "wait",
+        }
+    }
+
+    fn of_key(key: PartKey) -> Self {
+        Self::ALL.into_iter().find(|part| part.key() == key).unwrap_or(Self::Engine)
+    }
+}
+
+impl Node {
+    /// Time in it and not below it.
+    fn own(&self) -> Duration {
+        self.total.saturating_sub(self.children.values().map(|child| child.total).sum())
+    }
+}
+
+/// Collects while workflows run.
+#[derive(Default)]
+pub struct Profile {
+    threads: Mutex<HashMap<ThreadId, Stack>>,
+}
+
+/// What runs on one thread: workflows, inline children above their parents.
+#[derive(Default)]
+struct Stack {
+    root: Node,
+    open: Vec<(String, Instant)>,
+}
+
+impl Stack {
+    /// The node of the innermost open workflow.
+    fn current(&mut self) -> &mut Node {
+        let path = self.open.iter().map(|(name, _)| (name.clone(), Part::Engine.key()));
+        path.fold(&mut self.root, |node, key| node.children.entry(key).or_default())
+    }
+
+    fn add(&mut self, name: &str, part: Part, took: Duration) {
+        let node = self.current().children.entry((name.to_owned(), part.key())).or_default();
+        node.calls += 1;
+        node.total += took;
+    }
+
+    fn close(&mut self) {
+        let elapsed = self.open.last().map(|(_, start)| start.elapsed()).unwrap_or_default();
+        let node = self.current();
+        node.calls += 1;
+        node.total += elapsed;
+        self.open.pop();
+    }
+}
+
+impl Profile {
+    /// Runs `work` and counts its time.
+    pub fn measure<T>(&self, name: &str, part: Part, work: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = work();
+        self.on_this_thread(|stack| stack.add(name, part, start.elapsed()));
+        result
+    }
+
+    fn on_this_thread<T>(&self, work: impl FnOnce(&mut Stack) -> T) -> T {
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        work(threads.entry(thread::current().id()).or_default())
+    }
+
+    /// The run of the workflow of this name, as the program that waited `wall` for it sees it.
+    ///
+    /// Only the thread of that workflow counts: what happens on others meanwhile is a wait of this one.
+    pub fn finish(&self, workflow: &str, wall: Duration) -> Finished {
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (workflow.to_owned(), Part::Engine.key());
+        let found = threads.values().find_map(|stack| stack.root.children.get(&key).cloned());
+        let mut main = Node { calls: 1, total: wall, children: BTreeMap::new() };
+        if let Some(run) = found {
+            main.children.insert(key, run);
+        }
+        Finished { main, wall }
+    }
+}
+
+impl Observer for Profile {
+    fn observe(&self, event: &Event<'_>) {
+        self.on_this_thread(|stack| match event {
+            Event::WorkflowStarted { name, .. } => stack.open.push(((*name).to_owned(), Instant::now())),
+            Event::WorkflowEnded { .. } | Event::WorkflowLeft { .. } => stack.close(),
+            Event::StepRan { name, took, .. } => stack.add(&format!("step {name}"), Part::StepBody, *took),
+            Event::Recorded { kind, took, .. } => stack.add(&format!("commit {kind}"), Part::Commit, *took),
+            Event::Waited { took, .. } => stack.add("wait", Part::Wait, *took),
+            _ => {}
+        });
+    }
+}
+
+/// A profile that is complete.
+pub struct Finished {
+    main: Node,
+    wall: Duration,
+}
+
+impl Finished {
+    /// The time of each part.
+    pub fn table(&self) -> Table {
+        Table::of(&self.main, self.wall)
+    }
+
+    /// Writes `main_profile.prof`, `.folded` and `.svg`.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn write(&self, dir: &Path) -> io::Result<()> {
+        fs::write(dir.join("main_profile.prof"), marshal::pstats(&self.main))?;
+        fs::write(dir.join("main_profile.folded"), flame::folded(&self.main))?;
+        fs::write(dir.join("main_profile.svg"), flame::svg(&self.main))
+    }
+}
+
+/// Every node with the names of its callers, outermost first.
+fn walk<'n>(main: &'n Node, visit: &mut impl FnMut(&[(&'n str, Part)], &'n Node)) {
+    fn below<'n>(
+        path: &mut Vec<(&'n str, Part)>,
+        node: &'n Node,
+        visit: &mut impl FnMut(&[(&'n str, Part)], &'n Node),
+    ) {
+        visit(path, node);
+        for ((name, key), child) in &node.children {
+            path.push((name, Part::of_key(*key)));
+            below(path, child, visit);
+            path.pop();
+        }
+    }
+    below(&mut vec![("main", Part::Engine)], main, visit);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    /// main 100 ms: a workflow of 90, in it a step of 40, two commits of 10 each, 5 of the database.
+    pub(super) fn sample() -> Node {
+        let leaf = |calls, total| Node { calls, total: ms(total), children: BTreeMap::new() };
+        let workflow = Node {
+            calls: 1,
+            total: ms(90),
+            children: BTreeMap::from([
+                (("step users".to_owned(), Part::StepBody.key()), leaf(10, 40)),
+                (("commit record_step".to_owned(), Part::Commit.key()), leaf(2, 20)),
+                (("insert_users_page".to_owned(), Part::ApplicationDatabase.key()), leaf(1, 5)),
+            ]),
+        };
+        let key = ("users_workflow".to_owned(), Part::Engine.key());
+        Node { calls: 1, total: ms(100), children: BTreeMap::from([(key, workflow)]) }
+    }
+
+    #[test]
+    fn own_time_is_what_the_callees_leave() {
+        let main = sample();
+        assert_eq!(main.own(), ms(10));
+        let mut seen = Vec::new();
+        walk(&main, &mut |path, node| seen.push((path.last().unwrap().0.to_owned(), node.own())));
+        assert_eq!(seen.iter().map(|(_, own)| *own).sum::<Duration>(), ms(100));
+        assert!(seen.contains(&("users_workflow".to_owned(), ms(25))));
+    }
+
+    #[test]
+    fn inline_children_are_above_their_parents() {
+        let profile = Profile::default();
+        let id = engine::WorkflowId::new("w").unwrap();
+        let started = |name| {
+            let event =
+                Event::WorkflowStarted { workflow: &id, name, inline_in: None, attempt: 1, recovered: false };
+            profile.observe(&event);
+        };
+        let ended = |name| {
+            let event = Event::WorkflowEnded { workflow: &id, name, status: engine::WorkflowStatus::Success };
+            profile.observe(&event);
+        };
+        started("parent");
+        for _ in 0..2 {
+            started("child");
+            profile.observe(&Event::Recorded { workflow: &id, kind: "settle", took: ms(3) });
+            ended("child");
+        }
+        profile.measure("insert", Part::ApplicationDatabase, || ());
+        ended("parent");
+        let finished = profile.finish("parent", Duration::from_secs(1));
+        let mut folded: Vec<String> = Vec::new();
+        walk(&finished.main, &mut |path, node| {
+            let names: Vec<_> = path.iter().map(|(name, _)| *name).collect();
+            folded.push(format!("{} {}", names.join(";"), node.calls));
+        });
+        assert_eq!(
+            folded,
+            [
+                "main 1",
+                "main;parent 1",
+                "main;parent;child 2",
+                "main;parent;child;commit settle 2",
+                "main;parent;insert 1"
+            ]
+        );
+    }
+}
