@@ -1,0 +1,354 @@
+//! The audit: what must be true of the tables and the ledgers after anything that happened.
+//!
+//! Before the torture it puts triggers beside the engine's tables, which write down every change of a status and
+//! every recorded step in the order of the commits.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::Path;
+
+use engine::rusqlite::{Connection, Row};
+use engine::{Engine, WorkflowStatus};
+
+use crate::ledger::{Entry, Ledger};
+use crate::worker::{database, ledger};
+
+/// How often a body of the workload may run for each time that its workflow is taken up.
+const ATTEMPTS_MAX: u64 = 3;
+
+/// What kind of promise was broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Breach {
+    /// Something that was acknowledged is not there.
+    Lost,
+    /// Something is there, or ran, more often than it may.
+    Duplicated,
+    /// A workflow did not end.
+    Stuck,
+    /// The tables contradict each other, or the engine's own rules.
+    Broken,
+}
+
+/// Promises that were broken, with what shows it.
+pub type Breaches = Vec<(Breach, String)>;
+
+/// Creates the database, the application's table, and the triggers of the audit.
+///
+/// # Errors
+/// What the engine or SQLite says.
+pub fn prepare(dir: &Path) -> anyhow::Result<()> {
+    drop(Engine::options().open(&format!("sqlite:{}", database(dir).display()))?);
+    let connection = open(dir)?;
+    connection.execute_batch(
+        "CREATE TABLE effect (workflow TEXT, step TEXT, value TEXT);
+         CREATE TABLE audit_status (
+             seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT, old TEXT, new TEXT, token TEXT, attempts INTEGER);
+         CREATE TRIGGER audit_insert AFTER INSERT ON workflow_status BEGIN
+             INSERT INTO audit_status (id, new, token, attempts)
+             VALUES (NEW.workflow_uuid, NEW.status, NEW.owner_xid, NEW.recovery_attempts);
+         END;
+         CREATE TRIGGER audit_update AFTER UPDATE ON workflow_status
+           WHEN OLD.status IS NOT NEW.status OR OLD.owner_xid IS NOT NEW.owner_xid BEGIN
+             INSERT INTO audit_status (id, old, new, token, attempts)
+             VALUES (NEW.workflow_uuid, OLD.status, NEW.status, NEW.owner_xid, NEW.recovery_attempts);
+         END;
+         CREATE TABLE audit_steps (
+             seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT, step INTEGER, status TEXT, token TEXT, claim TEXT);
+         CREATE TRIGGER audit_step AFTER INSERT ON operation_outputs BEGIN
+             INSERT INTO audit_steps (id, step, status, token, claim)
+             SELECT NEW.workflow_uuid, NEW.function_id, s.status, s.owner_xid,
+                    (SELECT token FROM audit_status WHERE id = NEW.workflow_uuid AND new = 'PENDING'
+                      ORDER BY seq DESC LIMIT 1)
+               FROM workflow_status s WHERE s.workflow_uuid = NEW.workflow_uuid;
+         END;",
+    )?;
+    Ok(())
+}
+
+fn open(dir: &Path) -> anyhow::Result<Connection> {
+    let connection = Connection::open(database(dir))?;
+    connection.busy_timeout(std::time::Duration::from_secs(60))?;
+    Ok(connection)
+}
+
+/// Rules in SQL: each query returns what breaks it.
+const RULES: [(Breach, &str, &str); 13] = [
+    (
+        Breach::Stuck,
+        "a workflow did not end",
+        "SELECT workflow_uuid || ' is ' || status FROM workflow_status
+          WHERE status IN ('PENDING', 'ENQUEUED', 'DELAYED')",
+    ),
+    (
+        Breach::Broken,
+        "a workflow ended badly",
+        "SELECT workflow_uuid || ' is ' || status || ': ' || COALESCE(o.error, '')
+           FROM workflow_status LEFT JOIN workflow_output o USING (workflow_uuid)
+          WHERE status IN ('ERROR', 'CANCELLED', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED')",
+    ),
+    (
+        Breach::Broken,
+        "a success without an output, with an error, with an owner, or without a time",
+        "SELECT workflow_uuid FROM workflow_status LEFT JOIN workflow_output o USING (workflow_uuid)
+          WHERE status = 'SUCCESS'
+            AND (o.output IS NULL OR o.error IS NOT NULL OR owner_xid IS NOT NULL OR completed_at IS NULL)",
+    ),
+    (
+        Breach::Lost,
+        "a hole in the steps of a workflow",
+        "SELECT workflow_uuid || ' has ' || count(*) || ' steps up to ' || max(function_id)
+           FROM operation_outputs GROUP BY workflow_uuid
+         HAVING count(*) <> max(function_id) OR min(function_id) <> 1",
+    ),
+    (
+        Breach::Lost,
+        "a row without its input",
+        "SELECT workflow_uuid FROM workflow_status s
+          WHERE NOT EXISTS (SELECT 1 FROM workflow_input i WHERE i.workflow_uuid = s.workflow_uuid)",
+    ),
+    (
+        Breach::Lost,
+        "a recorded transaction step without its effect",
+        "SELECT workflow_uuid || ' ' || function_name FROM operation_outputs o
+          WHERE function_name LIKE 'tx%'
+            AND NOT EXISTS (SELECT 1 FROM effect e WHERE e.workflow = workflow_uuid AND e.step = function_name
+                               AND json_quote(e.value) = o.output)",
+    ),
+    (
+        Breach::Duplicated,
+        "an effect that is there twice, or without its record",
+        "SELECT workflow || ' ' || step FROM effect e GROUP BY workflow, step
+         HAVING count(*) <> 1
+             OR NOT EXISTS (SELECT 1 FROM operation_outputs o
+                             WHERE o.workflow_uuid = e.workflow AND o.function_name = e.step)",
+    ),
+    (
+        Breach::Lost,
+        "a record of a child that is not there",
+        "SELECT workflow_uuid || ' step ' || function_id FROM operation_outputs o
+          WHERE child_workflow_id IS NOT NULL
+            AND NOT EXISTS (SELECT 1 FROM workflow_status s WHERE s.workflow_uuid = o.child_workflow_id)",
+    ),
+    (
+        Breach::Duplicated,
+        "a child that its parent does not know",
+        "SELECT workflow_uuid FROM workflow_status s
+          WHERE parent_workflow_id IS NOT NULL
+            AND NOT EXISTS (SELECT 1 FROM operation_outputs o
+                             WHERE o.workflow_uuid = s.parent_workflow_id AND o.child_workflow_id = s.workflow_uuid
+                               AND o.function_name = s.name)",
+    ),
+    (
+        Breach::Broken,
+        "a message that was consumed without a record, or not consumed",
+        "SELECT message_uuid FROM notifications n
+          WHERE NOT consumed
+             OR NOT EXISTS (SELECT 1 FROM operation_outputs o
+                             WHERE o.workflow_uuid = n.destination_uuid AND o.function_id = n.consumed_by_function_id
+                               AND o.output = n.message)",
+    ),
+    (
+        Breach::Duplicated,
+        "a send that is there twice, or not at all",
+        "SELECT o.workflow_uuid || ' step ' || o.function_id FROM operation_outputs o
+          WHERE function_name = 'DBOS.send'
+            AND 1 <> (SELECT count(*) FROM notifications n
+                       WHERE substr(n.message_uuid, 1, instr(n.message_uuid, '::') - 1)
+                             = o.workflow_uuid || '-' || o.function_id)",
+    ),
+    (
+        Breach::Broken,
+        "a step that was recorded by somebody who did not own the workflow",
+        "SELECT id || ' step ' || step FROM audit_steps
+          WHERE status <> 'PENDING' OR token IS NULL OR token IS NOT claim",
+    ),
+    (
+        Breach::Duplicated,
+        "more than one outcome",
+        "SELECT id FROM audit_status WHERE new IN ('SUCCESS', 'ERROR') GROUP BY id HAVING count(*) > 1",
+    ),
+];
+
+/// Checks everything. `acknowledged` are the ids whose start returned.
+///
+/// # Errors
+/// What SQLite or the file system says; that the audit cannot be made is not a breach.
+pub fn audit(dir: &Path, acknowledged: &BTreeSet<String>) -> anyhow::Result<Breaches> {
+    let connection = open(dir)?;
+    let mut breaches = Breaches::new();
+    let integrity: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
+    if integrity != "ok" {
+        breaches.push((Breach::Broken, format!("the file is damaged: {integrity}")));
+    }
+    for (breach, what, sql) in RULES {
+        for found in rows(&connection, sql, |row| row.get::<_, String>(0))? {
+            breaches.push((breach, format!("{what}: {found}")));
+        }
+    }
+    let ids: BTreeSet<String> =
+        rows(&connection, "SELECT workflow_uuid FROM workflow_status", |row| row.get(0))?
+            .into_iter()
+            .collect();
+    for lost in acknowledged.difference(&ids) {
+        breaches.push((Breach::Lost, format!("a start that was acknowledged is not there: {lost}")));
+    }
+    check_transitions(&connection, &mut breaches)?;
+    check_ledger(&connection, &Ledger::read(&ledger(dir))?, &mut breaches)?;
+    Ok(breaches)
+}
+
+fn rows<T>(
+    connection: &Connection,
+    sql: &str,
+    read: impl FnMut(&Row<'_>) -> engine::rusqlite::Result<T>,
+) -> anyhow::Result<Vec<T>> {
+    let mut statement = connection.prepare(sql)?;
+    let found = statement.query_map([], read)?.collect::<Result<_, _>>()?;
+    Ok(found)
+}
+
+/// Every change of a status is an arrow that the engine's states have.
+fn check_transitions(connection: &Connection, breaches: &mut Breaches) -> anyhow::Result<()> {
+    let sql = "SELECT id, old, new FROM audit_status WHERE old IS NOT NULL AND old <> new ORDER BY seq";
+    let read =
+        |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?));
+    for (id, old, new) in rows(connection, sql, read)? {
+        let legal = matches!(
+            (WorkflowStatus::parse(&old), WorkflowStatus::parse(&new)),
+            (Some(old), Some(new)) if old.may_become(new)
+        );
+        if !legal {
+            breaches.push((Breach::Broken, format!("{id} went from {old} to {new}")));
+        }
+    }
+    Ok(())
+}
+
+/// What bodies did and workflows saw, against what is recorded.
+fn check_ledger(connection: &Connection, entries: &[Entry], breaches: &mut Breaches) -> anyhow::Result<()> {
+    let text = |row: &Row<'_>, column: usize| row.get::<_, Option<String>>(column);
+    let recorded: BTreeMap<(String, String), Option<String>> = rows(
+        connection,
+        "SELECT workflow_uuid, function_name, output FROM operation_outputs WHERE function_name NOT LIKE 'DBOS.%'",
+        |row| Ok(((row.get(0)?, row.get(1)?), text(row, 2)?)),
+    )?
+    .into_iter()
+    .collect();
+    let claims: BTreeMap<String, u64> = rows(
+        connection,
+        "SELECT id, count(*) FROM audit_status WHERE new = 'PENDING' AND token IS NOT NULL GROUP BY id",
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?
+    .into_iter()
+    .collect();
+
+    let mut seen: BTreeMap<(String, String), String> = BTreeMap::new();
+    let mut bodies: BTreeMap<(String, String), u64> = BTreeMap::new();
+    for entry in entries {
+        match entry {
+            Entry::Body { workflow, step } => {
+                let key = (workflow.clone(), step.clone());
+                if seen.contains_key(&key) {
+                    breaches.push((
+                        Breach::Duplicated,
+                        format!("the body of {workflow} {step} ran after its record"),
+                    ));
+                }
+                *bodies.entry(key).or_default() += 1;
+            }
+            Entry::Saw { workflow, step, value } => {
+                let first = seen.entry((workflow.clone(), step.clone())).or_insert_with(|| value.clone());
+                if first != value {
+                    breaches
+                        .push((Breach::Broken, format!("{workflow} {step} was {first} and later {value}")));
+                }
+            }
+        }
+    }
+    for ((workflow, step), value) in &seen {
+        // What a parent saw of its children is not a step of its own.
+        let Some(output) = recorded.get(&(workflow.clone(), step.clone())) else {
+            if !step.starts_with("seen-") {
+                breaches.push((Breach::Lost, format!("{workflow} saw {step}, and it is not recorded")));
+            }
+            continue;
+        };
+        if output.as_deref() != Some(&serde_json::json!(value).to_string()) {
+            breaches.push((Breach::Broken, format!("{workflow} {step} was {value}, recorded is {output:?}")));
+        }
+    }
+    for ((workflow, step), count) in &bodies {
+        let most = claims.get(workflow).copied().unwrap_or_default() * ATTEMPTS_MAX;
+        if *count > most {
+            breaches.push((
+                Breach::Duplicated,
+                format!("the body of {workflow} {step} ran {count} times, at most {most}"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Counts of a finished torture.
+#[derive(Debug, Clone, Default)]
+pub struct Verdict {
+    /// What the random choices followed from.
+    pub seed: u64,
+    /// How many processes were killed.
+    pub kills: u64,
+    /// How many were stopped for a while, and went on.
+    pub stops: u64,
+    /// How many starts were acknowledged.
+    pub acks: usize,
+    /// How many workflows there are, children included.
+    pub workflows: u64,
+    /// How many step bodies ran.
+    pub bodies: usize,
+    /// How often a workflow was taken up after its executor had died.
+    pub recoveries: u64,
+    /// What was broken.
+    pub breaches: Breaches,
+}
+
+impl Verdict {
+    /// Whether nothing was broken.
+    pub fn is_clean(&self) -> bool {
+        self.breaches.is_empty()
+    }
+
+    /// Adds what the tables and the ledger hold.
+    ///
+    /// # Errors
+    /// What SQLite or the file system says.
+    pub fn count(&mut self, dir: &Path) -> anyhow::Result<()> {
+        let connection = open(dir)?;
+        let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, u64>(0));
+        self.workflows = number("SELECT count(*) FROM workflow_status")?;
+        self.recoveries = number("SELECT COALESCE(sum(recovery_attempts - 1), 0) FROM workflow_status")?;
+        let entries = Ledger::read(&ledger(dir))?;
+        self.bodies = entries.iter().filter(|entry| matches!(entry, Entry::Body { .. })).count();
+        Ok(())
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = |breach| self.breaches.iter().filter(|(b, _)| *b == breach).count();
+        for (breach, what) in self.breaches.iter().take(50) {
+            writeln!(f, "{breach:?}: {what}")?;
+        }
+        writeln!(
+            f,
+            "seed {}: {} kills, {} stops; {} starts acknowledged, {} workflows, {} step bodies, {} recoveries",
+            self.seed, self.kills, self.stops, self.acks, self.workflows, self.bodies, self.recoveries
+        )?;
+        write!(
+            f,
+            "{} lost, {} duplicated, {} stuck, {} broken",
+            count(Breach::Lost),
+            count(Breach::Duplicated),
+            count(Breach::Stuck),
+            count(Breach::Broken)
+        )
+    }
+}

@@ -1,0 +1,238 @@
+//! The judge: starts workers, kills them at random, has the last one finish, audits.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rand::rngs::ChaCha12Rng;
+use rand::{RngExt, SeedableRng};
+
+use crate::audit::{self, Breach, Verdict};
+use crate::worker::database;
+
+/// What the judge is to do.
+#[derive(Debug, Clone, clap::Args)]
+pub struct JudgeArgs {
+    /// The times and the victims of the kills follow from this
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// How many processes to kill
+    #[arg(long, default_value_t = 300)]
+    pub kills: u64,
+    /// How many processes share the file
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=8))]
+    pub processes: u8,
+    /// Where to put the database and the ledgers; kept [default: a temporary directory, kept when something broke]
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+}
+
+/// More waiting workflows than this, and new workers start none.
+const BACKLOG_MAX: u64 = 150;
+const STARTS_EACH: u64 = 30;
+/// A worker lives up to this long before the next kill.
+const BETWEEN_KILLS_MS: u64 = 80;
+/// How long the last worker may take for what is left.
+const FINISH_WITHIN: Duration = Duration::from_secs(180);
+
+/// A worker process, and the thread that reads what it says.
+pub struct WorkerProcess {
+    child: Child,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl WorkerProcess {
+    /// Starts one; what it says is sent on.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn spawn(program: &Path, args: &[String], said: Sender<String>) -> anyhow::Result<Self> {
+        let mut child = Command::new(program)
+            .arg("worker")
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdout = child.stdout.take();
+        let reader = std::thread::spawn(move || {
+            let lines = stdout.into_iter().flat_map(|stdout| BufReader::new(stdout).lines());
+            lines.map_while(Result::ok).for_each(|line| drop(said.send(line)));
+        });
+        Ok(Self { child, reader: Some(reader) })
+    }
+
+    /// Its standard input.
+    pub fn stdin(&mut self) -> Option<&mut std::process::ChildStdin> {
+        self.child.stdin.as_mut()
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        Ok(kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
+    }
+
+    /// Kills it and takes in what it had said.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn kill(mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.end().map(drop)
+    }
+
+    /// Waits for its end and takes in what it said.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn end(&mut self) -> anyhow::Result<std::process::ExitStatus> {
+        let status = self.child.wait()?;
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        Ok(status)
+    }
+}
+
+impl Drop for WorkerProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Ids of the starts that were acknowledged so far.
+pub fn acknowledged(said: &Receiver<String>, acks: &mut BTreeSet<String>) {
+    acks.extend(said.try_iter().filter_map(|line| line.strip_prefix("ack ").map(str::to_owned)));
+}
+
+/// The whole torture.
+///
+/// # Errors
+/// That it could not be made; what it found is in the verdict.
+pub fn judge(args: &JudgeArgs) -> anyhow::Result<Verdict> {
+    let temporary = tempfile::Builder::new().prefix("piton-torture-").tempdir()?;
+    let dir = args.dir.clone().unwrap_or_else(|| temporary.path().to_owned());
+    std::fs::create_dir_all(&dir)?;
+    audit::prepare(&dir)?;
+    let mut torture = Torture::new(args, &dir)?;
+    while torture.verdict.kills < args.kills {
+        torture.round()?;
+    }
+    let verdict = torture.finish()?;
+    if !verdict.is_clean() && args.dir.is_none() {
+        eprintln!("kept: {}", temporary.keep().display());
+    }
+    Ok(verdict)
+}
+
+struct Torture<'a> {
+    args: &'a JudgeArgs,
+    dir: &'a Path,
+    program: PathBuf,
+    rng: ChaCha12Rng,
+    workers: Vec<WorkerProcess>,
+    said: (Sender<String>, Receiver<String>),
+    acks: BTreeSet<String>,
+    next: u64,
+    verdict: Verdict,
+}
+
+impl<'a> Torture<'a> {
+    fn new(args: &'a JudgeArgs, dir: &'a Path) -> anyhow::Result<Self> {
+        Ok(Self {
+            args,
+            dir,
+            program: std::env::current_exe()?,
+            rng: ChaCha12Rng::seed_from_u64(args.seed),
+            workers: Vec::new(),
+            said: channel(),
+            acks: BTreeSet::new(),
+            next: 0,
+            verdict: Verdict { seed: args.seed, ..Verdict::default() },
+        })
+    }
+
+    /// Brings the workers up to their number, waits a random time, kills one; now and then stops one instead.
+    fn round(&mut self) -> anyhow::Result<()> {
+        while self.workers.len() < usize::from(self.args.processes) {
+            self.spawn()?;
+        }
+        self.wait(0..BETWEEN_KILLS_MS);
+        let victim = self.rng.random_range(0..self.workers.len());
+        if self.rng.random_range(0..10) == 0 {
+            self.workers[victim].signal(Signal::SIGSTOP)?;
+            self.verdict.stops += 1;
+            self.wait(0..2 * BETWEEN_KILLS_MS);
+            self.workers[victim].signal(Signal::SIGCONT)?;
+            return Ok(());
+        }
+        self.workers.swap_remove(victim).kill()?;
+        self.verdict.kills += 1;
+        acknowledged(&self.said.1, &mut self.acks);
+        if self.verdict.kills.is_multiple_of(500) {
+            eprintln!("{} kills, {} starts acknowledged", self.verdict.kills, self.acks.len());
+        }
+        Ok(())
+    }
+
+    /// The time until the next kill is what is random here; nothing is waited for. Acknowledgements are taken in
+    /// meanwhile.
+    fn wait(&mut self, millis: std::ops::Range<u64>) {
+        let time = Duration::from_micros(self.rng.random_range(millis.start * 1000..millis.end * 1000));
+        let start = Instant::now();
+        while let Some(left) = time.checked_sub(start.elapsed())
+            && let Ok(line) = self.said.1.recv_timeout(left)
+        {
+            self.acks.extend(line.strip_prefix("ack ").map(str::to_owned));
+        }
+    }
+
+    fn spawn(&mut self) -> anyhow::Result<()> {
+        let mut args = vec!["--dir".to_owned(), self.dir.display().to_string()];
+        if self.waiting()? < BACKLOG_MAX {
+            args.extend(["--start".to_owned(), format!("{}..{}", self.next, self.next + STARTS_EACH)]);
+            self.next += STARTS_EACH;
+        }
+        let worker = WorkerProcess::spawn(&self.program, &args, self.said.0.clone())?;
+        self.workers.push(worker);
+        Ok(())
+    }
+
+    fn waiting(&self) -> anyhow::Result<u64> {
+        let connection = engine::rusqlite::Connection::open(database(self.dir))?;
+        connection.busy_timeout(Duration::from_secs(60))?;
+        let sql = "SELECT count(*) FROM workflow_status WHERE status IN ('PENDING', 'ENQUEUED', 'DELAYED')";
+        Ok(connection.query_row(sql, [], |row| row.get(0))?)
+    }
+
+    /// The last worker is not killed. What it leaves is what is judged.
+    fn finish(mut self) -> anyhow::Result<Verdict> {
+        for worker in self.workers.drain(..) {
+            worker.kill()?;
+        }
+        acknowledged(&self.said.1, &mut self.acks);
+        let args = ["--dir", &self.dir.display().to_string(), "--finish"].map(str::to_owned);
+        let (sender, said) = channel();
+        let mut last = WorkerProcess::spawn(&self.program, &args, sender)?;
+        let finished =
+            std::iter::from_fn(|| said.recv_timeout(FINISH_WITHIN).ok()).any(|line| line == "finished");
+        if !finished {
+            self.verdict.breaches.push((Breach::Stuck, format!("not finished within {FINISH_WITHIN:?}")));
+            last.signal(Signal::SIGKILL)?;
+        }
+        last.end()?;
+        self.verdict.acks = self.acks.len();
+        self.verdict.breaches.extend(audit::audit(self.dir, &self.acks)?);
+        self.verdict.count(self.dir)?;
+        Ok(self.verdict)
+    }
+}

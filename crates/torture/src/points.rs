@@ -1,0 +1,113 @@
+//! Places where a process kills itself: each row of a step's life, and each commit, before and after it.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use engine::testing::{CommitPoint, Fate, Moment};
+
+/// A place in the life of a step, as ARCHITECTURE.md counts them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Point {
+    /// Row 1: before the step is asked for.
+    BeforeStep,
+    /// Row 2: while a recorded outcome is decoded.
+    WhileReplaying,
+    /// Row 3: the body runs, and has done nothing.
+    BeforeEffect,
+    /// Row 4: the effect has happened.
+    AfterEffect,
+    /// Row 5: while the outcome is encoded.
+    WhileEncoding,
+    /// Row 5: while the outcome is decoded again.
+    WhileDecoding,
+    /// Row 6: before the n-th commit of the process.
+    BeforeCommit(u64),
+    /// Row 6: after it.
+    AfterCommit(u64),
+    /// Row 7: the workflow has the value.
+    AfterStep,
+}
+
+impl Point {
+    /// The places that are reached once in a run, whatever is committed.
+    pub const IN_A_STEP: [Self; 7] = [
+        Self::BeforeStep,
+        Self::WhileReplaying,
+        Self::BeforeEffect,
+        Self::AfterEffect,
+        Self::WhileEncoding,
+        Self::WhileDecoding,
+        Self::AfterStep,
+    ];
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BeforeStep => f.write_str("before-step"),
+            Self::WhileReplaying => f.write_str("while-replaying"),
+            Self::BeforeEffect => f.write_str("before-effect"),
+            Self::AfterEffect => f.write_str("after-effect"),
+            Self::WhileEncoding => f.write_str("while-encoding"),
+            Self::WhileDecoding => f.write_str("while-decoding"),
+            Self::BeforeCommit(n) => write!(f, "before-commit:{n}"),
+            Self::AfterCommit(n) => write!(f, "after-commit:{n}"),
+            Self::AfterStep => f.write_str("after-step"),
+        }
+    }
+}
+
+impl FromStr for Point {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.parse().map_err(|_| format!("`{text}` is no number"));
+        match text.split_once(':') {
+            Some(("before-commit", n)) => Ok(Self::BeforeCommit(number(n)?)),
+            Some(("after-commit", n)) => Ok(Self::AfterCommit(number(n)?)),
+            _ => Self::IN_A_STEP
+                .into_iter()
+                .find(|point| point.to_string() == text)
+                .ok_or_else(|| format!("`{text}` is no crash point")),
+        }
+    }
+}
+
+/// Kills this process where it is told to, at the n-th time that it comes there.
+#[derive(Debug)]
+pub struct Killer {
+    at: Option<Point>,
+    skip: AtomicU64,
+}
+
+impl Killer {
+    /// Kills at this place when it was passed `skip` times.
+    pub fn new(at: Option<Point>, skip: u64) -> Self {
+        Self { at, skip: AtomicU64::new(skip) }
+    }
+
+    /// The process is at this place.
+    pub fn at(&self, point: Point) {
+        if self.at == Some(point)
+            && self.skip.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_err()
+        {
+            die();
+        }
+    }
+
+    /// For the engine's hook.
+    pub fn at_commit(&self, point: &CommitPoint<'_>) -> Fate {
+        self.at(match point.moment {
+            Moment::Before => Point::BeforeCommit(point.number),
+            Moment::After => Point::AfterCommit(point.number),
+        });
+        Fate::Go
+    }
+}
+
+/// Dies at once, as if from outside: nothing is flushed, nothing is dropped.
+fn die() -> ! {
+    let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
+    std::process::abort()
+}

@@ -1,0 +1,125 @@
+//! A worker: a process that runs workflows until it is killed, or told to finish.
+
+use std::io::{self, BufRead as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use engine::{Engine, WorkflowFilter, WorkflowStatus};
+
+use crate::ledger::Ledger;
+use crate::points::{Killer, Point};
+use crate::workload::{Workflows, Workload};
+
+/// What a worker is to do.
+#[derive(Debug, Clone, clap::Args)]
+pub struct WorkerArgs {
+    /// Where the database and the ledgers are
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// Start workflows of all kinds with these numbers: FROM..TO
+    #[arg(long, value_parser = range)]
+    pub start: Option<std::ops::Range<u64>>,
+    /// Start the workflow that does everything under this id
+    #[arg(long)]
+    pub everything: Option<String>,
+    /// Kill this process there
+    #[arg(long)]
+    pub kill_at: Option<Point>,
+    /// Pass that place so many times before
+    #[arg(long, default_value_t = 0)]
+    pub skip: u64,
+    /// Wait for a line on standard input before the launch
+    #[arg(long)]
+    pub wait_for_go: bool,
+    /// End when no workflow is left; otherwise run until killed
+    #[arg(long)]
+    pub finish: bool,
+    /// How many workflows run at once
+    #[arg(long, default_value_t = 16)]
+    pub workers: usize,
+}
+
+fn range(text: &str) -> Result<std::ops::Range<u64>, String> {
+    let (from, to) = text.split_once("..").ok_or("write FROM..TO")?;
+    let number = |text: &str| text.parse::<u64>().map_err(|e| e.to_string());
+    Ok(number(from)?..number(to)?)
+}
+
+/// The database of a directory.
+pub fn database(dir: &Path) -> PathBuf {
+    dir.join("torture.db")
+}
+
+/// The effects ledger of a directory.
+pub fn ledger(dir: &Path) -> PathBuf {
+    dir.join("effects.log")
+}
+
+/// The body of a worker process.
+///
+/// # Errors
+/// What the engine says; a worker that fails is a finding.
+pub fn work(args: &WorkerArgs) -> anyhow::Result<()> {
+    let killer = Arc::new(Killer::new(args.kill_at, args.skip));
+    let hook = killer.clone();
+    let engine = Engine::options()
+        .app("torture")
+        .workers_max(args.workers)
+        .commit_hook(Arc::new(move |point| hook.at_commit(point)))
+        .open(&format!("sqlite:{}", database(&args.dir).display()))?;
+    let workload = Workload::new(Ledger::open(&ledger(&args.dir))?, killer);
+    let workflows = workload.register(&engine)?;
+    if args.wait_for_go {
+        say("ready")?;
+        io::stdin().lock().lines().next().context("the judge went away")??;
+    }
+    engine.launch()?;
+    say("launched")?;
+    start(args, &engine, &workflows)?;
+    say("started")?;
+    if args.finish {
+        wait_until_nothing_is_left(&engine)?;
+        engine.shutdown(Duration::from_secs(30));
+        say("finished")?;
+        return Ok(());
+    }
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Each start that returned is acknowledged on standard output before the next one.
+fn start(args: &WorkerArgs, engine: &Engine, workflows: &Workflows) -> anyhow::Result<()> {
+    if let Some(id) = &args.everything {
+        workflows.all().start_as(engine, id, 0)?;
+        say(&format!("ack {id}"))?;
+    }
+    for number in args.start.clone().into_iter().flatten() {
+        let id = format!("w{number}");
+        workflows.of(number).start_as(engine, &id, number)?;
+        say(&format!("ack {id}"))?;
+    }
+    Ok(())
+}
+
+fn wait_until_nothing_is_left(engine: &Engine) -> anyhow::Result<()> {
+    let left = WorkflowFilter::new()
+        .status(WorkflowStatus::Pending)
+        .status(WorkflowStatus::Enqueued)
+        .status(WorkflowStatus::Delayed)
+        .limit(1);
+    while let Some(info) = engine.list(&left)?.pop() {
+        // Its end is what is waited for; how it ended is for the audit.
+        let _ = engine.retrieve::<serde_json::Value>(info.id.as_str())?.wait(Duration::from_secs(60));
+    }
+    Ok(())
+}
+
+/// One line, at once.
+fn say(line: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
