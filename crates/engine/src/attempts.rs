@@ -44,7 +44,8 @@ impl StepInfo<'_> {
     }
 
     /// Whether the workflow was told to stop: cancelled, taken over, or the engine is shutting down. A long body
-    /// may look now and then and return early.
+    /// may look now and then and return early, with an error: from here on none is recorded, and the body runs again
+    /// when the workflow goes on.
     pub fn cancelled(&self) -> bool {
         self.run.stop().is_some()
     }
@@ -109,6 +110,10 @@ pub(crate) fn run<T>(
         let watch = Stopwatch::start();
         let tried = try_once(ctx, &info);
         let took = watch.elapsed();
+        if matches!(tried, Err(Tried::Failed { .. } | Tried::FailedForGood(_))) {
+            // An error of a body that was told to stop is no outcome: it may come from being stopped.
+            ctx.refuse_if_ended()?;
+        }
         let tell = |failure: Option<&Failure>, retry_in| {
             ctx.core.options.observers.tell(|| Event::StepRan {
                 workflow: run.workflow(),

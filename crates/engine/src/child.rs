@@ -194,9 +194,9 @@ impl Context {
                 other => format!("{other:?}"),
             };
             let error = Error::IdInUse { workflow: id, recorded, asked: place.name.to_owned() };
-            let failure = Failure::new("IdInUse", error.to_string());
-            self.record(self.failure(place, &failure))?;
-            return Err(failure.into_step_error(place.name));
+            let (row, error) = self.failure(place, Failure::new("IdInUse", error.to_string()));
+            self.record(row)?;
+            return Err(error);
         }
         self.tell_recorded(place.step_id, place.name, true);
         Ok(verdict)

@@ -8,12 +8,13 @@
 //! Does not know: SQL, what the writes mean.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex};
 
 use crate::clock::Stopwatch;
 use crate::limits::{BATCH_WRITES_MAX, COMMIT_RETRY_MAX, COMMIT_RETRY_MIN};
 use crate::observer::{Event, Observers};
-use crate::sync::{Signal, lock, wait};
+use crate::sync::{Signal, lock, say, wait};
 use crate::sysdb::{DbError, DbResult, Verdict, Write, Writer};
 use crate::testing::Gate;
 
@@ -204,7 +205,7 @@ impl Committer {
         };
         let (writes, places): (Vec<Write>, Vec<Arc<Place>>) = batch.into_iter().unzip();
         // The line is empty when the committer closed after it had appointed this thread.
-        let verdicts = if writes.is_empty() { Vec::new() } else { self.commit_batch(&writes) };
+        let verdicts = if writes.is_empty() { Vec::new() } else { self.commit_unharmed(&writes) };
         self.pass_on();
         places.into_iter().zip(verdicts).collect()
     }
@@ -218,9 +219,22 @@ impl Committer {
         }
     }
 
+    /// The lead and the places of those who wait survive a panic: a hook's, or a fault of ours.
+    fn commit_unharmed(&self, writes: &[Write]) -> Vec<Answer> {
+        catch_unwind(AssertUnwindSafe(|| self.commit_batch(writes))).unwrap_or_else(|payload| {
+            std::mem::forget(payload);
+            let error = DbError {
+                statement: "commit",
+                may_pass: false,
+                source: Box::<dyn std::error::Error + Send + Sync>::from("panicked; see the log").into(),
+            };
+            writes.iter().map(|_| Err(CommitError::Refused(error.clone()))).collect()
+        })
+    }
+
     /// One transaction; again while the failure may pass; in halves when it will not, so that one bad write does
     /// not fail its neighbours.
-    fn commit_batch(&self, writes: &[Write]) -> Vec<Result<Verdict, CommitError>> {
+    fn commit_batch(&self, writes: &[Write]) -> Vec<Answer> {
         let mut pause = COMMIT_RETRY_MIN;
         loop {
             let seen = self.closing.now();
@@ -232,7 +246,7 @@ impl Committer {
                     return verdicts.into_iter().map(Ok).collect();
                 }
                 Err(error) if error.may_pass => {
-                    log::warn!("{error}; trying again in {pause:?}");
+                    say!(warn, "{error}; trying again in {pause:?}");
                     self.closing.wait_at_most(seen, pause);
                     if lock(&self.line).closed {
                         return writes.iter().map(|_| Err(CommitError::Closed)).collect();
@@ -259,9 +273,9 @@ impl Committer {
         lock(&self.writer).commit(writes)
     }
 
-    fn commit_halves(&self, writes: &[Write], error: &DbError) -> Vec<Result<Verdict, CommitError>> {
+    fn commit_halves(&self, writes: &[Write], error: &DbError) -> Vec<Answer> {
         if writes.len() <= 1 {
-            log::error!("{error}");
+            say!(error, "{error}");
             return writes.iter().map(|_| Err(CommitError::Refused(error.clone()))).collect();
         }
         let (first, second) = writes.split_at(writes.len() / 2);

@@ -92,7 +92,7 @@ impl Core {
 
     /// A write of a caller's thread.
     pub(crate) fn commit_from_outside(&self, write: Write) -> Result<Verdict> {
-        crate::transaction::refuse_inside()?;
+        crate::inside::refuse()?;
         self.committer.commit(write, Caller::Outside).map_err(|error| match error {
             CommitError::Closed => Error::ShuttingDown,
             CommitError::Refused(error) => error.into(),

@@ -1,6 +1,7 @@
 //! The engine: open, register, launch, shut down. Assembles the parts; nobody imports it.
 
 use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -9,14 +10,15 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::clock::Stopwatch;
 use crate::context::Context;
 use crate::core::Core;
 use crate::error::{BoxError, Error, Result, Stop};
 use crate::id::WorkflowId;
-use crate::limits::DROP_DEADLINE;
+use crate::limits::{DROP_DEADLINE, SERVICE_GRACE};
 use crate::options::{EngineOptions, WorkflowOptions};
 use crate::registry::Workflow;
-use crate::sync::lock;
+use crate::sync::{Signal, lock, say};
 use crate::sysdb::{Identity, Membership, SystemDatabase, Write};
 use crate::{fleet, recovery};
 
@@ -32,8 +34,8 @@ pub struct Engine {
 struct Guard {
     core: Arc<Core>,
     launched: AtomicBool,
-    fleet: Mutex<Option<JoinHandle<()>>>,
-    committer: Mutex<Option<JoinHandle<()>>>,
+    fleet: Service,
+    committer: Service,
 }
 
 impl Engine {
@@ -44,14 +46,11 @@ impl Engine {
 
     pub(crate) fn assemble(options: EngineOptions, database: SystemDatabase) -> Result<Self> {
         let core = Arc::new(Core::new(options, database));
-        let committer = spawn("piton-committer", &core, |core| core.committer.serve_outside())?;
-        let guard = Guard {
-            core,
-            launched: AtomicBool::new(false),
-            fleet: Mutex::default(),
-            committer: Mutex::new(Some(committer)),
-        };
-        Ok(Self { guard: Arc::new(guard) })
+        let committer = Service::spawn("piton-committer", &core, |core| core.committer.serve_outside())?;
+        // From the start: an engine that is never launched has handles that wait, too.
+        let fleet =
+            Service::spawn("piton-fleet", &core, fleet::serve).inspect_err(|_| core.committer.close())?;
+        Ok(Self { guard: Arc::new(Guard { core, launched: AtomicBool::new(false), fleet, committer }) })
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {
@@ -94,7 +93,8 @@ impl Engine {
         self.core().registry.register(name, options, function)
     }
 
-    /// Starts to run workflows: those to come, and those that an executor left behind when it died.
+    /// Starts to run workflows: those to come, and those that an executor left behind when it died. After an error
+    /// it can be called again.
     ///
     /// # Errors
     /// [`Error::AlreadyLaunched`], [`Error::ShuttingDown`], [`Error::Open`] when this process cannot show the
@@ -107,26 +107,15 @@ impl Engine {
         if self.guard.launched.swap(true, Ordering::SeqCst) {
             return Err(Error::AlreadyLaunched);
         }
-        let about = Membership {
-            app: core.options.app.clone(),
-            version: core.options.version.clone(),
-            workflows: core.registry.freeze().to_vec(),
-        };
-        let executor = core.liveness.join(core.options.label.as_deref(), &about)?;
-        let identity = Arc::new(Identity { executor, app: about.app, version: about.version });
-        let now = core.options.clock.now();
-        core.commit_from_outside(Write::RegisterVersion { identity: identity.clone(), at: now })?;
-        let revive = Write::Revive { identity: identity.clone(), known: about.workflows, at: now };
-        core.commit_from_outside(revive)?;
-        recovery::at_launch(core, &identity)?;
-        core.set_identity(identity);
-        let fleet = spawn("piton-fleet", core, fleet::serve)?;
-        *lock(&self.guard.fleet) = Some(fleet);
-        Ok(())
+        let launched = self.guard.enter_the_fleet();
+        if launched.is_err() {
+            self.guard.launched.store(false, Ordering::SeqCst);
+        }
+        launched
     }
 
     /// Takes no more work, lets running steps end and be recorded, and gives the workflows back: another
-    /// executor, or the next start, goes on with them. Waits at most `deadline` and returns the workflows whose
+    /// executor, or the next start, goes on with them. Waits at most about `deadline` and returns the workflows whose
     /// step still runs then; those are taken over when this process ends.
     pub fn shutdown(&self, deadline: Duration) -> Vec<WorkflowId> {
         self.guard.shutdown(deadline)
@@ -134,24 +123,53 @@ impl Engine {
 }
 
 impl Guard {
+    fn enter_the_fleet(&self) -> Result<()> {
+        let core = &self.core;
+        let about = Membership {
+            app: core.options.app.clone(),
+            version: core.options.version.clone(),
+            workflows: core.registry.freeze().to_vec(),
+        };
+        let executor = core.liveness.join(core.options.label.as_deref(), &about)?;
+        let identity = Arc::new(Identity { executor, app: about.app, version: about.version });
+        let take_up = || {
+            let at = core.options.clock.now();
+            core.commit_from_outside(Write::RegisterVersion { identity: identity.clone(), at })?;
+            core.commit_from_outside(Write::Revive {
+                identity: identity.clone(),
+                known: about.workflows,
+                at,
+            })?;
+            Ok(recovery::at_launch(core, &identity)?)
+        };
+        take_up().inspect_err(|_: &Error| core.liveness.leave(&identity.executor, true))?;
+        core.set_identity(identity);
+        core.fleet.raise();
+        Ok(())
+    }
+
     fn shutdown(&self, deadline: Duration) -> Vec<WorkflowId> {
         let core = &self.core;
+        let watch = Stopwatch::start();
+        // A healthy thread that was told to end needs a moment, however short the deadline.
+        let left = || deadline.saturating_sub(watch.elapsed()).max(SERVICE_GRACE);
         core.stopping.store(true, Ordering::SeqCst);
         for run in core.runs.all() {
             run.tell_to_stop(Stop::ShuttingDown);
         }
         core.hub.wake_all();
         core.fleet.raise();
-        join(&self.fleet);
+        let fleet_ended = self.fleet.join_within(left());
         // What the fleet took up in its last moment.
         for run in core.runs.all() {
             run.tell_to_stop(Stop::ShuttingDown);
         }
-        let all_ended = core.workers.close(deadline);
+        let all_ended = core.workers.close(deadline.saturating_sub(watch.elapsed()));
         core.committer.close();
-        join(&self.committer);
-        if !all_ended {
-            // As long as a body runs this process lives in the eyes of the others, or they would run it too.
+        let committer_ended = self.committer.join_within(left());
+        if !(fleet_ended && all_ended && committer_ended) {
+            // As long as a body runs, or a commit, this process lives in the eyes of the others, or they would run
+            // its workflows too.
             return core.runs.all().iter().map(|run| run.workflow().clone()).collect();
         }
         if let Ok(identity) = core.identity() {
@@ -166,7 +184,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         let left = self.shutdown(DROP_DEADLINE);
         if !left.is_empty() {
-            log::warn!("the engine was dropped while {} workflows ran a step", left.len());
+            say!(warn, "the engine was dropped while {} workflows ran a step", left.len());
         }
     }
 }
@@ -177,23 +195,48 @@ impl fmt::Debug for Engine {
     }
 }
 
-fn spawn(
-    name: &str,
-    core: &Arc<Core>,
-    body: impl FnOnce(&Arc<Core>) + Send + 'static,
-) -> Result<JoinHandle<()>> {
-    let core = core.clone();
-    thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(move || body(&core))
-        .map_err(|e| Error::InvalidOption { what: format!("thread {name}"), reason: e.to_string() })
+/// A thread of the engine's own.
+struct Service {
+    thread: Mutex<Option<JoinHandle<()>>>,
+    ended: Arc<Signal>,
 }
 
-/// A thread that drops the last engine from within cannot wait for itself.
-fn join(slot: &Mutex<Option<JoinHandle<()>>>) {
-    if let Some(handle) = lock(slot).take()
-        && handle.thread().id() != thread::current().id()
-    {
-        let _ = handle.join();
+impl Service {
+    fn spawn(name: &str, core: &Arc<Core>, body: impl FnOnce(&Arc<Core>) + Send + 'static) -> Result<Self> {
+        let ended = Arc::<Signal>::default();
+        let (core, ends) = (core.clone(), RaisedAtTheEnd(ended.clone()));
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let _ends = ends;
+            body(&core);
+        });
+        let refuse =
+            |e: io::Error| Error::InvalidOption { what: format!("thread {name}"), reason: e.to_string() };
+        Ok(Self { thread: Mutex::new(Some(thread.map_err(refuse)?)), ended })
+    }
+
+    /// Says whether it has ended by then. A thread that drops the last engine from within cannot wait for itself.
+    fn join_within(&self, time: Duration) -> bool {
+        let mut thread = lock(&self.thread);
+        if thread.as_ref().is_none_or(|thread| thread.thread().id() == thread::current().id()) {
+            return true;
+        }
+        let watch = Stopwatch::start();
+        while self.ended.now() == 0 {
+            let Some(left) = time.checked_sub(watch.elapsed()) else { return false };
+            self.ended.wait_at_most(0, left);
+        }
+        if let Some(thread) = thread.take() {
+            let _ = thread.join();
+        }
+        true
+    }
+}
+
+/// Also when the thread ends by a panic.
+struct RaisedAtTheEnd(Arc<Signal>);
+
+impl Drop for RaisedAtTheEnd {
+    fn drop(&mut self) {
+        self.0.raise();
     }
 }

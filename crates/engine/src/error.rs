@@ -171,9 +171,15 @@ pub enum Error {
     /// The engine takes no more work.
     #[error("the engine is shutting down")]
     ShuttingDown,
-    /// A transaction step called the engine. Its own commit waits for it to return, so the call could not end.
-    #[error("a transaction step cannot call the engine; do it before or after the step")]
-    InsideTransaction,
+    /// The body of a transaction step, or an observer, called the engine. A commit waits for it to return, so the
+    /// call could not end.
+    #[error(
+        "{callback} cannot call the engine, because a commit waits for it to return; make the call afterwards"
+    )]
+    InsideCallback {
+        /// Who called.
+        callback: &'static str,
+    },
     /// The system database failed.
     #[error("system database: {statement}: {source}")]
     Database {
@@ -318,10 +324,24 @@ impl Failure {
     }
 
     /// The record of a step that failed at every attempt.
+    ///
+    /// What the attempts said is cut where all of it together would not fit a record.
     pub(crate) fn retries_exhausted(step: &str, attempts: &[Self]) -> Self {
-        let error = Error::RetriesExhausted { step: step.to_owned(), attempts: attempts.to_vec() };
-        let data = serde_json::to_value(attempts).unwrap_or(Value::Null);
+        let chars_max = ATTEMPTS_CHARS_MAX / attempts.len().max(1);
+        let attempts: Vec<Self> = attempts.iter().map(|attempt| attempt.cut(chars_max)).collect();
+        let data = serde_json::to_value(&attempts).unwrap_or(Value::Null);
+        let error = Error::RetriesExhausted { step: step.to_owned(), attempts };
         Self::new(RETRIES_EXHAUSTED, error.to_string()).data(serde_json::json!({ "attempts": data }))
+    }
+
+    /// The same if it is short; otherwise the beginning of its message, without the data.
+    fn cut(&self, chars_max: usize) -> Self {
+        let data_chars = if self.0.data.is_null() { 0 } else { self.0.data.to_string().len() };
+        if self.0.message.len() + data_chars <= chars_max {
+            return self.clone();
+        }
+        let message: String = self.0.message.chars().take(chars_max).collect();
+        Self::new(self.name(), format!("{message} (cut)")).code(self.0.code.clone())
     }
 
     /// The record of a panic, whose payload is usually a text.
@@ -350,6 +370,9 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// How much of what all attempts of a step said is recorded.
+const ATTEMPTS_CHARS_MAX: usize = 1 << 20;
 
 /// Names of the failures that the engine records itself. The first three are those of DBOS.
 pub(crate) const RETRIES_EXHAUSTED: &str = "DBOSMaxStepRetriesExceeded";

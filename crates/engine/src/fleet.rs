@@ -12,20 +12,21 @@ use crate::committer::Caller;
 use crate::core::{Core, Run};
 use crate::error::Stop;
 use crate::id::OwnerToken;
-use crate::limits::{CLAIM_MAX, POLL_MAX, POLL_MIN, SWEEP_EVERY};
+use crate::limits::{CLAIM_MAX, POLL_MAX, POLL_MIN, SERVED_EVERY_MIN, SWEEP_EVERY};
 use crate::recovery;
 use crate::status::WorkflowStatus;
-use crate::sysdb::write::{Claim, ClaimedRow};
+use crate::sync::say;
+use crate::sysdb::write::{Attempt, Claim, ClaimedRow};
 use crate::sysdb::{DbResult, Owner, Verdict, Write};
 use crate::workflow::{self, Assignment};
 
 /// The body of the fleet's thread, until the engine stops.
 pub(crate) fn serve(core: &Arc<Core>) {
-    let mut fleet = Fleet { core, pause: POLL_MIN, next_due: None, last_call: 0, swept: None };
+    let mut fleet = Fleet { core, pause: POLL_MIN, next_due: None, last_call: 0, swept: None, served: None };
     while !core.is_stopping() {
         let call = core.fleet.now();
         if let Err(error) = fleet.look(call) {
-            log::warn!("{error}; looking again in {:?}", fleet.pause);
+            say!(warn, "{error}; looking again in {:?}", fleet.pause);
         }
         core.fleet.wait_at_most(call, fleet.pause);
     }
@@ -38,6 +39,8 @@ struct Fleet<'c> {
     next_due: Option<Timestamp>,
     last_call: u64,
     swept: Option<Stopwatch>,
+    /// Since the last question for waits that have ended unnoticed, and how long until the next.
+    served: Option<(Stopwatch, Duration)>,
 }
 
 impl Fleet<'_> {
@@ -59,8 +62,25 @@ impl Fleet<'_> {
             self.take_up_work()?;
         }
         if sweep {
+            self.wake_the_served()?;
             recovery::sweep(self.core)?;
             self.swept = Some(Stopwatch::start());
+        }
+        Ok(())
+    }
+
+    /// Waits without a thread that have ended unnoticed. A question about all of them, so it takes at most a
+    /// fiftieth of the time.
+    fn wake_the_served(&mut self) -> DbResult<()> {
+        const SHARE: u32 = 50;
+        if self.served.as_ref().is_some_and(|(since, pause)| since.elapsed() < *pause) {
+            return Ok(());
+        }
+        let watch = Stopwatch::start();
+        let waiting = self.core.reader.served_waits()?;
+        self.served = Some((Stopwatch::start(), SERVED_EVERY_MIN.max(watch.elapsed() * SHARE)));
+        if !waiting.is_empty() {
+            self.commit(Write::WakeServed { waiting, now: self.core.options.clock.now() });
         }
         Ok(())
     }
@@ -110,7 +130,7 @@ impl Fleet<'_> {
                 workflow::dispatch(self.core, assignment, slot);
             } else {
                 // More than asked for: what an earlier try took whose answer was lost.
-                workflow::release(self.core, &assignment.run, false);
+                workflow::release(self.core, &assignment.run, Attempt::GivenBack, None);
                 self.core.runs.leave(&assignment.run);
             }
         }

@@ -17,6 +17,7 @@ use crate::status::WorkflowStatus;
 use crate::sync::Signal;
 use crate::sysdb::Outcome;
 use crate::waiter::{Subscription, Topic};
+use crate::worker::lending_the_slot;
 
 /// One workflow, seen from outside. It can be waited for, by as many handles as you like, in any process.
 pub struct Handle<O> {
@@ -82,7 +83,7 @@ impl<O: DeserializeOwned> Handle<O> {
     }
 
     fn wait_until(&self, deadline: Option<Timestamp>) -> Result<Option<Outcome>> {
-        crate::transaction::refuse_inside()?;
+        crate::inside::refuse()?;
         let clock = &self.core.options.clock;
         loop {
             let seen = self.signal.now();
@@ -98,7 +99,8 @@ impl<O: DeserializeOwned> Handle<O> {
             if deadline.is_some_and(|deadline| clock.now() >= deadline) {
                 return Ok(None);
             }
-            self.signal.wait_past(seen, clock, deadline);
+            // In a step, it may be this very slot that the awaited workflow needs.
+            lending_the_slot(|| self.signal.wait_past(seen, clock, deadline));
         }
     }
 

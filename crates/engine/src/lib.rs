@@ -84,6 +84,7 @@ mod fleet;
 mod handle;
 mod history;
 mod id;
+mod inside;
 mod limits;
 mod listing;
 mod manage;

@@ -41,6 +41,9 @@ pub(crate) const RECOVERY_ATTEMPTS_MAX: u32 = 100;
 /// How often the fleet looks for executors that died.
 pub(crate) const SWEEP_EVERY: Duration = Duration::from_millis(250);
 
+/// How often it asks at most whether a wait without a thread has ended unnoticed.
+pub(crate) const SERVED_EVERY_MIN: Duration = Duration::from_secs(1);
+
 /// How often the fleet looks for changes by other processes: fast after a change, slow when all is quiet.
 pub(crate) const POLL_MIN: Duration = Duration::from_millis(2);
 pub(crate) const POLL_MAX: Duration = Duration::from_millis(25);
@@ -49,8 +52,15 @@ pub(crate) const POLL_MAX: Duration = Duration::from_millis(25);
 pub(crate) const COMMIT_RETRY_MIN: Duration = Duration::from_millis(2);
 pub(crate) const COMMIT_RETRY_MAX: Duration = Duration::from_secs(1);
 
+/// Waits before a workflow is tried again whose writes the database refused for good, or that found no thread.
+pub(crate) const REFUSED_RETRY_MIN: Duration = Duration::from_secs(1);
+pub(crate) const REFUSED_RETRY_MAX: Duration = Duration::from_secs(60);
+
 /// How long [`crate::Engine`] waits for running steps when it is dropped without a shutdown.
 pub(crate) const DROP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a shutdown waits at least for each of the engine's own threads.
+pub(crate) const SERVICE_GRACE: Duration = Duration::from_millis(250);
 
 /// How many children deep one thread runs workflows inline: each level takes stack.
 pub(crate) const INLINE_DEPTH_MAX: usize = 64;

@@ -1,5 +1,6 @@
 //! Messages to workflows. A message is consumed exactly when the step that took it is recorded.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -48,7 +49,7 @@ impl Engine {
         T: Serialize + DeserializeOwned,
     {
         check_name("idempotency key", key)?;
-        self.send_as(format!("{key}::{destination}"), destination, topic, message)
+        self.send_as(format!("{}::{destination}", unambiguous(key)), destination, topic, message)
     }
 
     fn send_as<T>(&self, id: String, destination: &WorkflowId, topic: &str, message: T) -> Result<()>
@@ -57,10 +58,11 @@ impl Engine {
     {
         let core = self.core();
         let message = new_message(id, destination, topic, message, core.options.clock.now())?;
+        let sent = Topic::Message(destination.clone(), message.topic.clone());
         if let Verdict::Refused(_) = core.commit_from_outside(Write::Send { message, sender: None })? {
             return Err(Error::NotFound { workflow: destination.clone() });
         }
-        core.hub.wake(&Topic::Message(destination.clone()));
+        core.hub.wake(&sent);
         Ok(())
     }
 }
@@ -82,21 +84,22 @@ impl Context {
         if let Some(recorded) = self.replayed(&place)? {
             return recorded.failure().map_or(Ok(()), |failure| Err(failure.into_step_error(SEND)));
         }
+        let sent = Topic::Message(destination.clone(), message.topic.clone());
         message.id = format!("{}-{}::{destination}", self.workflow_id(), place.step_id);
         let sender = Some((self.run.owner.clone(), place.row(now)));
         match self.commit(Write::Send { message, sender })? {
             Verdict::Refused(Refusal::NoSuchWorkflow) => {
                 let missing = Error::NotFound { workflow: destination.clone() };
-                let failure = Failure::new(NO_SUCH_WORKFLOW, missing.to_string());
-                self.record(self.failure(&place, &failure))?;
-                Err(failure.into_step_error(SEND))
+                let (row, error) = self.failure(&place, Failure::new(NO_SUCH_WORKFLOW, missing.to_string()));
+                self.record(row)?;
+                Err(error)
             }
             Verdict::Refused(Refusal::OtherStep { recorded }) => {
                 Err(self.not_deterministic(place.step_id, &recorded, SEND))
             }
             _ => {
                 self.tell_recorded(place.step_id, SEND, true);
-                self.core.hub.wake(&Topic::Message(destination.clone()));
+                self.core.hub.wake(&sent);
                 Ok(())
             }
         }
@@ -137,8 +140,9 @@ impl Context {
         deadline: Timestamp,
     ) -> Result<Option<T>> {
         let hub = self.core.hub.clone();
-        let _subscription =
-            hub.subscribe(Topic::Message(self.workflow_id().clone()), self.run.signal.clone());
+        let awaited = Topic::Message(self.workflow_id().clone(), topic.to_owned());
+        let _subscription = hub.subscribe(awaited, self.run.signal.clone());
+        let patience = self.now().checked_add(self.core.options.suspend_after).unwrap_or(deadline);
         loop {
             let seen = self.run.signal.now();
             let step = place.row(self.now());
@@ -158,7 +162,6 @@ impl Context {
                 self.record(self.success(place, "null".to_owned(), Codec::PortableJson.name()))?;
                 return Ok(None);
             }
-            let patience = now.checked_add(self.core.options.suspend_after).unwrap_or(deadline);
             let signal = self.run.signal.clone();
             let called = self.wait_until(Some(patience.min(deadline)), || signal.now() != seen)?;
             if !called && patience < deadline {
@@ -166,6 +169,14 @@ impl Context {
             }
         }
     }
+}
+
+/// A key that contains the separator could end in the middle of another's destination; its hash cannot.
+fn unambiguous(key: &str) -> Cow<'_, str> {
+    if key.contains("::") || key.ends_with(':') {
+        return Uuid::new_v5(&Uuid::NAMESPACE_OID, key.as_bytes()).to_string().into();
+    }
+    key.into()
 }
 
 fn checked_topic(topic: &str) -> Result<&str> {

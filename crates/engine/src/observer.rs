@@ -1,12 +1,13 @@
 //! What happens, told while it happens: for progress bars, profiles, metrics.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Failure, Stop};
 use crate::id::{StepId, WorkflowId};
+use crate::inside::Inside;
 use crate::status::WorkflowStatus;
+use crate::sync::contained;
 
 /// Something the engine did. Durations are measured, not read from the wall clock.
 #[derive(Debug, Clone)]
@@ -144,9 +145,10 @@ impl Observers {
             return;
         }
         let event = event();
+        let _inside = Inside::enter("an observer");
         for observer in &self.0 {
             // The engine's threads hold leads and slots: a panic of a guest must not take them along.
-            let _ = catch_unwind(AssertUnwindSafe(|| observer.observe(&event)));
+            contained(|| observer.observe(&event));
         }
     }
 }

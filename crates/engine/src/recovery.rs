@@ -1,11 +1,16 @@
 //! What became of workflows whose executor is gone: a loop in every live executor, not only at its launch.
 
+use std::sync::Arc;
+
 use crate::committer::Caller;
 use crate::core::Core;
 use crate::error::{Failure, NOT_REGISTERED};
 use crate::id::ExecutorId;
+use crate::limits::REFUSED_RETRY_MIN;
 use crate::observer::Event;
 use crate::registry::listed;
+use crate::sync::say;
+use crate::sysdb::write::Attempt;
 use crate::sysdb::{DbResult, Identity, Verdict, Write};
 use crate::{codec, workflow};
 
@@ -22,10 +27,11 @@ pub(crate) fn at_launch(core: &Core, identity: &Identity) -> DbResult<()> {
 
 /// Every now and then.
 pub(crate) fn sweep(core: &Core) -> DbResult<()> {
+    // One that is not launched runs nothing, and takes nothing over.
+    let Ok(identity) = core.identity() else { return Ok(()) };
     for executor in core.liveness.dead() {
         take_over(core, &executor);
     }
-    let Ok(identity) = core.identity() else { return Ok(()) };
     release_the_lost(core, identity)?;
     refuse_the_unknown(core, identity)
 }
@@ -36,7 +42,7 @@ fn take_over(core: &Core, dead: &ExecutorId) {
     let Ok(Verdict::Changed(workflows)) = core.committer.commit(write, Caller::Engine) else { return };
     core.liveness.forget(dead);
     if !workflows.is_empty() {
-        log::info!("executor {} died; {} workflows go on", dead.as_str(), workflows.len());
+        say!(info, "executor {} died; {} workflows go on", dead.as_str(), workflows.len());
         core.options.observers.tell(|| Event::Recovered { workflows: workflows.len() });
     }
 }
@@ -46,25 +52,21 @@ fn take_over(core: &Core, dead: &ExecutorId) {
 fn release_the_lost(core: &Core, identity: &Identity) -> DbResult<()> {
     for owner in core.reader.owned_by(&identity.executor)? {
         if !core.runs.has(&owner.token) {
-            log::warn!("workflow {} was left behind; it goes on", owner.workflow);
-            workflow::release(core, &crate::core::Run::new(owner), true);
+            say!(warn, "workflow {} was left behind; it goes on", owner.workflow);
+            let again_at = core.options.clock.now().checked_add(REFUSED_RETRY_MIN);
+            workflow::release(core, &crate::core::Run::new(owner), Attempt::Counted, again_at);
         }
     }
     Ok(())
 }
 
 /// Workflows that wait for a name which no living executor of this application knows.
-fn refuse_the_unknown(core: &Core, identity: &Identity) -> DbResult<()> {
+fn refuse_the_unknown(core: &Core, identity: &Arc<Identity>) -> DbResult<()> {
     let registered = core.registry.freeze();
     if !core.reader.unknown_wait(identity, registered)? {
         return Ok(());
     }
-    let peers = core.liveness.members().into_iter();
-    let peers = peers.filter(|peer| peer.app == identity.app && peer.version == identity.version);
-    let mut known: Vec<String> =
-        peers.flat_map(|peer| peer.workflows).chain(registered.iter().cloned()).collect();
-    known.sort();
-    known.dedup();
+    let known = known_names(core, identity);
     let failure = Failure::new(
         NOT_REGISTERED,
         format!(
@@ -74,16 +76,34 @@ fn refuse_the_unknown(core: &Core, identity: &Identity) -> DbResult<()> {
             listed(known.iter())
         ),
     );
-    let write = Write::RefuseUnknown {
-        identity: core.identity().map_or_else(|_| identity.clone().into(), Clone::clone),
-        known,
-        error: codec::encode_failure(&failure),
-        at: core.options.clock.now(),
+    let at = core.options.clock.now();
+    let error = codec::encode_failure(&failure);
+    let refuse = Write::RefuseUnknown { identity: identity.clone(), known: known.clone(), error, at };
+    let refused = match core.committer.commit(refuse, Caller::Engine) {
+        Ok(Verdict::Changed(refused)) if !refused.is_empty() => refused,
+        _ => return Ok(()),
     };
-    if let Ok(Verdict::Changed(refused)) = core.committer.commit(write, Caller::Engine) {
-        for workflow in refused {
-            log::error!("workflow {workflow}: {failure}");
-        }
+    for workflow in refused {
+        say!(error, "workflow {workflow}: {failure}");
+    }
+    // A program that was launched in between has looked for such workflows before they were refused.
+    let mut new = known_names(core, identity);
+    new.retain(|name| !known.contains(name));
+    if !new.is_empty() {
+        let _ = core
+            .committer
+            .commit(Write::Revive { identity: identity.clone(), known: new, at }, Caller::Engine);
     }
     Ok(())
+}
+
+/// What the living executors of this application and version can run.
+fn known_names(core: &Core, identity: &Identity) -> Vec<String> {
+    let peers = core.liveness.members().into_iter();
+    let peers = peers.filter(|peer| peer.app == identity.app && peer.version == identity.version);
+    let mut known: Vec<String> =
+        peers.flat_map(|peer| peer.workflows).chain(core.registry.freeze().iter().cloned()).collect();
+    known.sort();
+    known.dedup();
+    known
 }

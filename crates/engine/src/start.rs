@@ -3,17 +3,17 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::codec;
 use crate::core::Run;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::handle::Handle;
 use crate::id::{OwnerToken, WorkflowId, check_name};
 use crate::registry::Workflow;
+use crate::sync::say;
 use crate::sysdb::write::{NewWorkflow, Refusal};
 use crate::sysdb::{Owner, Verdict, Write};
-use crate::transaction::refuse_inside;
 use crate::workflow::{self, Assignment};
+use crate::{codec, inside};
 
 impl<I, O> Workflow<I, O>
 where
@@ -42,7 +42,7 @@ where
 
     fn start_with_id(&self, engine: &Engine, id: &WorkflowId, input: I) -> Result<Handle<O>> {
         let core = engine.core();
-        refuse_inside()?;
+        inside::refuse()?;
         check_name("workflow name", self.name())?;
         core.registry.get(self.name())?;
         let identity = core.identity()?.clone();
@@ -88,7 +88,8 @@ where
         match verdict {
             Verdict::AlreadyThere(existing) => {
                 if !existing.same_input {
-                    log::warn!(
+                    say!(
+                        warn,
                         "workflow {} was started before with another input; the first one stands",
                         handle.id()
                     );

@@ -79,7 +79,10 @@ impl Context {
         })?;
         let (row, result) = match outcome {
             Ok(encoded) => (self.success(&place, encoded.text, codec.name()), Ok(encoded.value)),
-            Err(failure) => (self.failure(&place, &failure), Err(failure.into_step_error(name))),
+            Err(failure) => {
+                let (row, error) = self.failure(&place, failure);
+                (row, Err(error))
+            }
         };
         self.record(row)?;
         result
@@ -102,12 +105,15 @@ impl Context {
         StepRow { output: Some(output), serialization: Some(codec.into()), ..place.row(self.now()) }
     }
 
-    pub(crate) fn failure(&self, place: &Place<'_>, failure: &Failure) -> StepRow {
-        StepRow {
-            error: Some(codec::encode_failure(failure)),
+    /// The record of a failed step, and its error as a replay returns it: what is cut is cut for both.
+    pub(crate) fn failure(&self, place: &Place<'_>, failure: Failure) -> (StepRow, Error) {
+        let row = StepRow {
+            error: Some(codec::encode_failure(&failure)),
             serialization: Some(codec::Codec::PortableJson.name().into()),
             ..place.row(self.now())
-        }
+        };
+        let error = row.failure().unwrap_or(failure).into_step_error(place.name);
+        (row, error)
     }
 }
 

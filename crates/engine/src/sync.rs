@@ -1,10 +1,27 @@
 //! Locks and signals. A panic while a lock is held leaves data that is still whole (each critical section is a
 //! few assignments), so a poisoned lock is opened and not passed on.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::{Clock, Timestamp};
+
+/// Runs code of a guest (a logger, an observer) on a thread that others wait for: its panic ends here. The payload
+/// is leaked, because dropping it is the guest's code too.
+pub(crate) fn contained(guest: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(guest)) {
+        std::mem::forget(payload);
+    }
+}
+
+/// Logs, also through a logger that panics, as one does that prints to a closed pipe.
+macro_rules! say {
+    ($level:ident, $($message:tt)+) => {
+        $crate::sync::contained(|| log::$level!($($message)+))
+    };
+}
+pub(crate) use say;
 
 /// Locks, poisoned or not.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -2,36 +2,25 @@
 //!
 //! The one file above the wall that names a driver: the user's closure writes with it.
 
-use std::cell::Cell;
-
-use crate::error::{Error, Result};
-
-thread_local! {
-    /// This thread runs the body of a transaction step, and every commit of the engine waits for it.
-    static INSIDE: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Refuses a call that would wait for itself.
-pub(crate) fn refuse_inside() -> Result<()> {
-    if INSIDE.get() { Err(Error::InsideTransaction) } else { Ok(()) }
-}
-
 #[cfg(feature = "sqlite")]
 mod sqlite {
+    use std::time::Duration;
+
     use rusqlite::Transaction;
     use serde::Serialize;
     use serde::de::DeserializeOwned;
 
-    use super::INSIDE;
     use crate::attempts::{self, StepInfo, Tried};
     use crate::codec::{self, Codec};
     use crate::committer::CommitError;
     use crate::context::{Context, Place};
     use crate::error::{BoxError, Failure, Result};
+    use crate::inside::Inside;
     use crate::limits::{COMMIT_RETRY_MAX, COMMIT_RETRY_MIN};
     use crate::options::StepOptions;
     use crate::step::what;
-    use crate::sysdb::sqlite::Transacted;
+    use crate::sync::say;
+    use crate::sysdb::sqlite::{Transacted, may_pass};
 
     impl Context {
         /// Runs `body` in a transaction of the system database and commits what it wrote together with the
@@ -98,8 +87,9 @@ mod sqlite {
                     Ok(value)
                 }
                 Err(failure) => {
-                    self.record(self.failure(&place, &failure))?;
-                    Err(failure.into_step_error(name))
+                    let (row, error) = self.failure(&place, failure);
+                    self.record(row)?;
+                    Err(error)
                 }
             }
         }
@@ -116,11 +106,13 @@ mod sqlite {
             E: Into<BoxError>,
         {
             let mut pause = COMMIT_RETRY_MIN;
+            // Of the first try nothing can be recorded, of the next ones the answer may have been lost.
+            let mut earlier = None;
             loop {
                 let core = self.core.clone();
                 let tried = core.committer.alone(|| {
-                    let _inside = Inside::enter();
-                    core.sqlite.attempt(&self.run.owner, &core.options.gate, |transaction| {
+                    let _inside = Inside::enter("a transaction step");
+                    core.sqlite.attempt(&self.run.owner, earlier, &core.options.gate, |transaction| {
                         let value = attempts::caught(|| body(transaction))?;
                         let encoded = codec::encode(codec, &what(place.name), value);
                         let encoded = encoded.map_err(|error| Tried::unencodable(&error))?;
@@ -129,16 +121,27 @@ mod sqlite {
                 });
                 match tried {
                     Ok(Ok(Transacted::Committed(value))) => return Ok(value),
+                    Ok(Ok(Transacted::Recorded(row))) => {
+                        return self.replay(place, &row).map_err(Tried::Stopped);
+                    }
+                    Ok(Ok(Transacted::Failed(Tried::Failed { failure, error }))) => {
+                        if !may_pass(error.as_ref()) {
+                            return Err(Tried::Failed { failure, error });
+                        }
+                        self.pause_after(&failure, &mut pause).map_err(Tried::Stopped)?;
+                    }
                     Ok(Ok(Transacted::Failed(tried))) => return Err(tried),
+                    Ok(Ok(Transacted::Refused(reason))) => {
+                        let failure = Failure::new("Error", reason);
+                        return Err(Tried::Failed { error: failure.clone().into(), failure });
+                    }
                     Ok(Ok(Transacted::Misused(reason))) => {
                         return Err(Tried::FailedForGood(Failure::new("PitonTransactionMisused", reason)));
                     }
                     Ok(Ok(Transacted::NotOwner)) => return Err(Tried::Stopped(self.lost())),
                     Ok(Err(error)) if error.may_pass => {
-                        log::warn!("{error}; trying again in {pause:?}");
-                        let deadline = self.now().checked_add(pause);
-                        self.wait_until(deadline, || false).map_err(Tried::Stopped)?;
-                        pause = (pause * 2).min(COMMIT_RETRY_MAX);
+                        self.pause_after(&error, &mut pause).map_err(Tried::Stopped)?;
+                        earlier = Some(place.step_id);
                     }
                     Ok(Err(error)) => {
                         return Err(Tried::Stopped(self.commit_failed(&CommitError::Refused(error))));
@@ -147,21 +150,14 @@ mod sqlite {
                 }
             }
         }
-    }
 
-    /// Marks this thread for as long as the body runs.
-    struct Inside;
-
-    impl Inside {
-        fn enter() -> Self {
-            INSIDE.set(true);
-            Self
-        }
-    }
-
-    impl Drop for Inside {
-        fn drop(&mut self) {
-            INSIDE.set(false);
+        /// Waits before the next try.
+        fn pause_after(&mut self, error: &dyn std::fmt::Display, pause: &mut Duration) -> Result<()> {
+            say!(warn, "{error}; trying again in {pause:?}");
+            let deadline = self.now().checked_add(*pause);
+            self.wait_until(deadline, || false)?;
+            *pause = (*pause * 2).min(COMMIT_RETRY_MAX);
+            Ok(())
         }
     }
 }

@@ -16,8 +16,8 @@ use crate::sysdb::{DbResult, Outcome, Reader};
 pub(crate) enum Topic {
     /// The end of this workflow.
     Settled(WorkflowId),
-    /// A message to this workflow.
-    Message(WorkflowId),
+    /// A message of this topic to this workflow.
+    Message(WorkflowId, String),
 }
 
 #[derive(Default)]
@@ -91,14 +91,15 @@ impl Hub {
         for topic in lock(&self.waiters).keys() {
             match topic {
                 Topic::Settled(workflow) => settled.push(workflow.clone()),
-                Topic::Message(workflow) => messages.push(workflow.clone()),
+                Topic::Message(workflow, topic) => messages.push((workflow.clone(), topic.clone())),
             }
         }
         if !settled.is_empty() {
             reader.settled_among(&settled)?.into_iter().for_each(|id| self.wake(&Topic::Settled(id)));
         }
         if !messages.is_empty() {
-            reader.with_messages_among(&messages)?.into_iter().for_each(|id| self.wake(&Topic::Message(id)));
+            let there = reader.with_messages_among(&messages)?;
+            there.into_iter().for_each(|(id, topic)| self.wake(&Topic::Message(id, topic)));
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! A slot is the right to run. A workflow that waits gives its slot back and keeps its thread, so a parent that
 //! waits for a child cannot keep the child from running.
 
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use crate::clock::Stopwatch;
 use crate::limits::WORKER_KEEP_ALIVE;
-use crate::sync::{lock, wait, wait_for};
+use crate::sync::{lock, say, wait, wait_for};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -45,6 +46,19 @@ struct Mailbox {
 
 /// The right to run one workflow; given back when dropped.
 pub(crate) struct Slot(Arc<Pool>);
+
+thread_local! {
+    /// The slot of the workflow that runs on this thread.
+    static HELD: RefCell<Option<Arc<Slot>>> = const { RefCell::new(None) };
+}
+
+/// Waits; if a workflow runs on this thread, without its slot, so that what it waits for can run.
+pub(crate) fn lending_the_slot<T>(wait: impl FnOnce() -> T) -> T {
+    match HELD.with_borrow(Clone::clone) {
+        Some(slot) => slot.without(wait),
+        None => wait(),
+    }
+}
 
 impl Workers {
     pub(crate) fn new(slots_max: usize, stack_bytes: usize) -> Self {
@@ -95,7 +109,7 @@ impl Workers {
         match spawned {
             Ok(_) => Ok(()),
             Err(error) => {
-                log::error!("no thread for a workflow: {error}");
+                say!(error, "no thread for a workflow: {error}");
                 lock(&self.pool.state).threads -= 1;
                 Err(lock(&first).take().unwrap_or_else(|| Box::new(|| {})))
             }
@@ -174,6 +188,14 @@ impl Pool {
 }
 
 impl Slot {
+    /// Runs a workflow in this slot.
+    pub(crate) fn holding<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> T {
+        HELD.set(Some(self.clone()));
+        let result = work();
+        HELD.set(None);
+        result
+    }
+
     /// Gives the slot back for the time of a wait and takes it again afterwards, even if there is none left by
     /// then: whoever was woken goes on.
     pub(crate) fn without<T>(&self, wait: impl FnOnce() -> T) -> T {

@@ -2,17 +2,21 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::attempts::failure_of_panic;
+use crate::clock::Timestamp;
 use crate::codec::{self, Codec};
 use crate::context::{Context, Ended};
 use crate::core::{Core, Run};
 use crate::error::{Error, Failure, PARKED, Result, Stop};
 use crate::history::History;
+use crate::limits::{REFUSED_RETRY_MAX, REFUSED_RETRY_MIN};
 use crate::observer::Event;
 use crate::registry::Registered;
 use crate::status::WorkflowStatus;
-use crate::sysdb::write::ClaimedRow;
+use crate::sync::say;
+use crate::sysdb::write::{Attempt, ClaimedRow};
 use crate::sysdb::{Outcome, Past, StoredInput, Verdict, Write};
 use crate::worker::Slot;
 
@@ -61,12 +65,16 @@ pub(crate) fn dispatch(core: &Arc<Core>, assignment: Assignment, slot: Slot) {
     let job = {
         let core = core.clone();
         Box::new(move || {
-            execute(&core, assignment, Arc::new(slot), None);
+            let slot = Arc::new(slot);
+            slot.holding(|| execute(&core, assignment, slot.clone(), None));
+            drop(slot);
             core.slot_was_freed();
         })
     };
     if core.workers.run(job).is_err() {
-        release(core, &run, true);
+        // Nothing of it has run. Without a thread now there may be one in a moment.
+        let again_at = core.options.clock.now().checked_add(REFUSED_RETRY_MIN);
+        release(core, &run, Attempt::GivenBack, again_at.filter(|_| !core.is_stopping()));
         core.runs.leave(&run);
         core.expect_backlog();
     }
@@ -132,6 +140,10 @@ fn outcome(ctx: &mut Context, input: Input) -> Result<Outcome, Stop> {
         Err(error) => return Err(Stop::Database(error.to_string().into())),
     };
     let returned = call(ctx, &registered, &input);
+    if returned.is_err() {
+        // An error of a function that was told to stop is no outcome: it may come from being stopped.
+        let _ = ctx.refuse_if_ended();
+    }
     match ctx.ended() {
         Some(Ended::Stopped(reason)) => return Err(reason.clone()),
         Some(Ended::Faulty(error)) => {
@@ -191,7 +203,7 @@ fn succeeded(ctx: &Context, output: String) -> Outcome {
 }
 
 fn failed(ctx: &Context, status: WorkflowStatus, failure: &Failure) -> Outcome {
-    log::info!("workflow {} ({}): {status}: {failure}", ctx.workflow_id(), ctx.name);
+    say!(info, "workflow {} ({}): {status}: {failure}", ctx.workflow_id(), ctx.name);
     Outcome {
         output: None,
         error: Some(codec::encode_failure(failure)),
@@ -214,7 +226,7 @@ fn settle(ctx: &mut Context, outcome: Result<Outcome, Stop>) -> Result<Outcome, 
 
 /// Leaves the workflow in a state from which it goes on.
 fn leave(ctx: &Context, reason: &Stop) -> Ending {
-    log::debug!("workflow {} ({}) stops here: {reason}", ctx.workflow_id(), ctx.name);
+    say!(debug, "workflow {} ({}) stops here: {reason}", ctx.workflow_id(), ctx.name);
     ctx.core.options.observers.tell(|| Event::WorkflowLeft {
         workflow: ctx.workflow_id(),
         name: &ctx.name,
@@ -223,21 +235,34 @@ fn leave(ctx: &Context, reason: &Stop) -> Ending {
     match reason {
         Stop::Suspended => Ending::Suspended,
         Stop::ShuttingDown => {
-            release(&ctx.core, &ctx.run, false);
+            release(&ctx.core, &ctx.run, Attempt::GivenBack, None);
             Ending::Left
         }
         Stop::Database(_) => {
-            release(&ctx.core, &ctx.run, true);
+            release(
+                &ctx.core,
+                &ctx.run,
+                Attempt::Counted,
+                ctx.now().checked_add(wait_after_refusal(ctx.attempt())),
+            );
             Ending::Left
         }
         Stop::Cancelled | Stop::NotOwner => Ending::Left,
     }
 }
 
-/// Gives the workflow back to those that wait. If that fails, the sweep finds it.
-pub(crate) fn release(core: &Core, run: &Run, counted: bool) {
-    let write = Write::Release { owner: run.owner.clone(), counted, at: core.options.clock.now() };
+/// A database that refuses a write for good will refuse it again: a body that ran for nothing runs less and less
+/// often.
+fn wait_after_refusal(attempt: u32) -> Duration {
+    let doubled = 2_u32.saturating_pow(attempt.saturating_sub(1).min(16));
+    REFUSED_RETRY_MIN.saturating_mul(doubled).min(REFUSED_RETRY_MAX)
+}
+
+/// Gives the workflow back to those that wait, at once or from a time on. If that fails, the sweep finds it.
+pub(crate) fn release(core: &Core, run: &Run, attempt: Attempt, again_at: Option<Timestamp>) {
+    let at = core.options.clock.now();
+    let write = Write::Release { owner: run.owner.clone(), attempt, again_at, at };
     if core.committer.commit(write, crate::committer::Caller::Engine).is_err() {
-        log::warn!("workflow {} could not be given back; its next executor finds it", run.workflow());
+        say!(warn, "workflow {} could not be given back; its next executor finds it", run.workflow());
     }
 }

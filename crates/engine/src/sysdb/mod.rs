@@ -164,8 +164,8 @@ pub(crate) trait Reader: FleetReader {
     fn outcome(&self, workflow: &WorkflowId) -> DbResult<Option<Outcome>>;
     /// Those that have ended.
     fn settled_among(&self, workflows: &[WorkflowId]) -> DbResult<Vec<WorkflowId>>;
-    /// Those which have a message waiting.
-    fn with_messages_among(&self, workflows: &[WorkflowId]) -> DbResult<Vec<WorkflowId>>;
+    /// Those which have a message of that topic waiting.
+    fn with_messages_among(&self, asked: &[(WorkflowId, String)]) -> DbResult<Vec<(WorkflowId, String)>>;
     fn list(&self, app: &str, filter: &WorkflowFilter) -> DbResult<Vec<WorkflowInfo>>;
     fn count(&self, app: &str, filter: &WorkflowFilter) -> DbResult<u64>;
     fn progress(&self, workflow: &WorkflowId) -> DbResult<Option<Progress>>;
@@ -180,6 +180,8 @@ pub(crate) trait FleetReader: Send + Sync {
     fn pasts(&self, workflows: &[WorkflowId]) -> DbResult<HashMap<WorkflowId, Past>>;
     /// Whether a workflow waits that has none of these names.
     fn unknown_wait(&self, identity: &Identity, names: &[String]) -> DbResult<bool>;
+    /// Those that wait without a thread for something that is there.
+    fn served_waits(&self) -> DbResult<Vec<WorkflowId>>;
     /// The executors of this engine that have a workflow in `PENDING`.
     fn busy_executors(&self) -> DbResult<Vec<ExecutorId>>;
     /// What is `PENDING` under this executor.

@@ -24,12 +24,14 @@ pub(crate) enum Write {
     Settle { owner: Owner, outcome: Outcome, at: Timestamp },
     /// Leaves the thread until something happens.
     Suspend { owner: Owner, until: Wake, at: Timestamp },
-    /// Gives a claimed workflow back. `counted` keeps the attempt on its account.
-    Release { owner: Owner, counted: bool, at: Timestamp },
+    /// Gives a claimed workflow back, to be claimed at once or from a time on.
+    Release { owner: Owner, attempt: Attempt, again_at: Option<Timestamp>, at: Timestamp },
     /// Takes waiting workflows: the one door to execution.
     Claim(Claim),
     /// `DELAYED` workflows whose time has come become claimable.
     WakeDue { now: Timestamp },
+    /// The same for these, if what they wait for is there.
+    WakeServed { waiting: Vec<WorkflowId>, now: Timestamp },
     /// The workflows of a dead executor become claimable.
     Requeue { executor: ExecutorId, at: Timestamp },
     /// Waiting workflows that no living program knows end with an error that says so.
@@ -62,6 +64,7 @@ impl Write {
             Self::Suspend { .. }
             | Self::Release { .. }
             | Self::WakeDue { .. }
+            | Self::WakeServed { .. }
             | Self::Requeue { .. }
             | Self::RefuseUnknown { .. }
             | Self::Revive { .. }
@@ -81,6 +84,7 @@ impl Write {
             Self::Release { .. } => "release",
             Self::Claim(_) => "claim",
             Self::WakeDue { .. } => "wake_due",
+            Self::WakeServed { .. } => "wake_served",
             Self::Requeue { .. } => "requeue",
             Self::RefuseUnknown { .. } => "refuse_unknown",
             Self::Revive { .. } => "revive",
@@ -116,6 +120,13 @@ pub(crate) struct Claim {
     pub(crate) token: OwnerToken,
     pub(crate) limit: usize,
     pub(crate) at: Timestamp,
+}
+
+/// What becomes of the attempt that a claim has counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    Counted,
+    GivenBack,
 }
 
 /// What ends a wait without a thread.

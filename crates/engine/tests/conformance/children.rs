@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use engine::{Context, Engine, Error, Failure, Workflow, WorkflowFilter, WorkflowId, WorkflowStatus};
 
-use crate::support::{App, Counter, Latch, Result};
+use crate::support::{App, Counter, Latch, Result, eventually};
 
 /// A child that doubles, and a parent that runs it in each of the ways.
 fn register(engine: &Engine, bodies: &Counter) -> Workflow<u32, Vec<u32>> {
@@ -218,4 +218,37 @@ fn a_deep_recursion_of_children_does_not_overflow_the_stack() {
     engine.launch().unwrap();
     // Ids grow with the depth ("d-1-1-1..."), and 255 bytes are enough for about 120.
     assert_eq!(down.start_as(&engine, "d", 120).unwrap().result().unwrap(), 120);
+}
+
+/// The child of another parent, and a child that was started from outside: their end wakes whoever waits for them.
+#[test]
+fn a_parent_without_a_thread_wakes_for_a_child_that_is_not_its_own() {
+    let app = App::new();
+    let engine = app.options().suspend_after(Duration::ZERO).open(&app.url()).unwrap();
+    let latch = Latch::default();
+    let held = latch.clone();
+    let child = engine.register("child", move |ctx: &mut Context, (): ()| {
+        ctx.step("s", |_| {
+            held.hold();
+            Ok::<_, Error>(7)
+        })
+    });
+    let child = child.unwrap();
+    let shared = child.clone();
+    let parent = engine.register("parent", move |ctx: &mut Context, (): ()| -> Result<u32> {
+        ctx.start_as(&shared, "shared", ())?.result(ctx)
+    });
+    let parent = parent.unwrap();
+    engine.launch().unwrap();
+    let direct = child.start_as(&engine, "shared", ()).unwrap();
+    latch.wait_for(1);
+    let parents: Vec<_> = ["p1", "p2"].iter().map(|id| parent.start_as(&engine, id, ()).unwrap()).collect();
+    eventually("both wait without a thread", || {
+        app.status("p1") == "DELAYED" && app.status("p2") == "DELAYED"
+    });
+    latch.open();
+    assert_eq!(direct.result().unwrap(), 7);
+    for parent in parents {
+        assert_eq!(parent.result().unwrap(), 7);
+    }
 }

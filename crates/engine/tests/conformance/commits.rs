@@ -1,13 +1,13 @@
 //! Commits that fail, and commits whose answer is lost.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use engine::testing::{CommitHook, Fate, Moment};
-use engine::{Context, Engine, Error, Workflow, WorkflowFilter, WorkflowStatus};
+use engine::{Context, Engine, Error, Event, Observer, Workflow, WorkflowFilter, WorkflowId, WorkflowStatus};
 
-use crate::support::{App, Counter, Result};
+use crate::support::{App, Counter, Result, eventually};
 
 /// Every kind of write: steps, a transaction step, children, a sleep, messages.
 fn register(engine: &Engine, bodies: &Counter) -> Workflow<u32, u32> {
@@ -150,6 +150,14 @@ fn a_workflow_whose_write_is_refused_goes_on_when_the_database_works() {
     let workflow = workflow.unwrap();
     engine.launch().unwrap();
     let handle = workflow.start_as(&engine, "w", ()).unwrap();
+    // Not at once: a refused write will be refused again, and each run repeats the body.
+    for (attempt, wait) in [(1, 1), (2, 2), (3, 4)] {
+        eventually("given back", || app.status("w") == "DELAYED");
+        assert_eq!(app.attempts("w"), attempt);
+        app.clock.advance(Duration::from_millis(wait * 1000 - 1));
+        assert_eq!(handle.wait(Duration::ZERO).unwrap(), None);
+        app.clock.advance(Duration::from_millis(1));
+    }
     assert_eq!(handle.result().unwrap(), 7);
     assert_eq!(app.attempts("w"), 4);
 }
@@ -176,6 +184,87 @@ fn a_workflow_that_could_not_be_given_back_is_found() {
     let workflow = workflow.unwrap();
     engine.launch().unwrap();
     let handle = workflow.start_as(&engine, "w", ()).unwrap();
+    eventually("given back", || app.status("w") == "DELAYED");
+    app.clock.advance(Duration::from_secs(1));
     assert_eq!(handle.result().unwrap(), 0);
     assert_eq!((bodies.get(), app.attempts("w")), (1, 2));
+}
+
+/// An observer on the thread that commits.
+struct Guest<F>(F);
+
+impl<F: Fn() + Send + Sync> Observer for Guest<F> {
+    fn observe(&self, event: &Event<'_>) {
+        if let Event::Committed { .. } = event {
+            (self.0)();
+        }
+    }
+}
+
+fn ten_workflows_end(engine: &Engine) {
+    let workflow = engine.register("w", |ctx: &mut Context, (): ()| ctx.step("s", |_| Ok::<_, Error>(7)));
+    let workflow = workflow.unwrap();
+    engine.launch().unwrap();
+    for _ in 0..10 {
+        assert_eq!(workflow.start(engine, ()).unwrap().result().unwrap(), 7);
+    }
+}
+
+/// Its payload panics once more when it is dropped.
+#[test]
+fn an_observer_that_panics_takes_no_commit_along() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            std::panic::resume_unwind(Box::new("again"));
+        }
+    }
+    let app = App::new();
+    let guest = Guest(|| std::panic::resume_unwind(Box::new(Bomb)));
+    ten_workflows_end(&app.options().observer(Arc::new(guest)).open(&app.url()).unwrap());
+}
+
+/// A hook is code of ours and of tests; a panic in it stands for any fault on the thread that commits.
+#[test]
+fn a_panic_while_committing_leaves_nobody_waiting() {
+    let app = App::new();
+    let commits = Counter::default();
+    let hook: Arc<CommitHook> = Arc::new(move |point| {
+        if point.moment == Moment::Before && commits.count() % 3 == 2 {
+            std::panic::resume_unwind(Box::new("a fault"));
+        }
+        Fate::Go
+    });
+    let engine = app.options().commit_hook(hook).open(&app.url()).unwrap();
+    let workflow = engine.register("w", |ctx: &mut Context, (): ()| ctx.step("s", |_| Ok::<_, Error>(7)));
+    let workflow = workflow.unwrap();
+    let launched = (0..5).any(|_| engine.launch().is_ok());
+    assert!(launched);
+    for n in 0..10 {
+        let id = format!("w-{n}");
+        let handle = (0..5).find_map(|_| workflow.start_as(&engine, &id, ()).ok()).unwrap();
+        eventually("ended", || {
+            app.clock.advance(Duration::from_secs(1));
+            app.status(&id) == "SUCCESS"
+        });
+        assert_eq!(handle.result().unwrap(), 7);
+    }
+}
+
+#[test]
+fn an_observer_that_calls_the_engine_is_refused_and_hangs_nothing() {
+    let app = App::new();
+    let (slot, answers): (Arc<Mutex<Option<Engine>>>, Arc<Mutex<Vec<String>>>) = Default::default();
+    let (engine_of, said) = (slot.clone(), answers.clone());
+    let guest = Guest(move || {
+        if let Some(engine) = engine_of.lock().unwrap().take() {
+            let answer = engine.cancel(&WorkflowId::new("nobody").unwrap());
+            said.lock().unwrap().push(answer.unwrap_err().to_string());
+        }
+    });
+    let engine = app.options().observer(Arc::new(guest)).open(&app.url()).unwrap();
+    *slot.lock().unwrap() = Some(engine.clone());
+    ten_workflows_end(&engine);
+    let answers = answers.lock().unwrap();
+    assert!(answers[0].starts_with("an observer cannot call the engine"), "{answers:?}");
 }

@@ -205,3 +205,52 @@ fn a_message_of_another_type_is_an_error_and_is_consumed() {
     assert!(error.starts_with("message cannot be decoded: invalid type: string"), "{error}");
     assert_eq!(second, Some(7));
 }
+
+#[test]
+fn a_message_of_another_topic_does_not_keep_a_receiver_on_its_thread() {
+    let app = App::new();
+    let engine = app.options().suspend_after(Duration::from_secs(1)).open(&app.url()).unwrap();
+    let workflow = receiver(&engine);
+    engine.launch().unwrap();
+    let handle = workflow.start_as(&engine, "w", ("a".to_owned(), 1, HOUR)).unwrap();
+    engine.send(handle.id(), "b", "stray".to_owned()).unwrap();
+    eventually("without a thread", || {
+        app.clock.advance(Duration::from_millis(100));
+        app.status("w") == "DELAYED"
+    });
+    engine.send(handle.id(), "a", "meant".to_owned()).unwrap();
+    assert_eq!(texts(&handle.result().unwrap()), ["meant"]);
+}
+
+/// As a DBOS client does, which knows nothing of who waits without a thread.
+#[test]
+fn a_message_that_another_program_wrote_wakes_its_receiver() {
+    let app = App::new();
+    let engine = app.options().suspend_after(Duration::ZERO).open(&app.url()).unwrap();
+    let workflow = receiver(&engine);
+    engine.launch().unwrap();
+    let handle = workflow.start_as(&engine, "w", ("a".to_owned(), 1, HOUR)).unwrap();
+    eventually("without a thread", || app.status("w") == "DELAYED");
+    app.execute(
+        "INSERT INTO notifications (message_uuid, destination_uuid, topic, message, serialization)
+         VALUES ('m', 'w', 'a', '\"hello\"', 'portable_json')",
+        [],
+    );
+    assert_eq!(texts(&handle.result().unwrap()), ["hello"]);
+}
+
+#[test]
+fn keys_and_destinations_that_only_look_alike_together_send_two_messages() {
+    let app = App::new();
+    let engine = app.open();
+    let workflow = receiver(&engine);
+    engine.launch().unwrap();
+    let input = || ("t".to_owned(), 1, HOUR);
+    for (first, second) in [(("k::y", "x"), ("k", "y::x")), (("l:", "z"), ("l", ":z"))] {
+        for (key, id) in [first, second] {
+            let handle = workflow.start_as(&engine, id, input()).unwrap();
+            engine.send_once(key, handle.id(), "t", key.to_owned()).unwrap();
+            assert_eq!(texts(&handle.result().unwrap()), [key]);
+        }
+    }
+}

@@ -205,3 +205,38 @@ fn sixteen_cold_starts_at_once_succeed() {
         assert_eq!(app.value::<u32>("SELECT count(*) FROM workflow_status WHERE status = 'SUCCESS'", []), 16);
     }
 }
+
+const LOOK_AT: &str = "PITON_TEST_LOOK_AT";
+
+/// The other process of the test below.
+#[test]
+fn look_at_a_database_and_leave() {
+    if let Some(path) = std::env::var_os(LOOK_AT) {
+        let connection = Connection::open(path).unwrap();
+        let count: u32 =
+            connection.query_row("SELECT count(*) FROM workflow_status", [], |row| row.get(0)).unwrap();
+        println!("saw {count}.");
+    }
+}
+
+/// A handle on the file that is not SQLite's frees, when it is closed, the locks that all connections of this
+/// process have. Another process that comes and goes then takes the WAL away under them.
+#[test]
+fn a_second_engine_in_a_process_leaves_the_locks_of_the_first() {
+    let app = App::new();
+    let look = || {
+        let mut other = std::process::Command::new(std::env::current_exe().unwrap());
+        other.args(["--exact", "opening::look_at_a_database_and_leave", "--nocapture"]);
+        let output = other.env(LOOK_AT, app.path()).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let engine = app.open();
+    let workflow = engine.register("w", |_: &mut Context, (): ()| Ok::<_, Error>(())).unwrap();
+    engine.launch().unwrap();
+    workflow.start(&engine, ()).unwrap().result().unwrap();
+    let second = app.open();
+    assert!(look().contains("saw 1."), "{}", look());
+    workflow.start(&engine, ()).unwrap().result().unwrap();
+    assert!(look().contains("saw 2."), "an acknowledged workflow is gone: {}", look());
+    drop(second);
+}

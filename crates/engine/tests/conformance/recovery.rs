@@ -1,6 +1,9 @@
+use std::sync::Arc;
+
+use engine::testing::{CommitHook, Fate, Moment};
 use engine::{Context, Engine, Error, Workflow, WorkflowFilter, WorkflowOptions, WorkflowStatus};
 
-use crate::support::{App, Counter, Result, eventually};
+use crate::support::{App, Counter, Latch, Result, eventually};
 
 fn one_step(engine: &Engine, name: &str, options: WorkflowOptions) -> Workflow<u32, u32> {
     let workflow = engine
@@ -283,4 +286,47 @@ fn a_long_past_is_replayed_whole() {
     assert_eq!(engine.retrieve::<u64>("w").unwrap().result().unwrap(), sum);
     assert_eq!(bodies.get(), 3 + 1);
     assert_eq!(engine.count(&WorkflowFilter::new()).unwrap(), 1);
+}
+
+/// One row that others spoiled does not keep the engine from the rest.
+#[test]
+fn an_odd_number_of_attempts_does_not_stop_the_claims() {
+    for odd in [-5_i64, 5_000_000_000] {
+        let app = App::new();
+        finished(&app, "w", "odd");
+        finished(&app, "w", "plain");
+        app.interrupt("odd", 0);
+        app.interrupt("plain", 0);
+        app.execute("UPDATE workflow_status SET recovery_attempts = ?1 WHERE workflow_uuid = 'odd'", [odd]);
+        let engine = app.open();
+        one_step(&engine, "w", WorkflowOptions::new());
+        engine.launch().unwrap();
+        assert_eq!(engine.retrieve::<u32>("plain").unwrap().result().unwrap(), 2);
+        assert!(engine.list(&WorkflowFilter::new()).is_ok());
+    }
+}
+
+/// One program finds that nobody knows a workflow. Before it says so, one is launched that does.
+#[test]
+fn a_name_refused_while_a_program_that_knows_it_is_launched_goes_on() {
+    let app = App::new();
+    finished(&app, "b", "w");
+    app.interrupt("w", 0);
+    let latch = Latch::default();
+    let held = latch.clone();
+    let hook: Arc<CommitHook> = Arc::new(move |point| {
+        if point.moment == Moment::Before && point.kinds.contains(&"refuse_unknown") {
+            held.hold();
+        }
+        Fate::Go
+    });
+    let first = app.options().commit_hook(hook).open(&app.url()).unwrap();
+    one_step(&first, "a", WorkflowOptions::new());
+    first.launch().unwrap();
+    latch.wait_for(1); // it has looked who lives
+    let second = app.open();
+    one_step(&second, "b", WorkflowOptions::new());
+    second.launch().unwrap();
+    latch.open();
+    eventually("done by the one that knows it", || app.status("w") == "SUCCESS");
 }

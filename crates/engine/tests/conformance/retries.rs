@@ -243,3 +243,35 @@ fn a_wait_between_attempts_lends_its_worker() {
     app.clock.advance(3600 * SECOND);
     first.result().unwrap();
 }
+
+#[test]
+fn errors_too_large_to_record_are_cut_and_the_same_live_and_replayed() {
+    let app = App::new();
+    let register = |engine: &Engine| {
+        let options = StepOptions::retries().attempts_max(2).interval(Duration::ZERO);
+        let workflow = engine.register("w", move |ctx: &mut Context, (): ()| -> Result<String> {
+            let result = ctx.step_with("s", &options, |_| Err::<(), _>("x".repeat(6 << 20)));
+            let text = match result.unwrap_err() {
+                Error::RetriesExhausted { attempts, .. } => {
+                    format!("{} {}", attempts.len(), attempts[0].message().len())
+                }
+                other => format!("{other}"),
+            };
+            ctx.step("seen", |_| Ok::<_, Error>(text))
+        });
+        workflow.unwrap()
+    };
+    let live = {
+        let engine = app.open();
+        let workflow = register(&engine);
+        engine.launch().unwrap();
+        workflow.start_as(&engine, "w", ()).unwrap().result().unwrap()
+    };
+    app.interrupt("w", 1);
+    let engine = app.open();
+    register(&engine);
+    engine.launch().unwrap();
+    let replayed = engine.retrieve::<String>("w").unwrap().result().unwrap();
+    assert_eq!(live, replayed);
+    assert!(live.starts_with("2 "), "{live}");
+}

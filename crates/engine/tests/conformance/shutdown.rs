@@ -139,3 +139,81 @@ fn dropping_an_engine_is_a_shutdown() {
     drop(clone);
     assert_eq!(app.status("w"), "ENQUEUED");
 }
+
+/// Another process holds the write lock, and the engine has something to commit.
+#[test]
+fn a_shutdown_keeps_its_deadline_while_the_database_is_locked() {
+    let app = App::new();
+    let engine = app.options().suspend_after(Duration::ZERO).open(&app.url()).unwrap();
+    let workflow = engine.register("w", |ctx: &mut Context, (): ()| ctx.sleep(MINUTE)).unwrap();
+    engine.launch().unwrap();
+    workflow.start_as(&engine, "w", ()).unwrap();
+    eventually("asleep", || app.status("w") == "DELAYED");
+    let other = app.sql();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    app.clock.advance(2 * MINUTE); // due: it must be woken, and cannot be
+    let watch = std::time::Instant::now();
+    engine.shutdown(Duration::from_millis(100));
+    // The lock is waited for five seconds.
+    assert!(watch.elapsed() < Duration::from_secs(4), "{:?}", watch.elapsed());
+    other.execute_batch("ROLLBACK").unwrap();
+}
+
+#[test]
+fn a_shutdown_keeps_its_deadline_while_a_transaction_step_runs() {
+    let app = App::new();
+    let engine = app.options().suspend_after(Duration::ZERO).open(&app.url()).unwrap();
+    let latch = Latch::default();
+    let held = latch.clone();
+    let sleeper = engine.register("sleeper", |ctx: &mut Context, (): ()| ctx.sleep(MINUTE)).unwrap();
+    let slow = engine.register("slow", move |ctx: &mut Context, (): ()| {
+        ctx.transaction("t", |_| {
+            held.hold();
+            Ok::<_, Error>(())
+        })
+    });
+    let slow = slow.unwrap();
+    engine.launch().unwrap();
+    sleeper.start_as(&engine, "sleeper", ()).unwrap();
+    eventually("asleep", || app.status("sleeper") == "DELAYED");
+    slow.start_as(&engine, "slow", ()).unwrap();
+    latch.wait_for(1);
+    app.clock.advance(2 * MINUTE);
+    let left = engine.shutdown(Duration::from_millis(100));
+    assert_eq!(left.iter().map(ToString::to_string).collect::<Vec<_>>(), ["slow"]);
+    latch.open();
+}
+
+/// Whatever words it chooses: the body may have failed because it was told to stop.
+#[test]
+fn an_error_of_a_body_that_was_told_to_stop_is_no_outcome() {
+    let app = App::new();
+    let latch = Latch::default();
+    let register = |engine: &Engine| {
+        let held = latch.clone();
+        let workflow = engine.register("w", move |ctx: &mut Context, (): ()| {
+            ctx.step("long", |step| {
+                held.hold();
+                if step.cancelled() { Err("interrupted") } else { Ok(7) }
+            })
+        });
+        workflow.unwrap()
+    };
+    let engine = app.open();
+    let workflow = register(&engine);
+    engine.launch().unwrap();
+    workflow.start_as(&engine, "w", ()).unwrap();
+    latch.wait_for(1);
+    std::thread::scope(|scope| {
+        let shutdown = scope.spawn(|| engine.shutdown(MINUTE));
+        eventually("told", || matches!(workflow.start(&engine, ()), Err(Error::ShuttingDown)));
+        latch.open();
+        assert_eq!(shutdown.join().unwrap(), []);
+    });
+    assert_eq!((app.status("w").as_str(), app.recorded("w").len()), ("ENQUEUED", 0));
+
+    let engine = app.open();
+    register(&engine);
+    engine.launch().unwrap();
+    assert_eq!(engine.retrieve::<u32>("w").unwrap().result().unwrap(), 7);
+}

@@ -1,6 +1,10 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::testing::{CommitHook, Fate, Moment};
 use engine::{Context, Engine, Error, StepOptions, Workflow};
 
-use crate::support::{App, Counter, Result};
+use crate::support::{App, Counter, Latch, Result};
 
 fn deposits(engine: &Engine, bodies: &Counter) -> Workflow<i64, i64> {
     let bodies = bodies.clone();
@@ -157,4 +161,83 @@ fn concurrent_transaction_steps_lose_no_update() {
     let mut seen: Vec<i64> = handles.iter().map(|handle| handle.result().unwrap()).collect();
     seen.sort_unstable();
     assert_eq!(seen, (101..=160).collect::<Vec<_>>());
+}
+
+/// The disk is full for a moment, and the body is the first to be told.
+#[test]
+fn a_full_disk_in_the_body_is_waited_for() {
+    let app = bank();
+    let bodies = Counter::default();
+    let counted = bodies.clone();
+    let engine = Engine::options().app("test").open(&app.url()).unwrap();
+    let workflow = engine.register("w", move |ctx: &mut Context, (): ()| {
+        ctx.transaction("fill", |tx| {
+            let now = tx.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0))?;
+            let max = if counted.count() < 3 { now } else { 1_000_000 };
+            tx.query_row(&format!("PRAGMA max_page_count = {max}"), [], |_| Ok(()))?;
+            tx.execute("INSERT INTO account VALUES (zeroblob(100000))", [])
+        })
+    });
+    let workflow = workflow.unwrap();
+    engine.launch().unwrap();
+    assert_eq!(workflow.start(&engine, ()).unwrap().result().unwrap(), 1);
+    assert_eq!(bodies.get(), 4);
+}
+
+/// A commit is done, its answer is lost, and the look for its traces fails as well.
+#[test]
+fn an_effect_is_not_repeated_when_its_commit_cannot_be_looked_up() {
+    let app = bank();
+    let (path, lost) = (app.path(), Counter::default());
+    let hidden = Latch::default();
+    let hook: Arc<CommitHook> = {
+        let hidden = hidden.clone();
+        Arc::new(move |point| {
+            let after = point.moment == Moment::After && point.kinds.contains(&"transaction_step");
+            if !after || lost.count() > 0 {
+                return Fate::Go;
+            }
+            let other = engine::rusqlite::Connection::open(&path).unwrap();
+            other.execute_batch("ALTER TABLE operation_outputs RENAME TO hidden").unwrap();
+            hidden.open();
+            Fate::FailForNow
+        })
+    };
+    let engine = app.options().commit_hook(hook).open(&app.url()).unwrap();
+    let bodies = Counter::default();
+    let workflow = deposits(&engine, &bodies);
+    engine.launch().unwrap();
+    let handle = workflow.start(&engine, 5).unwrap();
+    hidden.hold();
+    // The next try waits for the clock.
+    (0..10_000).for_each(|_| std::thread::yield_now());
+    app.sql().execute_batch("ALTER TABLE hidden RENAME TO operation_outputs").unwrap();
+    let mut result = None;
+    while result.is_none() {
+        app.clock.advance(Duration::from_millis(10));
+        result = handle.wait(Duration::ZERO).unwrap();
+    }
+    assert_eq!((result, bodies.get()), (Some(105), 1));
+}
+
+/// Checked at the commit, it is the body's error all the same: recorded, and nothing is left of the effect.
+#[test]
+fn a_deferred_constraint_fails_the_step() {
+    let app = bank();
+    app.sql()
+        .execute_batch(
+            "CREATE TABLE owner (id INTEGER PRIMARY KEY);
+             CREATE TABLE pet (owner REFERENCES owner (id) DEFERRABLE INITIALLY DEFERRED)",
+        )
+        .unwrap();
+    let engine = app.open();
+    let workflow = engine.register("w", |ctx: &mut Context, (): ()| {
+        ctx.transaction("adopt", |tx| tx.execute("INSERT INTO pet VALUES (404)", []))
+    });
+    let workflow = workflow.unwrap();
+    engine.launch().unwrap();
+    let error = workflow.start_as(&engine, "w", ()).unwrap().result().unwrap_err();
+    assert!(error.to_string().contains("FOREIGN KEY constraint failed"), "{error}");
+    assert_eq!(app.value::<u32>("SELECT count(*) FROM pet", []), 0);
+    assert_eq!(app.recorded("w"), ["adopt"]);
 }

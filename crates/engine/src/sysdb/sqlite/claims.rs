@@ -54,6 +54,36 @@ const WAKE_DUE: Statement = Statement {
         RETURNING workflow_uuid",
 };
 
+/// What others did may have ended a wait without waking it: a workflow that is the child of somebody else, a message
+/// that another program wrote. ?1 path of the mark
+const SERVED_WAITS: Statement = Statement {
+    name: "served_waits",
+    sql: "
+        WITH waiting AS (
+             SELECT workflow_uuid AS id, json_extract(attributes, ?1) AS mark FROM workflow_status
+              WHERE status = 'DELAYED' AND json_valid(attributes))
+        SELECT id FROM waiting
+         WHERE (mark LIKE 'workflow %'
+                AND NOT EXISTS (SELECT 1 FROM workflow_status awaited
+                                 WHERE awaited.workflow_uuid = substr(mark, 10)
+                                   AND awaited.status IN ('PENDING', 'ENQUEUED', 'DELAYED')))
+            OR (mark LIKE 'message %'
+                AND EXISTS (SELECT 1 FROM notifications
+                             WHERE destination_uuid = id AND topic = substr(mark, 9) AND consumed = FALSE))",
+};
+
+/// One that waits for something else by now looks in vain and waits on. ?1 JSON array of ids, ?2 path of the mark, ?3 now
+const WAKE_SERVED: Statement = Statement {
+    name: "wake_served",
+    sql: "
+        UPDATE workflow_status
+           SET status = 'ENQUEUED', delay_until_epoch_ms = NULL, updated_at = ?3,
+               attributes = json_remove(attributes, ?2)
+         WHERE workflow_uuid IN (SELECT value FROM json_each(?1))
+           AND status = 'DELAYED' AND json_extract(attributes, ?2) IS NOT NULL
+        RETURNING workflow_uuid",
+};
+
 /// Idempotent: what is claimed by somebody else in the meantime has another executor. ?1 executor, ?2 queue, ?3 now
 const REQUEUE: Statement = Statement {
     name: "requeue",
@@ -163,6 +193,8 @@ pub(super) const ALL: &[Statement] = &[
     CLAIM,
     CLAIMED,
     WAKE_DUE,
+    SERVED_WAITS,
+    WAKE_SERVED,
     REQUEUE,
     REFUSE_UNKNOWN,
     REVIVE,
@@ -193,13 +225,27 @@ pub(super) fn claim(connection: &Connection, claim: &Claim) -> DbResult<Verdict>
         ],
     )?;
     let read = |row: &Row<'_>| {
-        Ok(ClaimedRow { workflow: WorkflowId::stored(row.get(0)?), name: row.get(1)?, attempts: row.get(2)? })
+        let (workflow, name) = (WorkflowId::stored(row.get(0)?), row.get(1)?);
+        Ok(ClaimedRow { workflow, name, attempts: count_column(row, 2)? })
     };
     Ok(Verdict::Claimed(CLAIMED.all(connection, [executor.as_str(), claim.token.as_str()], read)?))
 }
 
 pub(super) fn wake_due(connection: &Connection, now: Timestamp) -> DbResult<Verdict> {
     Ok(Verdict::Changed(WAKE_DUE.all(connection, params![now.as_millis(), AWAITS_PATH], id_column)?))
+}
+
+pub(super) fn served_waits(connection: &Connection) -> DbResult<Vec<WorkflowId>> {
+    SERVED_WAITS.all(connection, [AWAITS_PATH], id_column)
+}
+
+pub(super) fn wake_served(
+    connection: &Connection,
+    waiting: &[WorkflowId],
+    now: Timestamp,
+) -> DbResult<Verdict> {
+    let params = params![json_array(waiting), AWAITS_PATH, now.as_millis()];
+    Ok(Verdict::Changed(WAKE_SERVED.all(connection, params, id_column)?))
 }
 
 pub(super) fn requeue(connection: &Connection, executor: &ExecutorId, at: Timestamp) -> DbResult<Verdict> {
@@ -292,6 +338,13 @@ pub(super) fn lost_among(
 
 fn owner_row(row: &Row<'_>) -> rusqlite::Result<Owner> {
     Ok(Owner { workflow: WorkflowId::stored(row.get(0)?), token: OwnerToken::stored(row.get(1)?) })
+}
+
+/// A count that others may have written: what is below or beyond all counts reads as the nearest one, so that one
+/// odd row does not keep the others from being claimed.
+pub(super) fn count_column(row: &Row<'_>, column: usize) -> rusqlite::Result<u32> {
+    let count: i64 = row.get::<_, Option<i64>>(column)?.unwrap_or_default();
+    Ok(u32::try_from(count.max(0)).unwrap_or(u32::MAX))
 }
 
 pub(super) fn id_column(row: &Row<'_>) -> rusqlite::Result<WorkflowId> {

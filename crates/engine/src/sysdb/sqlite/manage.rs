@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use rusqlite::types::Value;
 use rusqlite::{Connection, Row, params, params_from_iter};
 
-use super::claims::forget_output;
+use super::claims::{count_column, forget_output};
 use super::statement::{Statement, failed};
 use super::workflows::{status_column, wake_parent};
 use super::{INTERNAL_QUEUE, json_array};
@@ -201,7 +201,7 @@ fn workflow_info(row: &Row<'_>) -> rusqlite::Result<WorkflowInfo> {
         id: WorkflowId::stored(row.get(0)?),
         name: row.get::<_, Option<String>>(1)?.unwrap_or_default(),
         status: status_column(row, 2)?,
-        attempts: row.get::<_, Option<u32>>(3)?.unwrap_or_default(),
+        attempts: count_column(row, 3)?,
         executor: row.get(4)?,
         parent: row.get::<_, Option<String>>(5)?.map(WorkflowId::stored),
         application: row.get(6)?,

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, Row, params};
 
 use super::statement::Statement;
-use super::{json_array, steps, workflows};
+use super::{steps, workflows};
 use crate::id::WorkflowId;
 use crate::sysdb::write::{NewMessage, Refusal};
 use crate::sysdb::{DbResult, Owner, StepRow, Verdict};
@@ -37,12 +37,15 @@ const CONSUME: Statement = Statement {
     sql: "UPDATE notifications SET consumed = TRUE, consumed_by_function_id = ?2 WHERE message_uuid = ?1",
 };
 
-/// ?1 JSON array of ids
+/// ?1 JSON array of [id, topic]
 const WITH_MESSAGES: Statement = Statement {
     name: "with_messages_among",
     sql: "
-        SELECT DISTINCT destination_uuid FROM notifications
-         WHERE destination_uuid IN (SELECT value FROM json_each(?1)) AND consumed = FALSE",
+        SELECT DISTINCT n.destination_uuid, n.topic
+          FROM json_each(?1) AS asked
+          JOIN notifications n ON n.destination_uuid = json_extract(asked.value, '$[0]')
+                              AND n.topic = json_extract(asked.value, '$[1]')
+         WHERE n.consumed = FALSE",
 };
 
 #[cfg(test)]
@@ -116,7 +119,10 @@ fn earlier_try(connection: &Connection, owner: &Owner, step: &StepRow) -> DbResu
 
 pub(super) fn with_messages_among(
     connection: &Connection,
-    workflows: &[WorkflowId],
-) -> DbResult<Vec<WorkflowId>> {
-    WITH_MESSAGES.all(connection, [json_array(workflows)], |row| Ok(WorkflowId::stored(row.get(0)?)))
+    asked: &[(WorkflowId, String)],
+) -> DbResult<Vec<(WorkflowId, String)>> {
+    let asked: Vec<_> = asked.iter().map(|(workflow, topic)| [workflow.as_str(), topic]).collect();
+    WITH_MESSAGES.all(connection, [serde_json::json!(asked).to_string()], |row| {
+        Ok((WorkflowId::stored(row.get(0)?), row.get(1)?))
+    })
 }

@@ -20,7 +20,7 @@ mod workflows;
 mod writer;
 
 pub(crate) use open::open;
-pub(crate) use transaction::{Transacted, TransactionSteps};
+pub(crate) use transaction::{Transacted, TransactionSteps, may_pass};
 
 /// A list as one parameter, for `IN (SELECT value FROM json_each(?))`.
 fn json_array(texts: &[impl AsRef<str>]) -> String {

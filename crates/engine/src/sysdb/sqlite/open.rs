@@ -1,9 +1,9 @@
 //! Opening the file: what is there is looked at before anything is changed.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::fs::{self, OpenOptions};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
@@ -15,12 +15,12 @@ use super::transaction::TransactionSteps;
 use super::writer::SqliteWriter;
 use crate::clock::block_for;
 use crate::error::{Error, Result};
+use crate::sync::say;
 use crate::sysdb::SystemDatabase;
 
 /// Older ones can lose committed transactions when one connection writes while another checkpoints
 /// (<https://sqlite.org/wal.html#walresetbug>).
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
-const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 const CACHED_STATEMENTS: usize = 128;
 /// The WAL file is cut back to this size after a checkpoint, in bytes.
 const WAL_BYTES_KEPT: i64 = 64 * 1024 * 1024;
@@ -36,8 +36,6 @@ pub(crate) fn open(path: &Path, shared_with_application: bool) -> Result<SystemD
         )));
     }
     create_private(&path).map_err(|e| refuse(e.to_string()))?;
-    look_at_header(&path).map_err(refuse)?;
-
     let mut writer = connect(&path).map_err(|e| refuse(in_words(&e)))?;
     schema::bring_up(&mut writer, shared_with_application).map_err(|problem| match problem {
         schema::Problem::Sqlite(e) => refuse(in_words(&e)),
@@ -68,7 +66,14 @@ fn resolve(path: &Path) -> Result<PathBuf> {
 }
 
 /// Creates the file readable by its owner alone; SQLite gives its companions the same rights.
+///
+/// A file that is there is never opened but by SQLite: to close any other handle on it would free the locks of all
+/// connections of this process (<https://sqlite.org/howtocorrupt.html>, 2.2), and another process could then remove
+/// the WAL under them.
 fn create_private(path: &Path) -> io::Result<()> {
+    /// Held until the handle on a new file is closed, so that no other thread has opened it by then.
+    static CREATING: Mutex<()> = Mutex::new(());
+    let _creating = CREATING.lock().unwrap_or_else(PoisonError::into_inner);
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
@@ -88,19 +93,8 @@ fn warn_if_readable_by_others(path: &Path) {
     if let Ok(metadata) = fs::metadata(path)
         && std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o077 != 0
     {
-        log::warn!("{} can be read by others; `chmod 600` keeps its data private", path.display());
+        say!(warn, "{} can be read by others; `chmod 600` keeps its data private", path.display());
     }
-}
-
-/// Refuses a file that is something else before SQLite touches it.
-fn look_at_header(path: &Path) -> Result<(), String> {
-    let mut header = Vec::new();
-    let file = File::open(path).map_err(|e| e.to_string())?;
-    file.take(MAGIC.len() as u64).read_to_end(&mut header).map_err(|e| e.to_string())?;
-    if header.is_empty() || header == MAGIC {
-        return Ok(());
-    }
-    Err("it is not an SQLite database; name another file".to_owned())
 }
 
 /// A connection as all of ours are: patient, durable, with a cache of statements.

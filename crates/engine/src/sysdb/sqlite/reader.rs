@@ -108,8 +108,8 @@ impl Reader for Readers {
         self.read(|connection| SETTLED_AMONG.all(connection, [json_array(ids)], claims::id_column))
     }
 
-    fn with_messages_among(&self, ids: &[WorkflowId]) -> DbResult<Vec<WorkflowId>> {
-        self.read(|connection| messages::with_messages_among(connection, ids))
+    fn with_messages_among(&self, asked: &[(WorkflowId, String)]) -> DbResult<Vec<(WorkflowId, String)>> {
+        self.read(|connection| messages::with_messages_among(connection, asked))
     }
 
     fn list(&self, app: &str, filter: &WorkflowFilter) -> DbResult<Vec<WorkflowInfo>> {
@@ -145,6 +145,10 @@ impl FleetReader for Readers {
 
     fn unknown_wait(&self, identity: &Identity, names: &[String]) -> DbResult<bool> {
         self.read(|connection| claims::unknown_wait(connection, identity, names))
+    }
+
+    fn served_waits(&self) -> DbResult<Vec<WorkflowId>> {
+        self.read(claims::served_waits)
     }
 
     fn busy_executors(&self) -> DbResult<Vec<ExecutorId>> {

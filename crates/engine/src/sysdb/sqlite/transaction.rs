@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::open::{connect, make_durable};
 use super::statement::failed;
 use super::{steps, workflows};
+use crate::id::StepId;
 use crate::sysdb::{DbError, DbResult, Owner, StepRow, Verdict};
 use crate::testing::Gate;
 
@@ -22,8 +23,12 @@ pub(crate) struct TransactionSteps {
 pub(crate) enum Transacted<T, E> {
     /// The effect and the record are in the database.
     Committed(T),
+    /// They are, from an earlier try whose answer was lost.
+    Recorded(StepRow),
     /// Nothing is: the body failed.
     Failed(E),
+    /// Nothing is: what the body wrote is against a constraint that is checked at the commit.
+    Refused(String),
     /// Nothing is: somebody else owns the workflow.
     NotOwner,
     /// The body did what it must not, and its effect is not tied to a record.
@@ -35,11 +40,12 @@ impl TransactionSteps {
         Self { path: path.to_owned(), connection: Mutex::new(None) }
     }
 
-    /// Runs `body` in a transaction and commits it with the step row that it returns. An error means that
-    /// nothing was committed, so trying again is safe.
+    /// Runs `body` in a transaction and commits it with the step row that it returns. After an error it is not
+    /// known what was committed; try again with the place of the record as `earlier`, and it is looked up first.
     pub(crate) fn attempt<T, E>(
         &self,
         owner: &Owner,
+        earlier: Option<StepId>,
         gate: &Gate,
         body: impl FnOnce(&Transaction<'_>) -> Result<(StepRow, T), E>,
     ) -> DbResult<Transacted<T, E>> {
@@ -48,7 +54,7 @@ impl TransactionSteps {
             Some(connection) => connection,
             None => open(&self.path)?,
         };
-        let tried = try_once(&mut connection, owner, gate, body)?;
+        let tried = try_once(&mut connection, owner, earlier, gate, body)?;
         // One that failed, or was misused, is not used again.
         if !matches!(tried, Transacted::Misused(_)) {
             *slot = Some(connection);
@@ -60,6 +66,7 @@ impl TransactionSteps {
 fn try_once<T, E>(
     connection: &mut Connection,
     owner: &Owner,
+    earlier: Option<StepId>,
     gate: &Gate,
     body: impl FnOnce(&Transaction<'_>) -> Result<(StepRow, T), E>,
 ) -> DbResult<Transacted<T, E>> {
@@ -68,6 +75,11 @@ fn try_once<T, E>(
         .map_err(|e| failed("begin_transaction_step", e))?;
     if !workflows::is_owner(&transaction, owner)? {
         return Ok(Transacted::NotOwner);
+    }
+    if let Some(place) = earlier
+        && let Some(recorded) = recorded_at(&transaction, owner, place)?
+    {
+        return Ok(Transacted::Recorded(recorded));
     }
     let (step, value) = match body(&transaction) {
         Ok(done) => done,
@@ -81,21 +93,39 @@ fn try_once<T, E>(
         Verdict::NotOwner => return Ok(Transacted::NotOwner),
         other => return Ok(Transacted::Misused(format!("the place of its record is taken: {other:?}"))),
     }
-    let committed = gate.around(
-        || vec!["transaction_step"],
-        || transaction.commit().map_err(|e| failed("commit_transaction_step", e)),
-    );
+    let mut refused = None;
+    let commit = || {
+        transaction.commit().map_err(|e| {
+            let constraint = e.sqlite_error_code() == Some(ErrorCode::ConstraintViolation);
+            refused = constraint.then(|| e.to_string());
+            failed("commit_transaction_step", e)
+        })
+    };
+    let committed = gate.around(|| vec!["transaction_step"], commit);
+    if let Some(reason) = refused {
+        return Ok(Transacted::Refused(reason));
+    }
     match committed {
         Ok(()) => Ok(Transacted::Committed(value)),
-        // The answer may be lost while the commit is not: the record tells.
-        Err(error) => {
-            if is_recorded(connection, owner, &step)? {
-                Ok(Transacted::Committed(value))
-            } else {
-                Err(error)
-            }
-        }
+        // The answer may be lost while the commit is not: the record tells. Without it, the next try looks.
+        Err(error) => match recorded_at(connection, owner, step.step_id) {
+            Ok(Some(_)) => Ok(Transacted::Committed(value)),
+            Ok(None) => Err(error),
+            Err(_) => Err(DbError { may_pass: true, ..error }),
+        },
     }
+}
+
+/// Whether the error of a body is the database's and not the body's: the same body may succeed later. Errors that a
+/// body can make by itself (a table that it holds open, a setting) are its own.
+pub(crate) fn may_pass(error: &(dyn std::error::Error + 'static)) -> bool {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    chain.filter_map(|error| error.downcast_ref::<rusqlite::Error>()).any(|error| {
+        matches!(
+            error.sqlite_error_code(),
+            Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure | ErrorCode::DatabaseBusy)
+        )
+    })
 }
 
 /// What makes it impossible to commit the effect together with its record.
@@ -114,10 +144,10 @@ fn open(path: &Path) -> DbResult<Connection> {
     Ok(connection)
 }
 
-fn is_recorded(connection: &Connection, owner: &Owner, step: &StepRow) -> DbResult<bool> {
-    let before = crate::id::StepId(step.step_id.0.saturating_sub(1));
-    let found = steps::read(connection, &owner.workflow, before, 1)?.pop();
-    Ok(found.is_some_and(|found| found.step_id == step.step_id && step.is_same_write(&found)))
+/// Only the owner writes there, and it takes each place once: what is there is its own.
+fn recorded_at(connection: &Connection, owner: &Owner, place: StepId) -> DbResult<Option<StepRow>> {
+    let found = steps::read(connection, &owner.workflow, StepId(place.0.saturating_sub(1)), 1)?.pop();
+    Ok(found.filter(|found| found.step_id == place))
 }
 
 fn unusable(reason: &str) -> DbError {

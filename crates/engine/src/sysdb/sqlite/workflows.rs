@@ -9,7 +9,7 @@ use super::{AWAITS_PATH, INTERNAL_QUEUE, json_array, steps};
 use crate::clock::Timestamp;
 use crate::id::WorkflowId;
 use crate::status::WorkflowStatus;
-use crate::sysdb::write::{Existing, NewWorkflow, Refusal, Wake};
+use crate::sysdb::write::{Attempt, Existing, NewWorkflow, Refusal, Wake};
 use crate::sysdb::{DbResult, Outcome, Owner, StepRow, StoredInput, Verdict};
 
 /// Zero rows: the id is taken.
@@ -105,12 +105,13 @@ const SUSPEND: Statement = Statement {
                             WHERE destination_uuid = ?1 AND topic = ?9 AND consumed = FALSE)",
 };
 
-/// ?1 id, ?2 token, ?3 queue, ?4 now, ?5 attempts to give back
+/// ?1 id, ?2 token, ?3 queue, ?4 now, ?5 attempts to give back, ?6 the time from which on it may be claimed
 const RELEASE: Statement = Statement {
     name: "release",
     sql: "
         UPDATE workflow_status
-           SET status = 'ENQUEUED', queue_name = COALESCE(queue_name, ?3), owner_xid = NULL,
+           SET status = CASE WHEN ?6 IS NULL THEN 'ENQUEUED' ELSE 'DELAYED' END, delay_until_epoch_ms = ?6,
+               queue_name = COALESCE(queue_name, ?3), owner_xid = NULL,
                started_at_epoch_ms = NULL, updated_at = ?4,
                recovery_attempts = max(recovery_attempts - ?5, 0)
          WHERE workflow_uuid = ?1 AND status = 'PENDING' AND owner_xid = ?2",
@@ -321,14 +322,15 @@ pub(super) fn suspend(
 pub(super) fn release(
     connection: &Connection,
     owner: &Owner,
-    counted: bool,
+    attempt: Attempt,
+    again_at: Option<Timestamp>,
     at: Timestamp,
 ) -> DbResult<Verdict> {
-    let given_back = i64::from(!counted);
-    let released = RELEASE.execute(
-        connection,
-        params![owner.workflow.as_str(), owner.token.as_str(), INTERNAL_QUEUE, at.as_millis(), given_back],
-    )?;
+    let given_back = i64::from(attempt == Attempt::GivenBack);
+    let again_at = again_at.map(Timestamp::as_millis);
+    let (id, token) = (owner.workflow.as_str(), owner.token.as_str());
+    let released = RELEASE
+        .execute(connection, params![id, token, INTERNAL_QUEUE, at.as_millis(), given_back, again_at])?;
     Ok(if released == 1 { Verdict::Done } else { Verdict::NotOwner })
 }
 

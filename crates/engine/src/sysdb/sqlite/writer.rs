@@ -47,9 +47,12 @@ fn apply(connection: &Connection, write: &Write) -> DbResult<Verdict> {
         Write::RecordStep { owner, step } => steps::record(connection, owner, step),
         Write::Settle { owner, outcome, at } => workflows::settle(connection, owner, outcome, *at),
         Write::Suspend { owner, until, at } => workflows::suspend(connection, owner, until, *at),
-        Write::Release { owner, counted, at } => workflows::release(connection, owner, *counted, *at),
+        Write::Release { owner, attempt, again_at, at } => {
+            workflows::release(connection, owner, *attempt, *again_at, *at)
+        }
         Write::Claim(claim) => claims::claim(connection, claim),
         Write::WakeDue { now } => claims::wake_due(connection, *now),
+        Write::WakeServed { waiting, now } => claims::wake_served(connection, waiting, *now),
         Write::Requeue { executor, at } => claims::requeue(connection, executor, *at),
         Write::RefuseUnknown { identity, known, error, at } => {
             claims::refuse_unknown(connection, identity, known, error, *at)
