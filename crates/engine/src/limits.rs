@@ -65,6 +65,10 @@ pub(crate) const SERVICE_GRACE: Duration = Duration::from_millis(250);
 /// How many children deep one thread runs workflows inline: each level takes stack.
 pub(crate) const INLINE_DEPTH_MAX: usize = 64;
 
+/// How long a file that others bring up or hold is tried to be opened.
+#[cfg(feature = "sqlite")]
+pub(crate) const BRING_UP_WITHIN: Duration = Duration::from_secs(10);
+
 /// Up to this size the whole file is checked for damage when it is opened; a larger one has its tables looked
 /// at, because a full check reads every page.
 #[cfg(feature = "sqlite")]

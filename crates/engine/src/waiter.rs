@@ -99,7 +99,9 @@ impl Hub {
         }
         if !messages.is_empty() {
             let there = reader.with_messages_among(&messages)?;
-            there.into_iter().for_each(|(id, topic)| self.wake(&Topic::Message(id, topic)));
+            for (id, topic) in there {
+                self.wake(&Topic::Message(id, topic));
+            }
         }
         Ok(())
     }

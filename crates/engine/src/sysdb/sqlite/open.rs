@@ -36,6 +36,9 @@ pub(crate) fn open(path: &Path, shared_with_application: bool) -> Result<SystemD
         )));
     }
     create_private(&path).map_err(|e| refuse(e.to_string()))?;
+    if is_too_short(&path) {
+        return Err(refuse("it is not an SQLite database; name another file".to_owned()));
+    }
     let mut writer = connect(&path).map_err(|e| refuse(in_words(&e)))?;
     schema::bring_up(&mut writer, shared_with_application).map_err(|problem| match problem {
         schema::Problem::Sqlite(e) => refuse(in_words(&e)),
@@ -86,6 +89,12 @@ fn create_private(path: &Path) -> io::Result<()> {
         }
         Err(e) => Err(e),
     }
+}
+
+/// SQLite takes a file shorter than its smallest page for an empty one and writes over it.
+fn is_too_short(path: &Path) -> bool {
+    const PAGE_BYTES_MIN: u64 = 512;
+    fs::metadata(path).is_ok_and(|metadata| (1..PAGE_BYTES_MIN).contains(&metadata.len()))
 }
 
 fn warn_if_readable_by_others(path: &Path) {

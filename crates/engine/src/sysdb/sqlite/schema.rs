@@ -1,9 +1,12 @@
 //! Bringing the tables up, and recognising what is in the file.
 
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior};
 
 use super::open::make_durable;
-use crate::limits::FULL_CHECK_BYTES_MAX;
+use crate::clock::{Stopwatch, block_for};
+use crate::limits::{BRING_UP_WITHIN, FULL_CHECK_BYTES_MAX};
 
 /// The schema version that this engine writes, shared by all DBOS SDKs.
 const VERSION: i64 = 125;
@@ -31,7 +34,25 @@ enum Content {
 }
 
 /// Recognises the file, then makes the connection durable and creates the tables if there are none.
+///
+/// While other processes do the same, SQLite may answer that the file is locked without asking the busy handler: two
+/// that both want to make it WAL could wait for each other for ever. Each of them steps back and tries again.
 pub(super) fn bring_up(connection: &mut Connection, shared_with_application: bool) -> Result<(), Problem> {
+    const NAP: Duration = Duration::from_millis(2);
+    let watch = Stopwatch::start();
+    loop {
+        match try_to_bring_up(connection, shared_with_application) {
+            Err(Problem::Sqlite(e)) if is_busy(&e) && watch.elapsed() < BRING_UP_WITHIN => block_for(NAP),
+            done => return done,
+        }
+    }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+fn try_to_bring_up(connection: &mut Connection, shared_with_application: bool) -> Result<(), Problem> {
     check_for_damage(connection)?;
     let content = look(connection)?;
     refuse_unless_usable(&content, shared_with_application)?;
