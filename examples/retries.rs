@@ -57,6 +57,6 @@ fn main() -> Result<(), BoxError> {
 // calling the dead bank
 // calling the dead bank
 // calling the dead bank
-// => workflow dead failed: DBOSMaxStepRetriesExceeded: step charge failed 3 times: attempt 1: Error: no answer; attempt 2: Error: no answer; attempt 3: Error: no answer
+// => workflow dead failed: step charge failed 3 times: attempt 1: no answer; attempt 2: no answer; attempt 3: no answer
 // calling the strict bank
-// => workflow strict failed: Error: step charge failed: Error: card declined
+// => workflow strict failed: step charge failed: card declined

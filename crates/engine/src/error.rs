@@ -365,7 +365,11 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.0.name, self.0.message)
+        // A type that is merely called Error, and a list of attempts, say nothing by their name.
+        match self.name() {
+            "Error" | RETRIES_EXHAUSTED => f.write_str(self.message()),
+            name => write!(f, "{name}: {}", self.message()),
+        }
     }
 }
 

@@ -74,17 +74,18 @@ impl FromStr for Point {
     }
 }
 
-/// Kills this process where it is told to, at the n-th time that it comes there.
+/// Kills or holds this process where it is told to, at the n-th time that it comes there.
 #[derive(Debug)]
 pub struct Killer {
     at: Option<Point>,
     skip: AtomicU64,
+    act: fn(),
 }
 
 impl Killer {
-    /// Kills at this place when it was passed `skip` times.
-    pub fn new(at: Option<Point>, skip: u64) -> Self {
-        Self { at, skip: AtomicU64::new(skip) }
+    /// Acts at this place, once it was passed `skip` times.
+    pub fn new(at: Option<Point>, skip: u64, act: fn()) -> Self {
+        Self { at, skip: AtomicU64::new(skip), act }
     }
 
     /// The process is at this place.
@@ -92,7 +93,7 @@ impl Killer {
         if self.at == Some(point)
             && self.skip.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_err()
         {
-            die();
+            (self.act)();
         }
     }
 
@@ -107,7 +108,7 @@ impl Killer {
 }
 
 /// Dies at once, as if from outside: nothing is flushed, nothing is dropped.
-fn die() -> ! {
+pub fn die() {
     let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
     std::process::abort()
 }

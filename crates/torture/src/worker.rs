@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use engine::testing::Moment;
 use engine::{Engine, WorkflowFilter, WorkflowStatus};
 
 use crate::ledger::Ledger;
-use crate::points::{Killer, Point};
+use crate::points::{Killer, Point, die};
 use crate::workload::{Workflows, Workload};
 
 /// What a worker is to do.
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 #[derive(Debug, Clone, clap::Args)]
 pub struct WorkerArgs {
     /// Where the database and the ledgers are
@@ -30,6 +32,15 @@ pub struct WorkerArgs {
     /// Pass that place so many times before
     #[arg(long, default_value_t = 0)]
     pub skip: u64,
+    /// Stop there until a line comes on standard input, in place of dying
+    #[arg(long)]
+    pub hold: bool,
+    /// Say what is in each commit before it is made
+    #[arg(long)]
+    pub tell_commits: bool,
+    /// How long a workflow waits on its thread before it leaves it, in milliseconds
+    #[arg(long, default_value_t = 5000)]
+    pub suspend_after: u64,
     /// Wait for a line on standard input before the launch
     #[arg(long)]
     pub wait_for_go: bool,
@@ -62,12 +73,18 @@ pub fn ledger(dir: &Path) -> PathBuf {
 /// # Errors
 /// What the engine says; a worker that fails is a finding.
 pub fn work(args: &WorkerArgs) -> anyhow::Result<()> {
-    let killer = Arc::new(Killer::new(args.kill_at, args.skip));
-    let hook = killer.clone();
+    let killer = Arc::new(Killer::new(args.kill_at, args.skip, if args.hold { hold } else { die }));
+    let (hook, tell_commits) = (killer.clone(), args.tell_commits);
     let engine = Engine::options()
         .app("torture")
         .workers_max(args.workers)
-        .commit_hook(Arc::new(move |point| hook.at_commit(point)))
+        .suspend_after(Duration::from_millis(args.suspend_after))
+        .commit_hook(Arc::new(move |point| {
+            if tell_commits && point.moment == Moment::Before {
+                let _ = say(&format!("commit {} {}", point.number, point.kinds.join(" ")));
+            }
+            hook.at_commit(point)
+        }))
         .open(&format!("sqlite:{}", database(&args.dir).display()))?;
     let workload = Workload::new(Ledger::open(&ledger(&args.dir))?, killer);
     let workflows = workload.register(&engine)?;
@@ -115,6 +132,12 @@ fn wait_until_nothing_is_left(engine: &Engine) -> anyhow::Result<()> {
         let _ = engine.retrieve::<serde_json::Value>(info.id.as_str())?.wait(Duration::from_secs(60));
     }
     Ok(())
+}
+
+/// Stays where it is until it is told to go on.
+fn hold() {
+    let _ = say("held");
+    io::stdin().lock().lines().next();
 }
 
 /// One line, at once.

@@ -1,7 +1,7 @@
 //! The workflows of the torture: every kind of durable operation, each with a value that says who made it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use engine::{BoxError, Context, Engine, Error, Result, StepInfo, StepOptions, Workflow, WorkflowId};
@@ -127,7 +127,7 @@ impl Workload {
         Ok(value)
     }
 
-    fn nap(&self, ctx: &mut Context, millis: u64) -> Result<()> {
+    fn nap(ctx: &mut Context, millis: u64) -> Result<()> {
         ctx.sleep(Duration::from_millis(millis))
     }
 
@@ -141,7 +141,7 @@ impl Workload {
 
     fn sleeper(&self, ctx: &mut Context) -> Result<Seen> {
         let first = self.step(ctx, "before")?;
-        self.nap(ctx, 3)?;
+        Self::nap(ctx, 3)?;
         Ok(vec![first, self.flaky(ctx, "after")?])
     }
 
@@ -160,7 +160,7 @@ impl Workload {
     }
 
     /// A message to itself and one to its child.
-    fn messenger(&self, ctx: &mut Context, listener: &Workflow<u64, Seen>) -> Result<Seen> {
+    fn messenger(ctx: &mut Context, listener: &Workflow<u64, Seen>) -> Result<Seen> {
         let me = ctx.workflow_id().clone();
         ctx.send(&me, "self", format!("{me} to itself"))?;
         let child = ctx.start(listener, 0)?;
@@ -185,7 +185,7 @@ impl Workload {
         ctx.send(&me, "self", "hello".to_owned())?;
         seen.extend(ctx.run(leaf, 0)?);
         let beside = ctx.start(leaf, 1)?;
-        self.nap(ctx, 2)?;
+        Self::nap(ctx, 2)?;
         seen.extend(beside.result(ctx)?);
         seen.push(
             ctx.recv::<String>("self", Duration::from_secs(60))?.unwrap_or_else(|| "nothing".to_owned()),
@@ -212,9 +212,8 @@ impl Workload {
         let (workload, child) = (self.clone(), leaf.clone());
         let parent =
             engine.register("parent", move |ctx: &mut Context, _: u64| workload.parent(ctx, &child))?;
-        let workload = self.clone();
-        let messenger = engine
-            .register("messenger", move |ctx: &mut Context, _: u64| workload.messenger(ctx, &listener))?;
+        let messenger =
+            engine.register("messenger", move |ctx: &mut Context, _: u64| Self::messenger(ctx, &listener))?;
         let workload = self.clone();
         let all = engine
             .register("everything", move |ctx: &mut Context, _: u64| workload.everything(ctx, &leaf))?;
@@ -226,5 +225,6 @@ impl Workload {
 /// A text that no other call returns, in any process.
 fn unique() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+    static PROCESS: LazyLock<u64> = LazyLock::new(rand::random);
+    format!("{:x}-{}", *PROCESS, COUNT.fetch_add(1, Ordering::Relaxed))
 }

@@ -253,7 +253,8 @@ fn a_panic_while_committing_leaves_nobody_waiting() {
 #[test]
 fn an_observer_that_calls_the_engine_is_refused_and_hangs_nothing() {
     let app = App::new();
-    let (slot, answers): (Arc<Mutex<Option<Engine>>>, Arc<Mutex<Vec<String>>>) = Default::default();
+    let slot = Arc::new(Mutex::new(None::<Engine>));
+    let answers = Arc::new(Mutex::new(Vec::<String>::new()));
     let (engine_of, said) = (slot.clone(), answers.clone());
     let guest = Guest(move || {
         if let Some(engine) = engine_of.lock().unwrap().take() {

@@ -161,7 +161,7 @@ fn the_error_type_of_a_workflow_may_be_anything() {
     engine.launch().unwrap();
     for workflow in [boxed, text] {
         let error = workflow.start(&engine, ()).unwrap().result().unwrap_err().to_string();
-        assert!(error.ends_with("failed: Error: no luck"), "{error}");
+        assert!(error.ends_with("failed: no luck"), "{error}");
     }
 }
 

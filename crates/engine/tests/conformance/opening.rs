@@ -1,5 +1,6 @@
 //! The file: what is made of a new one, and what is refused without touching it.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -215,7 +216,8 @@ fn look_at_a_database_and_leave() {
         let connection = Connection::open(path).unwrap();
         let count: u32 =
             connection.query_row("SELECT count(*) FROM workflow_status", [], |row| row.get(0)).unwrap();
-        println!("saw {count}.");
+        let mut out = std::io::stdout();
+        writeln!(out, "saw {count}.").unwrap();
     }
 }
 

@@ -58,7 +58,7 @@ fn a_failed_transaction_step_leaves_nothing_and_is_recorded() {
     let workflow = workflow.unwrap();
     engine.launch().unwrap();
     let error = workflow.start_as(&engine, "w", ()).unwrap().result().unwrap();
-    assert!(error.starts_with("step t failed: Error: no such table: no_such_table"), "{error}");
+    assert!(error.starts_with("step t failed: no such table: no_such_table"), "{error}");
     assert_eq!(app.value::<i64>("SELECT cents FROM account", []), 100);
     assert_eq!(app.recorded("w"), ["t"]);
 }

@@ -1,0 +1,130 @@
+//! A directory with a database under audit, and workers on it.
+
+#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+#![allow(dead_code, clippy::allow_attributes, reason = "each test file uses its part")]
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use engine::rusqlite::types::FromSql;
+use engine::rusqlite::{Connection, Params};
+use torture::audit;
+use torture::judge::WorkerProcess;
+use torture::worker::database;
+
+const SIGKILL: i32 = 9;
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(crate) struct Ground {
+    dir: tempfile::TempDir,
+    pub(crate) acks: BTreeSet<String>,
+}
+
+/// A worker process and what it says.
+pub(crate) struct Worker {
+    process: WorkerProcess,
+    said: Receiver<String>,
+}
+
+/// What a worker said until it ended.
+pub(crate) struct Ended {
+    pub(crate) lines: Vec<String>,
+    /// `None` when it ended by itself.
+    pub(crate) signal: Option<i32>,
+}
+
+impl Ground {
+    /// With the tables of the audit.
+    pub(crate) fn new() -> Self {
+        let ground = Self::bare();
+        audit::prepare(ground.path()).unwrap();
+        ground
+    }
+
+    /// Without a database.
+    pub(crate) fn bare() -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), acks: BTreeSet::new() }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn spawn(&self, args: &str) -> Worker {
+        let mut all = vec!["--dir".to_owned(), self.path().display().to_string()];
+        all.extend(args.split_whitespace().map(str::to_owned));
+        let (sender, said) = channel();
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_torture"));
+        Worker { process: WorkerProcess::spawn(&program, &all, sender).unwrap(), said }
+    }
+
+    /// Runs a worker to its end.
+    pub(crate) fn run(&mut self, args: &str) -> Ended {
+        let worker = self.spawn(args);
+        self.end(worker)
+    }
+
+    /// Waits for its end and takes in what it acknowledged.
+    pub(crate) fn end(&mut self, mut worker: Worker) -> Ended {
+        let mut lines = Vec::new();
+        while let Ok(line) = worker.said.recv_timeout(PATIENCE) {
+            self.acks.extend(line.strip_prefix("ack ").map(str::to_owned));
+            lines.push(line);
+        }
+        let status = worker.process.end().unwrap();
+        let signal = status.signal();
+        assert!(status.success() || signal == Some(SIGKILL), "a worker ended with {status}: {lines:?}");
+        Ended { lines, signal }
+    }
+
+    /// A worker that is not killed ends all that was begun.
+    pub(crate) fn finish(&mut self) {
+        assert!(!self.run("--finish").was_killed());
+    }
+
+    /// All invariants, by the tables and the ledgers.
+    pub(crate) fn assert_clean(&self, what: &str) {
+        let breaches = audit::audit(self.path(), &self.acks).unwrap();
+        assert!(breaches.is_empty(), "{what}: {breaches:#?}");
+    }
+
+    pub(crate) fn value<T: FromSql>(&self, sql: &str, params: impl Params) -> T {
+        let connection = Connection::open(database(self.path())).unwrap();
+        connection.busy_timeout(PATIENCE).unwrap();
+        connection.query_row(sql, params, |row| row.get(0)).unwrap()
+    }
+}
+
+impl Worker {
+    /// Waits until it says this.
+    pub(crate) fn wait_for(&self, line: &str) {
+        let said = std::iter::from_fn(|| self.said.recv_timeout(PATIENCE).ok()).any(|said| said == line);
+        assert!(said, "the worker ended without saying `{line}`");
+    }
+
+    /// Gives it a line.
+    pub(crate) fn go(&mut self) {
+        writeln!(self.process.stdin().unwrap(), "go").unwrap();
+    }
+
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
+        self.process.signal(signal).unwrap();
+    }
+}
+
+impl Ended {
+    pub(crate) fn was_killed(&self) -> bool {
+        self.signal == Some(SIGKILL)
+    }
+
+    /// The kinds of the writes in the last commit that it began.
+    pub(crate) fn last_commit(&self) -> Vec<String> {
+        let last = self.lines.iter().rev().find_map(|line| line.strip_prefix("commit "));
+        last.map(|line| line.split(' ').skip(1).map(str::to_owned).collect()).unwrap_or_default()
+    }
+}
