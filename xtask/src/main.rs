@@ -1,2 +1,65 @@
-//! todo
-fn main() {}
+//! `cargo xtask`: runs the examples until they succeed, the checks, the torture and the bench.
+//!
+//! It depends on no crate of the workspace; it builds and runs their programs.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it talks to people")]
+
+mod cargo;
+mod check;
+mod compat;
+mod run;
+mod supervise;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Run the examples, the checks, the torture, the bench"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run an example; with --until-success start it again whenever it dies.
+    Run(run::RunArgs),
+    /// Everything that must pass: tests, format, lints, documentation, demos, torture, bench.
+    Ci,
+    /// Kill processes at random and audit what they leave: --seed N --kills K --processes P --dir D.
+    #[command(disable_help_flag = true)]
+    Torture {
+        /// Handed on.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+        args: Vec<OsString>,
+    },
+    /// Measure the engine beside the floor: --json --quick --only WHAT --dir D.
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Handed on.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+        args: Vec<OsString>,
+    },
+    /// Check a finished ex6 with the official DBOS package for Python (needs python3 and pip).
+    Compat(compat::CompatArgs),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::Ci => check::all(),
+        Command::Torture { args } => cargo::hand_over("torture", &["judge".into()], &args),
+        Command::Bench { args } => cargo::hand_over("bench", &[], &args),
+        Command::Compat(args) => compat::check(&args),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::from(3)
+    })
+}

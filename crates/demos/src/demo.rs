@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::{Engine, Handle, Workflow, WorkflowFilter, WorkflowStatus};
+use engine::{Engine, Handle, Workflow, WorkflowFilter, WorkflowId, WorkflowStatus};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use store::Store;
@@ -101,6 +101,7 @@ impl Demo {
         let left = self.engine.list(&pending)?;
         if let Some(info) = left.first() {
             self.story.adopts(&info.id, &self.engine.progress(&info.id)?);
+            self.note_workflow(&info.id);
         }
         self.engine.launch()?;
         if let Some(info) = left.first() {
@@ -113,8 +114,13 @@ impl Demo {
         }
         let handle = workflow.start(&self.engine, ())?;
         self.story.starts(handle.id());
+        self.note_workflow(handle.id());
         let outcome = handle.result();
         Ok((handle, outcome))
+    }
+
+    fn note_workflow(&self, id: &WorkflowId) {
+        self.journal.note("workflow", &serde_json::json!({ "id": id.as_str() }));
     }
 
     /// INT and TERM: no new work, running steps end and are recorded, the rest is for the next start.

@@ -50,22 +50,24 @@ impl Finish<'_> {
         let rows = counts.rows.unwrap_or_else(stored);
         let duplicates = rows.saturating_sub(counts.unique_users);
         self.say_how_it_ended(id, status, outcome.as_ref().err(), [counts.unique_users, rows, duplicates]);
+        let totals = self.demo.journal.totals();
+        let ended = json!({
+            "example": self.demo.example.name,
+            "workflow_id": id.as_str(),
+            "status": status.as_str(),
+            "output": outcome.as_ref().ok().map(serde_json::to_value).transpose()?,
+            "error": outcome.as_ref().err().map(ToString::to_string),
+            "unique_users": counts.unique_users,
+            "rows": rows,
+            "duplicates": duplicates,
+            "runs": totals.runs,
+            "steps_run": totals.steps_run,
+            "steps_replayed": totals.steps_replayed,
+            "wall_ms": self.demo.began.elapsed().as_millis(),
+        });
+        self.demo.journal.note("ended", &ended);
         if self.demo.json {
-            let totals = self.demo.journal.totals();
-            print_json(&json!({
-                "example": self.demo.example.name,
-                "workflow_id": id.as_str(),
-                "status": status.as_str(),
-                "output": outcome.as_ref().ok().map(serde_json::to_value).transpose()?,
-                "error": outcome.as_ref().err().map(ToString::to_string),
-                "unique_users": counts.unique_users,
-                "rows": rows,
-                "duplicates": duplicates,
-                "runs": totals.runs,
-                "steps_run": totals.steps_run,
-                "steps_replayed": totals.steps_replayed,
-                "wall_ms": self.demo.began.elapsed().as_millis(),
-            }));
+            print_json(&ended);
         }
         Ok(ExitCode::from(u8::from(status != WorkflowStatus::Success)))
     }

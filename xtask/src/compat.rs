@@ -1,0 +1,5 @@
+#[derive(Debug, clap::Args)]
+pub(crate) struct CompatArgs {}
+pub(crate) fn check(_: &CompatArgs) -> anyhow::Result<std::process::ExitCode> {
+    todo!()
+}
