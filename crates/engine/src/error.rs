@@ -435,10 +435,10 @@ mod tests {
 
     #[test]
     fn texts_and_boxed_errors_are_errors_too() {
-        assert_eq!(Failure::of("no luck").to_string(), "Error: no luck");
-        assert_eq!(Failure::of("no luck".to_owned()).to_string(), "Error: no luck");
+        assert_eq!(Failure::of("no luck").to_string(), "no luck");
+        assert_eq!(Failure::of("no luck".to_owned()).to_string(), "no luck");
         let boxed: BoxError = "no luck".into();
-        assert_eq!(Failure::of(boxed).to_string(), "Error: no luck");
+        assert_eq!(Failure::of(boxed).to_string(), "no luck");
     }
 
     #[test]
