@@ -29,6 +29,9 @@ pub(crate) fn at_launch(core: &Core, identity: &Identity) -> DbResult<()> {
 pub(crate) fn sweep(core: &Core) -> DbResult<()> {
     // One that is not launched runs nothing, and takes nothing over.
     let Ok(identity) = core.identity() else { return Ok(()) };
+    if let Err(error) = core.liveness.uphold(&identity.executor) {
+        say!(warn, "this executor cannot show the others that it lives: {error}");
+    }
     for executor in core.liveness.dead() {
         take_over(core, &executor);
     }

@@ -192,6 +192,8 @@ pub(crate) trait FleetReader: Send + Sync {
 pub(crate) trait Liveness: Send + Sync {
     /// Makes this process known under a fresh id, and alive until it dies or leaves.
     fn join(&self, label: Option<&str>, about: &Membership) -> Result<ExecutorId, Error>;
+    /// Puts the traces of an executor of this process back if somebody removed them.
+    fn uphold(&self, executor: &ExecutorId) -> std::io::Result<()>;
     /// Ends what `join` began: without a trace, or as one of the dead whose workflows others take over.
     fn leave(&self, executor: &ExecutorId, without_trace: bool);
     /// Whether that executor runs. One that left no trace does not.

@@ -23,7 +23,13 @@ const TRIES: usize = 10;
 /// The lock files of one database.
 pub(super) struct ExecutorLocks {
     directory: PathBuf,
-    held: Mutex<HashMap<ExecutorId, File>>,
+    held: Mutex<HashMap<ExecutorId, Held>>,
+}
+
+/// The lock of an executor of this process.
+struct Held {
+    file: File,
+    card: Card,
 }
 
 /// What is written in a lock file, for the other processes and for people.
@@ -46,7 +52,7 @@ impl ExecutorLocks {
         self.directory.join(format!("{}{SUFFIX}", executor.as_str()))
     }
 
-    fn held(&self) -> std::sync::MutexGuard<'_, HashMap<ExecutorId, File>> {
+    fn held(&self) -> std::sync::MutexGuard<'_, HashMap<ExecutorId, Held>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -90,11 +96,24 @@ impl Liveness for ExecutorLocks {
         for _ in 0..TRIES {
             let executor = ExecutorId::generate(label);
             if let Some(file) = self.try_join(&executor, &card).map_err(refuse)? {
-                self.held().insert(executor.clone(), file);
+                self.held().insert(executor.clone(), Held { file, card });
                 return Ok(executor);
             }
         }
         Err(refuse(io::Error::other("somebody keeps removing the files")))
+    }
+
+    fn uphold(&self, executor: &ExecutorId) -> io::Result<()> {
+        let path = self.path(executor);
+        let mut held = self.held();
+        let Some(held) = held.get_mut(executor).filter(|held| !is_still_at(&held.file, &path)) else {
+            return Ok(());
+        };
+        create_private_directory(&self.directory)?;
+        if let Some(file) = self.try_join(executor, &held.card)? {
+            held.file = file;
+        }
+        Ok(())
     }
 
     fn leave(&self, executor: &ExecutorId, without_trace: bool) {
@@ -238,6 +257,20 @@ mod tests {
         let mut names: Vec<String> = second.members().into_iter().flat_map(|m| m.workflows).collect();
         names.sort();
         assert_eq!(names, ["one", "two"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn one_whose_file_was_removed_puts_it_back() {
+        let (_dir, first, second) = two();
+        let executor = first.join(None, &about("w")).unwrap();
+        fs::remove_dir_all(&first.directory).unwrap();
+        assert!(!second.is_alive(&executor));
+        first.uphold(&executor).unwrap();
+        assert!(second.is_alive(&executor));
+        assert_eq!(second.members().len(), 1);
+        first.uphold(&executor).unwrap();
+        assert_eq!(second.known().len(), 1);
     }
 
     #[cfg(unix)]
