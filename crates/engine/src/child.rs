@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec::{self, Codec};
+use crate::committer::Caller;
 use crate::context::{Context, Place};
 use crate::core::Run;
 use crate::error::{AWAITED_CANCELLED, AWAITED_PARKED, Error, Failure, Result};
@@ -172,7 +173,7 @@ impl Context {
         }
         match (how, slot) {
             (How::Inline, _) => return Ok((id, Some(assignment))),
-            (How::Beside, Some(slot)) => workflow::dispatch(&self.core, assignment, slot),
+            (How::Beside, Some(slot)) => workflow::dispatch(&self.core, assignment, slot, Caller::Engine),
             (How::Beside, None) => {
                 self.core.runs.leave(&assignment.run);
                 self.core.expect_backlog();

@@ -1,4 +1,4 @@
-//! Time. Nothing else in the engine reads it.
+//! Time. Nothing else in the engine reads it, but for the generator of unique ids.
 
 use std::fmt;
 use std::sync::Arc;

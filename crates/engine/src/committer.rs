@@ -1,9 +1,9 @@
 //! Group commit: what waits while a commit runs becomes durable with the next one.
 //!
-//! The first engine thread that finds nobody committing leads: it commits everything that waits, hands out the
-//! verdicts, and passes the lead to one of those that came in the meantime. So a lone write goes at once on its
-//! own thread, and 64 writers share one fsync. A thread that is not the engine's never leads (it may belong to an
-//! async runtime, where a driver that blocks would panic); a thread of the committer leads in its place.
+//! An engine thread that is alone in line leads: it commits its write at once, on its own thread. When several wait,
+//! the committer's own thread leads: it commits all of them together, so 64 writers share one fsync, and has one of
+//! them hand out the verdicts while it commits what has come meanwhile. A thread that is not the engine's never leads:
+//! it may belong to an async runtime, where a driver that blocks would panic.
 //!
 //! Does not know: SQL, what the writes mean.
 
@@ -171,7 +171,7 @@ impl Committer {
         Ok(place)
     }
 
-    /// Tells the next one to lead: the first engine thread in line, or else the committer's own.
+    /// Tells the next one to lead: an engine thread that is alone in line, or else the committer's own.
     fn appoint(&self, line: &mut Line) {
         match line.tickets.front() {
             Some(ticket) if line.tickets.len() == 1 && ticket.caller == Caller::Engine => {
@@ -264,7 +264,7 @@ impl Committer {
         }
     }
 
-    /// Whether another process has committed since the last call.
+    /// Whether another process, or a transaction step of this one, has committed since the last call.
     pub(crate) fn others_committed(&self) -> DbResult<bool> {
         lock(&self.writer).others_committed()
     }
@@ -284,7 +284,7 @@ impl Committer {
         verdicts
     }
 
-    /// Leads for threads that may not, until the committer closes. The body of the committer's own thread.
+    /// Leads for threads that may not and for many at once, until the committer closes. The body of the committer's own thread.
     pub(crate) fn serve_outside(&self) {
         loop {
             let mut line = lock(&self.line);

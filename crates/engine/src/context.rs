@@ -92,7 +92,8 @@ impl Context {
         self.run.workflow()
     }
 
-    /// Which run of the workflow this is: 1 for the first, one more for each executor that died under it.
+    /// Which run of the workflow this is: 1 for the first, one more for each that did not come to an end because its
+    /// executor died or its writes were refused.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }

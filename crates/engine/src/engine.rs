@@ -1,4 +1,4 @@
-//! The engine: open, register, launch, shut down. Assembles the parts; nobody imports it.
+//! The engine: open, register, launch, shut down. Assembles the parts; only what users call imports it.
 
 use std::fmt;
 use std::io;
@@ -140,7 +140,7 @@ impl Guard {
                 known: about.workflows,
                 at,
             })?;
-            Ok(recovery::at_launch(core, &identity)?)
+            recovery::at_launch(core, &identity)
         };
         take_up().inspect_err(|_: &Error| core.liveness.leave(&identity.executor, true))?;
         core.set_identity(identity);

@@ -1,8 +1,8 @@
 //! The engine's own thread: notices what others committed, wakes who waits for it, takes up what can run.
 //!
 //! It looks when a commit of this process calls it, when another process has committed, and when a time has come.
-//! Each look asks for all waiters at once, so an idle process reads one number from the database and no table. A
-//! look four times a second, whatever was noticed, makes it right even if nothing is.
+//! Each look asks for all waiters at once; in between, an idle process reads one number from the database. A look
+//! four times a second, whatever was noticed, makes it right even if nothing is.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,10 +127,10 @@ impl Fleet<'_> {
         let assignments = self.with_their_pasts(runs, &rows);
         for assignment in assignments {
             if let Some(slot) = slots.pop() {
-                workflow::dispatch(self.core, assignment, slot);
+                workflow::dispatch(self.core, assignment, slot, Caller::Engine);
             } else {
                 // More than asked for: what an earlier try took whose answer was lost.
-                workflow::release(self.core, &assignment.run, Attempt::GivenBack, None);
+                workflow::release(self.core, &assignment.run, Attempt::GivenBack, None, Caller::Engine);
                 self.core.runs.leave(&assignment.run);
             }
         }

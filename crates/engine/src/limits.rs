@@ -1,4 +1,5 @@
-//! Every limit of the engine, by name. Crossing one is a clear error, never a panic or a cut value.
+//! The limits of the engine, by name. Crossing one is a clear error, never a panic or a cut value; only the texts of
+//! errors are cut.
 
 use std::time::Duration;
 

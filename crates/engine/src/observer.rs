@@ -58,7 +58,7 @@ pub enum Event<'e> {
         failure: Option<&'e Failure>,
         /// How long the next attempt waits, if there is one.
         retry_in: Option<Duration>,
-        /// Time in the body.
+        /// Time in the body and in encoding its value; for a transaction step in the whole transaction.
         took: Duration,
     },
     /// The outcome of a step is durable.
@@ -81,7 +81,7 @@ pub enum Event<'e> {
         /// Name of the step.
         name: &'e str,
     },
-    /// A workflow waited for a write of its own to become durable.
+    /// A workflow waited for a write of its own to become durable. A transaction step commits by itself, so it has none.
     Recorded {
         /// Which workflow.
         workflow: &'e WorkflowId,
@@ -97,7 +97,7 @@ pub enum Event<'e> {
         /// How long.
         took: Duration,
     },
-    /// A transaction of the system database was committed.
+    /// A batch of writes was committed. Transaction steps commit by themselves, outside of batches.
     Committed {
         /// How many writes were in it.
         writes: usize,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::committer::Caller;
 use crate::core::Core;
-use crate::error::{Failure, NOT_REGISTERED};
+use crate::error::{Failure, NOT_REGISTERED, Result};
 use crate::id::ExecutorId;
 use crate::limits::REFUSED_RETRY_MIN;
 use crate::observer::Event;
@@ -16,13 +16,17 @@ use crate::{codec, workflow};
 
 /// Once at the launch, before the engine takes up work: also for those whose traces are gone, as in a database
 /// that was restored from a backup.
-pub(crate) fn at_launch(core: &Core, identity: &Identity) -> DbResult<()> {
+pub(crate) fn at_launch(core: &Core, identity: &Identity) -> Result<()> {
     for executor in core.reader.busy_executors()? {
         if executor != identity.executor && !core.liveness.is_alive(&executor) {
-            take_over(core, &executor);
+            take_over(core, &executor, core.commit_from_outside(requeue(core, &executor))?);
         }
     }
     Ok(())
+}
+
+fn requeue(core: &Core, dead: &ExecutorId) -> Write {
+    Write::Requeue { executor: dead.clone(), at: core.options.clock.now() }
 }
 
 /// Every now and then.
@@ -33,16 +37,18 @@ pub(crate) fn sweep(core: &Core) -> DbResult<()> {
         say!(warn, "this executor cannot show the others that it lives: {error}");
     }
     for executor in core.liveness.dead() {
-        take_over(core, &executor);
+        // Failures are logged by the committer; the next sweep finds it again.
+        if let Ok(verdict) = core.committer.commit(requeue(core, &executor), Caller::Engine) {
+            take_over(core, &executor, verdict);
+        }
     }
     release_the_lost(core, identity)?;
     refuse_the_unknown(core, identity)
 }
 
-/// One conditional statement: a second one, here or in another process, finds nothing.
-fn take_over(core: &Core, dead: &ExecutorId) {
-    let write = Write::Requeue { executor: dead.clone(), at: core.options.clock.now() };
-    let Ok(Verdict::Changed(workflows)) = core.committer.commit(write, Caller::Engine) else { return };
+/// The requeue was one conditional statement: a second one, here or in another process, finds nothing.
+fn take_over(core: &Core, dead: &ExecutorId, requeued: Verdict) {
+    let Verdict::Changed(workflows) = requeued else { return };
     core.liveness.forget(dead);
     if !workflows.is_empty() {
         say!(info, "executor {} died; {} workflows go on", dead.as_str(), workflows.len());
@@ -55,9 +61,11 @@ fn take_over(core: &Core, dead: &ExecutorId) {
 fn release_the_lost(core: &Core, identity: &Identity) -> DbResult<()> {
     for owner in core.reader.owned_by(&identity.executor)? {
         if !core.runs.has(&owner.token) {
-            say!(warn, "workflow {} was left behind; it goes on", owner.workflow);
             let again_at = core.options.clock.now().checked_add(REFUSED_RETRY_MIN);
-            workflow::release(core, &crate::core::Run::new(owner), Attempt::Counted, again_at);
+            let run = crate::core::Run::new(owner);
+            if workflow::release(core, &run, Attempt::Counted, again_at, Caller::Engine) {
+                say!(warn, "workflow {} was left behind; it goes on", run.workflow());
+            }
         }
     }
     Ok(())

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::committer::Caller;
 use crate::core::Run;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -68,7 +69,7 @@ where
         let verdict = core.commit_from_outside(Write::StartWorkflow(new));
         match (verdict, slot) {
             (Ok(Verdict::Done), Some(slot)) => {
-                workflow::dispatch(core, assignment, slot);
+                workflow::dispatch(core, assignment, slot, Caller::Outside);
                 Ok(handle)
             }
             (Ok(Verdict::Done), None) => {

@@ -1,4 +1,5 @@
-//! The states of a workflow and the arrows between them. The only place where this is decided.
+//! The states of a workflow and the arrows between them. The conditions of the SQL statements decide; what they amount
+//! to is said here, and the audit of the torture holds every change against it.
 
 use std::fmt;
 

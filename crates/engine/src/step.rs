@@ -27,6 +27,9 @@ impl Context {
     /// # Errors
     /// - [`Error::StepFailed`] when the body failed or panicked, or its output cannot be recorded.
     /// - [`Error::Stopped`] when the engine ends this execution; hand it on.
+    /// - [`Error::NonDeterminism`] or [`Error::Undecodable`] when what is recorded here does not fit; the workflow ends.
+    /// - [`Error::InvalidName`], and [`Error::Unencodable`] for a type that no codec can read back: refused before the
+    ///   step begins.
     ///
     /// # Example
     /// ```
@@ -54,7 +57,7 @@ impl Context {
     /// take no worker. Nothing is recorded before the last attempt, so a crash in between starts them anew.
     ///
     /// # Errors
-    /// As [`Context::step`], and [`Error::RetriesExhausted`] with what each attempt said.
+    /// As [`Context::step`], [`Error::RetriesExhausted`] with what each attempt said, and [`Error::InvalidOption`].
     pub fn step_with<T, E>(
         &mut self,
         name: &str,

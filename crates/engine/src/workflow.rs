@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::attempts::failure_of_panic;
 use crate::clock::Timestamp;
 use crate::codec::{self, Codec};
+use crate::committer::Caller;
 use crate::context::{Context, Ended};
 use crate::core::{Core, Run};
 use crate::error::{Error, Failure, PARKED, Result, Stop};
@@ -60,7 +61,7 @@ pub(crate) enum Ending {
 }
 
 /// Runs a workflow on a thread of its own. Without a thread it goes back to those that wait.
-pub(crate) fn dispatch(core: &Arc<Core>, assignment: Assignment, slot: Slot) {
+pub(crate) fn dispatch(core: &Arc<Core>, assignment: Assignment, slot: Slot, caller: Caller) {
     let run = assignment.run.clone();
     let job = {
         let core = core.clone();
@@ -74,7 +75,7 @@ pub(crate) fn dispatch(core: &Arc<Core>, assignment: Assignment, slot: Slot) {
     if core.workers.run(job).is_err() {
         // Nothing of it has run. Without a thread now there may be one in a moment.
         let again_at = core.options.clock.now().checked_add(REFUSED_RETRY_MIN);
-        release(core, &run, Attempt::GivenBack, again_at.filter(|_| !core.is_stopping()));
+        release(core, &run, Attempt::GivenBack, again_at.filter(|_| !core.is_stopping()), caller);
         core.runs.leave(&run);
         core.expect_backlog();
     }
@@ -128,7 +129,7 @@ fn outcome(ctx: &mut Context, input: Input) -> Result<Outcome, Stop> {
         && ctx.attempt() > max.saturating_add(1)
     {
         let reason = format!(
-            "it was taken up {} times, and each time its executor died under it; at most 1 run and {max} recoveries \
+            "it was taken up {} times and never came to an end (its executor died, or its writes were refused); at most 1 run and {max} recoveries \
              are allowed. It waits for resume",
             ctx.attempt() - 1
         );
@@ -235,16 +236,12 @@ fn leave(ctx: &Context, reason: &Stop) -> Ending {
     match reason {
         Stop::Suspended => Ending::Suspended,
         Stop::ShuttingDown => {
-            release(&ctx.core, &ctx.run, Attempt::GivenBack, None);
+            release(&ctx.core, &ctx.run, Attempt::GivenBack, None, Caller::Engine);
             Ending::Left
         }
         Stop::Database(_) => {
-            release(
-                &ctx.core,
-                &ctx.run,
-                Attempt::Counted,
-                ctx.now().checked_add(wait_after_refusal(ctx.attempt())),
-            );
+            let again_at = ctx.now().checked_add(wait_after_refusal(ctx.attempt()));
+            release(&ctx.core, &ctx.run, Attempt::Counted, again_at, Caller::Engine);
             Ending::Left
         }
         Stop::Cancelled | Stop::NotOwner => Ending::Left,
@@ -258,11 +255,20 @@ fn wait_after_refusal(attempt: u32) -> Duration {
     REFUSED_RETRY_MIN.saturating_mul(doubled).min(REFUSED_RETRY_MAX)
 }
 
-/// Gives the workflow back to those that wait, at once or from a time on. If that fails, the sweep finds it.
-pub(crate) fn release(core: &Core, run: &Run, attempt: Attempt, again_at: Option<Timestamp>) {
+/// Gives the workflow back to those that wait, at once or from a time on, and says whether it was there to give. If it
+/// fails, the sweep finds it.
+pub(crate) fn release(
+    core: &Core,
+    run: &Run,
+    attempt: Attempt,
+    again_at: Option<Timestamp>,
+    caller: Caller,
+) -> bool {
     let at = core.options.clock.now();
     let write = Write::Release { owner: run.owner.clone(), attempt, again_at, at };
-    if core.committer.commit(write, crate::committer::Caller::Engine).is_err() {
+    let verdict = core.committer.commit(write, caller);
+    if verdict.is_err() {
         say!(warn, "workflow {} could not be given back; its next executor finds it", run.workflow());
     }
+    matches!(verdict, Ok(Verdict::Done))
 }

@@ -30,7 +30,7 @@ pub enum Point {
 }
 
 impl Point {
-    /// The places that are reached once in a run, whatever is committed.
+    /// The places that each step passes, whatever is committed.
     pub const IN_A_STEP: [Self; 7] = [
         Self::BeforeStep,
         Self::WhileReplaying,

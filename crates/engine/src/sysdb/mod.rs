@@ -1,7 +1,7 @@
 //! The wall between the engine and its database.
 //!
-//! Above it: workflows, retries, threads. Below it: SQL. Only the rows of this file and of [`write`] cross, no
-//! driver type does. Each read is one transaction, each batch of writes is one transaction.
+//! Above it: workflows, retries, threads. Below it: SQL. Only the rows of this file and of [`mod@write`] cross, no
+//! driver type does. A read is one query or few, a batch of writes is one transaction.
 
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;

@@ -2,7 +2,7 @@
 //!
 //! Two rules hold for each of them. Its commit is conditional: on the owner's token where it is the write of an
 //! execution, on the state of the row elsewhere. And it can be repeated: if the first try was committed and the
-//! answer lost, the second finds its own traces and says the same.
+//! answer lost, the second finds its own traces and changes nothing more.
 
 use std::sync::Arc;
 

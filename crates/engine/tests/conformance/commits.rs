@@ -268,3 +268,36 @@ fn an_observer_that_calls_the_engine_is_refused_and_hangs_nothing() {
     let answers = answers.lock().unwrap();
     assert!(answers[0].starts_with("an observer cannot call the engine"), "{answers:?}");
 }
+
+/// It may belong to an async runtime, where a driver that blocks would panic.
+#[test]
+fn no_thread_of_a_caller_ever_commits() {
+    let app = App::new();
+    {
+        let engine = app.open();
+        let workflow = engine.register("w", |_: &mut Context, (): ()| Ok::<_, Error>(7)).unwrap();
+        engine.launch().unwrap();
+        workflow.start_as(&engine, "left", ()).unwrap().result().unwrap();
+    }
+    app.interrupt("left", 0);
+    let committed = Arc::new(Mutex::new(Vec::new()));
+    let seen = committed.clone();
+    let hook: Arc<CommitHook> = Arc::new(move |point| {
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        seen.lock().unwrap().push((name, point.kinds.to_vec()));
+        Fate::Go
+    });
+    let engine = app.options().commit_hook(hook).stack_bytes(1 << 46).open(&app.url()).unwrap();
+    let workflow = engine.register("w", |_: &mut Context, (): ()| Ok::<_, Error>(7)).unwrap();
+    engine.launch().unwrap();
+    workflow.start_as(&engine, "w", ()).unwrap(); // there is no thread for it, so it is given back
+    engine.send(&WorkflowId::new("w").unwrap(), "t", 1).unwrap();
+    engine.cancel(&WorkflowId::new("w").unwrap()).unwrap();
+    engine.shutdown(Duration::from_secs(10));
+    let committed = committed.lock().unwrap();
+    for kind in ["requeue", "start_workflow", "release", "send", "cancel"] {
+        assert!(committed.iter().any(|(_, kinds)| kinds.contains(&kind)), "no {kind}");
+    }
+    let others: Vec<_> = committed.iter().filter(|(name, _)| !name.starts_with("piton-")).collect();
+    assert!(others.is_empty(), "{others:?}");
+}

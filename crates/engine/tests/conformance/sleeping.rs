@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use engine::{Context, Engine, Error, Timestamp, Workflow, WorkflowFilter, WorkflowStatus};
 
-use crate::support::{App, Counter, Result, eventually};
+use crate::support::{App, Counter, Latch, Result, eventually};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -148,4 +148,35 @@ fn a_clock_that_steps_back_delays_a_sleep_and_no_more() {
     assert!(!handle.status().unwrap().is_terminal());
     app.clock.advance(HOUR + Duration::from_secs(4));
     assert_eq!(handle.result().unwrap(), 1);
+}
+
+/// Attributes belong to whoever enqueues; what cannot be read there must not keep anybody asleep.
+#[test]
+fn unreadable_attributes_of_a_row_keep_nobody_asleep() {
+    for attributes in ["no json", "null", "[1]", "\"text\""] {
+        let app = App::new();
+        let engine = app.options().suspend_after(Duration::ZERO).open(&app.url()).unwrap();
+        let latch = Latch::default();
+        let held = latch.clone();
+        let sleeper =
+            engine.register("sleeper", |ctx: &mut Context, (): ()| ctx.sleep(Duration::from_secs(60)));
+        let receiver = engine.register("receiver", move |ctx: &mut Context, (): ()| {
+            held.hold();
+            ctx.recv::<u32>("t", Duration::from_secs(600))
+        });
+        let (sleeper, receiver) = (sleeper.unwrap(), receiver.unwrap());
+        engine.launch().unwrap();
+        let sleeper = sleeper.start_as(&engine, "s", ()).unwrap();
+        let receiver = receiver.start_as(&engine, "r", ()).unwrap();
+        latch.wait_for(1);
+        app.execute("UPDATE workflow_status SET attributes = ?1", [attributes]);
+        latch.open();
+        eventually("both wait without a thread", || {
+            app.status("s") == "DELAYED" && app.status("r") == "DELAYED"
+        });
+        engine.send(receiver.id(), "t", 5_u32).unwrap();
+        assert_eq!(receiver.result().unwrap(), Some(5));
+        app.clock.advance(Duration::from_secs(60));
+        sleeper.result().unwrap();
+    }
 }

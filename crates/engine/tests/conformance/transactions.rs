@@ -103,14 +103,17 @@ fn a_body_that_commits_by_itself_is_told() {
     let app = bank();
     let engine = app.open();
     let workflow = engine
-        .register("w", |ctx: &mut Context, (): ()| ctx.transaction("t", |tx| tx.execute_batch("COMMIT")));
+        .register("w", |ctx: &mut Context, sql: String| ctx.transaction("t", |tx| tx.execute_batch(&sql)));
     let workflow = workflow.unwrap();
     engine.launch().unwrap();
-    let error = workflow.start(&engine, ()).unwrap().result().unwrap_err().to_string();
-    assert!(error.contains("ended the transaction itself"), "{error}");
-    // The next one finds a connection in order.
-    let fine = workflow.start(&engine, ()).unwrap().result().unwrap_err().to_string();
-    assert!(fine.contains("ended the transaction itself"), "{fine}");
+    let run = |sql: &str| workflow.start(&engine, sql.to_owned()).unwrap().result();
+    for sql in ["COMMIT", "ROLLBACK", "COMMIT; BEGIN IMMEDIATE", "ROLLBACK; BEGIN IMMEDIATE"] {
+        let error = run(sql).unwrap_err().to_string();
+        assert!(error.contains("ended the transaction itself"), "{sql}: {error}");
+        // The next one finds a connection in order.
+        run("SAVEPOINT mine; UPDATE account SET cents = 7; ROLLBACK TO mine").unwrap();
+    }
+    assert_eq!(app.value::<i64>("SELECT cents FROM account", []), 100);
 }
 
 /// What a body does to its connection's settings does not reach the engine's.

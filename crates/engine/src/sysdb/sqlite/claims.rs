@@ -49,7 +49,7 @@ const WAKE_DUE: Statement = Statement {
     sql: "
         UPDATE workflow_status
            SET status = 'ENQUEUED', delay_until_epoch_ms = NULL, updated_at = ?1,
-               attributes = json_remove(attributes, ?2)
+               attributes = CASE WHEN json_valid(attributes) THEN json_remove(attributes, ?2) ELSE attributes END
          WHERE status = 'DELAYED' AND delay_until_epoch_ms <= ?1
         RETURNING workflow_uuid",
 };
@@ -80,7 +80,7 @@ const WAKE_SERVED: Statement = Statement {
            SET status = 'ENQUEUED', delay_until_epoch_ms = NULL, updated_at = ?3,
                attributes = json_remove(attributes, ?2)
          WHERE workflow_uuid IN (SELECT value FROM json_each(?1))
-           AND status = 'DELAYED' AND json_extract(attributes, ?2) IS NOT NULL
+           AND status = 'DELAYED' AND json_valid(attributes) AND json_extract(attributes, ?2) IS NOT NULL
         RETURNING workflow_uuid",
 };
 

@@ -17,8 +17,6 @@ use crate::id::ExecutorId;
 use crate::sysdb::{Liveness, Membership};
 
 const SUFFIX: &str = ".lock";
-/// Ids are unique, so a second try is for the case that a sweep took the new file for a dead one's.
-const TRIES: usize = 10;
 
 /// The lock files of one database.
 pub(super) struct ExecutorLocks {
@@ -56,15 +54,16 @@ impl ExecutorLocks {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Creates a lock file and holds its lock; `None` when somebody removed it in between.
-    fn try_join(&self, executor: &ExecutorId, card: &Card) -> io::Result<Option<File>> {
-        let path = self.path(executor);
-        let mut file = private().write(true).create_new(true).open(&path)?;
-        if file.try_lock().is_err() {
-            return Ok(None);
-        }
+    /// Puts a lock file in its place that is held from the first moment in which others can see it: one that is not
+    /// would be taken for a dead one's.
+    fn put_in_place(&self, executor: &ExecutorId, card: &Card) -> io::Result<File> {
+        create_private_directory(&self.directory)?;
+        let unseen = self.directory.join(format!("{}.new", executor.as_str()));
+        let mut file = private().write(true).create(true).truncate(true).open(&unseen)?;
+        file.try_lock()?;
         file.write_all(serde_json::to_string(card).map_err(io::Error::other)?.as_bytes())?;
-        Ok(is_still_at(&file, &path).then_some(file))
+        fs::rename(&unseen, self.path(executor))?;
+        Ok(file)
     }
 
     /// All executors with a file here.
@@ -86,21 +85,16 @@ impl Liveness for ExecutorLocks {
             path: self.directory.clone(),
             reason: format!("executors lock files there to show that they live: {e}"),
         };
-        create_private_directory(&self.directory).map_err(refuse)?;
         let card = Card {
             pid: std::process::id(),
             app: about.app.clone(),
             version: about.version.clone(),
             workflows: about.workflows.clone(),
         };
-        for _ in 0..TRIES {
-            let executor = ExecutorId::generate(label);
-            if let Some(file) = self.try_join(&executor, &card).map_err(refuse)? {
-                self.held().insert(executor.clone(), Held { file, card });
-                return Ok(executor);
-            }
-        }
-        Err(refuse(io::Error::other("somebody keeps removing the files")))
+        let executor = ExecutorId::generate(label);
+        let file = self.put_in_place(&executor, &card).map_err(refuse)?;
+        self.held().insert(executor.clone(), Held { file, card });
+        Ok(executor)
     }
 
     fn uphold(&self, executor: &ExecutorId) -> io::Result<()> {
@@ -109,10 +103,7 @@ impl Liveness for ExecutorLocks {
         let Some(held) = held.get_mut(executor).filter(|held| !is_still_at(&held.file, &path)) else {
             return Ok(());
         };
-        create_private_directory(&self.directory)?;
-        if let Some(file) = self.try_join(executor, &held.card)? {
-            held.file = file;
-        }
+        held.file = self.put_in_place(executor, &held.card)?;
         Ok(())
     }
 
@@ -177,7 +168,7 @@ fn create_private_directory(path: &Path) -> io::Result<()> {
     builder.create(path)
 }
 
-/// A sweep may have removed the file before its lock was held.
+/// Somebody may have removed the file, or put another in its place.
 fn is_still_at(file: &File, path: &Path) -> bool {
     #[cfg(unix)]
     {
@@ -269,7 +260,10 @@ mod tests {
         first.uphold(&executor).unwrap();
         assert!(second.is_alive(&executor));
         assert_eq!(second.members().len(), 1);
+        fs::remove_file(first.path(&executor)).unwrap();
+        fs::write(first.path(&executor), "from a backup").unwrap();
         first.uphold(&executor).unwrap();
+        assert!(second.is_alive(&executor));
         assert_eq!(second.known().len(), 1);
     }
 

@@ -116,7 +116,7 @@ pub(super) fn progress(connection: &Connection, workflow: &WorkflowId) -> DbResu
     PROGRESS.first(connection, [workflow.as_str()], |row| {
         Ok(Progress {
             status: status_column(row, 0)?,
-            attempts: row.get(1)?,
+            attempts: count_column(row, 1)?,
             steps_recorded: row.get(2)?,
             last_step: row.get(3)?,
             children: row.get(4)?,

@@ -66,13 +66,16 @@ pub(super) fn send(
     if DESTINATION.first(connection, [destination], |_| Ok(()))?.is_none() {
         return Ok(Verdict::Refused(Refusal::NoSuchWorkflow));
     }
+    let recorded =
+        sender.map_or(Ok(Verdict::Done), |(owner, step)| steps::record(connection, owner, step))?;
+    if recorded != Verdict::Done {
+        return Ok(recorded);
+    }
     let at = message.at.as_millis();
     let sent = SEND.execute(connection, params![message.id, destination, message.topic, message.text, at])?;
     let mark = workflows::mark_of_message(&message.topic);
     let woke = sent == 1 && workflows::wake(connection, destination, &mark, message.at)?;
-    let recorded =
-        sender.map_or(Ok(Verdict::Done), |(owner, step)| steps::record(connection, owner, step))?;
-    Ok(if woke && recorded == Verdict::Done { Verdict::Woke } else { recorded })
+    Ok(if woke { Verdict::Woke } else { Verdict::Done })
 }
 
 /// Takes the oldest message of a topic. It is consumed exactly when the step that took it is recorded.

@@ -116,7 +116,7 @@ fn look(connection: &Connection) -> Result<Content, Problem> {
     Ok(other.map_or(Content::Nothing, Content::OtherTables))
 }
 
-/// A small file is checked whole. Of a large one the first page of each table and index is read.
+/// A small file is checked whole. Of a large one a row of each table is read.
 fn check_for_damage(connection: &Connection) -> Result<(), Problem> {
     let pages: u64 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
     let page_bytes: u64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;

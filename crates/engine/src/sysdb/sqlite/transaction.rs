@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::open::{connect, make_durable};
-use super::statement::failed;
+use super::statement::{Statement, failed};
 use super::{steps, workflows};
 use crate::id::StepId;
 use crate::sysdb::{DbError, DbResult, Owner, StepRow, Verdict};
@@ -81,6 +81,7 @@ fn try_once<T, E>(
     {
         return Ok(Transacted::Recorded(recorded));
     }
+    HOLD.execute(&transaction, [])?;
     let (step, value) = match body(&transaction) {
         Ok(done) => done,
         Err(error) => return Ok(Transacted::Failed(error)),
@@ -128,10 +129,20 @@ pub(crate) fn may_pass(error: &(dyn std::error::Error + 'static)) -> bool {
     })
 }
 
+const ENDED: &str = "the body ended the transaction itself, so its effect is not tied to its record";
+
+/// A savepoint around the body.
+const HOLD: Statement = Statement { name: "hold_transaction_step", sql: "SAVEPOINT piton_step" };
+const RELEASE: Statement = Statement { name: "release_transaction_step", sql: "RELEASE piton_step" };
+
 /// What makes it impossible to commit the effect together with its record.
 fn misuse(transaction: &Transaction<'_>) -> Option<&'static str> {
     if transaction.is_autocommit() {
-        return Some("the body ended the transaction itself, so its effect is not tied to its record");
+        return Some(ENDED);
+    }
+    // It is gone when the body has ended the transaction and begun another.
+    if RELEASE.execute(transaction, []).is_err() {
+        return Some(ENDED);
     }
     let query_only = transaction.pragma_query_value(None, "query_only", |row| row.get::<_, bool>(0));
     (!query_only.is_ok_and(|on| !on)).then_some("the body made its connection read-only")

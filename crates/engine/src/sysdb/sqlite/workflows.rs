@@ -82,10 +82,12 @@ const WAKE: Statement = Statement {
         UPDATE workflow_status
            SET status = 'ENQUEUED', delay_until_epoch_ms = NULL, updated_at = ?4,
                attributes = json_remove(attributes, ?3)
-         WHERE workflow_uuid = ?1 AND status = 'DELAYED' AND json_extract(attributes, ?3) = ?2",
+         WHERE workflow_uuid = ?1 AND status = 'DELAYED' AND json_valid(attributes)
+           AND json_extract(attributes, ?3) = ?2",
 };
 
-/// The attempt is given back: leaving a thread in order is not a crash.
+/// The attempt is given back: leaving a thread in order is not a crash. Attributes that are no JSON object cannot carry
+/// the mark, and without it nothing wakes the workflow, so it takes their place.
 ///
 /// ?1 id, ?2 token, ?3 due, ?4 queue, ?5 now, ?6 path of the mark, ?7 mark, ?8 awaited workflow, ?9 awaited topic
 const SUSPEND: Statement = Statement {
@@ -96,7 +98,9 @@ const SUSPEND: Statement = Statement {
                owner_xid = NULL, started_at_epoch_ms = NULL, updated_at = ?5,
                recovery_attempts = max(recovery_attempts - 1, 0),
                attributes = CASE WHEN ?7 IS NULL THEN attributes
-                                 ELSE json_set(COALESCE(attributes, '{}'), ?6, ?7) END
+                                 WHEN json_valid(attributes) AND json_type(attributes) = 'object'
+                                 THEN json_set(attributes, ?6, ?7)
+                                 ELSE json_set('{}', ?6, ?7) END
          WHERE workflow_uuid = ?1 AND status = 'PENDING' AND owner_xid = ?2
            AND NOT EXISTS (SELECT 1 FROM workflow_status awaited
                             WHERE awaited.workflow_uuid = ?8
