@@ -124,3 +124,8 @@ pub use status::WorkflowStatus;
 
 #[cfg(feature = "sqlite")]
 pub use rusqlite;
+
+/// The program on the front page compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct FrontPage;
