@@ -200,9 +200,9 @@ fn in_words(stop: Stop, report: &Value, example: &str) -> String {
     let (restarts, wall) = (number("restarts"), Duration::from_millis(number("wall_ms")));
     let seconds = wall.as_secs_f64();
     let times = match restarts {
-        0 => "without a restart".to_owned(),
-        1 => "after 1 restart".to_owned(),
-        n => format!("after {n} restarts"),
+        0 => String::new(),
+        1 => " after 1 restart".to_owned(),
+        n => format!(" after {n} restarts"),
     };
     let steps = format!(
         "{} step attempts ran, {} recorded steps were replayed",
@@ -211,10 +211,10 @@ fn in_words(stop: Stop, report: &Value, example: &str) -> String {
     );
     match stop {
         Stop::Ended if report["status"] == "SUCCESS" => {
-            format!("{example} succeeded {times} in {seconds:.1} s; {steps}")
+            format!("{example} succeeded{times} in {seconds:.1} s; {steps}")
         }
         Stop::Ended => format!(
-            "{example} ended with {} {times}; this is final, so another start would not change it",
+            "{example} ended with {}{times}; this is final, so another start would not change it",
             report["status"].as_str().unwrap_or("no status")
         ),
         Stop::CannotRun(code) => {
@@ -223,9 +223,9 @@ fn in_words(stop: Stop, report: &Value, example: &str) -> String {
         Stop::Died => format!("{example} is not finished; its workflow waits for the next start"),
         Stop::Limit => {
             format!(
-                "{example} is not finished {times}; its workflow waits for the next start (--max-restarts)"
+                "{example} is not finished{times}; its workflow waits for the next start (--max-restarts)"
             )
         }
-        Stop::Interrupt => format!("interrupted {times}; the workflow waits for the next start"),
+        Stop::Interrupt => format!("interrupted{times}; the workflow waits for the next start"),
     }
 }
