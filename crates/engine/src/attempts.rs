@@ -11,6 +11,7 @@ use crate::error::{BoxError, Error, Failure, Result, UNENCODABLE};
 use crate::id::{StepId, WorkflowId};
 use crate::observer::Event;
 use crate::options::StepOptions;
+use crate::sync::contained;
 
 /// What the body of a step may know about itself.
 #[derive(Clone, Copy)]
@@ -88,10 +89,10 @@ pub(crate) fn caught<T, E: Into<BoxError>>(body: impl FnOnce() -> Result<T, E>) 
     }
 }
 
-/// The failure of a panic. The payload may itself panic when it is dropped.
+/// The failure of a panic. The payload may itself panic when it is dropped, with one that does too.
 pub(crate) fn failure_of_panic(payload: Box<dyn Any + Send>) -> Failure {
     let failure = Failure::of_panic(payload.as_ref());
-    let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
+    contained(|| drop(payload));
     failure
 }
 

@@ -11,9 +11,9 @@ use serde::de::DeserializeOwned;
 
 use crate::codec::{self, Codec};
 use crate::committer::Caller;
-use crate::context::{Context, Place};
+use crate::context::{Context, Ended, Place};
 use crate::core::Run;
-use crate::error::{AWAITED_CANCELLED, AWAITED_PARKED, Error, Failure, Result};
+use crate::error::{AWAITED_CANCELLED, AWAITED_PARKED, Error, Failure, Result, Stop};
 use crate::handle;
 use crate::id::{OwnerToken, WorkflowId, check_name};
 use crate::registry::Workflow;
@@ -149,6 +149,10 @@ impl Context {
             Some(id) => id,
             None => WorkflowId::of_child(self.workflow_id(), place.step_id)?,
         };
+        if id == *self.workflow_id() {
+            let (what, name) = ("id of a child", id.to_string());
+            return Err(Error::InvalidName { what, name, reason: "is the workflow's own".to_owned() });
+        }
         if let Some(recorded) = self.replayed(&place)? {
             return self.began_before(&place, &id, &recorded).map(|id| (id, None));
         }
@@ -270,8 +274,15 @@ impl Context {
                 found = handle::ended(&core, workflow, &subscription);
                 !matches!(found, Ok(None))
             })?;
-            if let Some(outcome) = found? {
-                return Ok(outcome);
+            match found {
+                Ok(Some(outcome)) => return Ok(outcome),
+                Ok(None) => {}
+                // Not the workflow's failure, so not its outcome.
+                Err(Error::Database { statement, source }) => {
+                    let reason = format!("{statement}: {source}");
+                    return Err(self.end(Ended::Stopped(Stop::Database(reason.into()))));
+                }
+                Err(error) => return Err(error),
             }
             self.suspend(Wake::WhenSettled(workflow.clone()))?;
         }

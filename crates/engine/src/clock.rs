@@ -28,6 +28,13 @@ impl Timestamp {
         sum.to_datetime().map(|_| sum)
     }
 
+    /// This long before `self`, or the first date there is.
+    #[must_use]
+    pub(crate) fn saturating_sub(self, duration: Duration) -> Self {
+        let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_sub(millis))
+    }
+
     /// How long from `earlier` until `self`; zero when it has passed.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0).try_into().unwrap_or(0))

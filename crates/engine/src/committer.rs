@@ -307,6 +307,11 @@ impl Committer {
         }
     }
 
+    /// Whether nothing is being committed.
+    pub(crate) fn is_idle(&self) -> bool {
+        !lock(&self.line).led
+    }
+
     /// Takes no more. What waits is told so, unless it is being committed.
     pub(crate) fn close(&self) {
         let left = {

@@ -33,6 +33,8 @@ pub struct Context {
     pub(crate) history: History,
     /// Workflows that run inline on this thread below this one's root.
     pub(crate) depth: usize,
+    /// The function was called.
+    pub(crate) began: bool,
     attempt: u32,
     last_step: StepId,
     ended: Option<Ended>,
@@ -81,6 +83,7 @@ impl Context {
             name,
             history: History::none(),
             depth: 0,
+            began: false,
             attempt,
             last_step: StepId(0),
             ended: None,

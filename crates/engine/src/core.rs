@@ -29,6 +29,8 @@ pub(crate) struct Core {
     pub(crate) fleet: Arc<Signal>,
     pub(crate) stopping: AtomicBool,
     backlog: AtomicBool,
+    /// The engine has shut down over a running body.
+    leaving: AtomicBool,
     identity: OnceLock<Arc<Identity>>,
 }
 
@@ -50,6 +52,7 @@ impl Core {
             fleet,
             stopping: AtomicBool::new(false),
             backlog: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             identity: OnceLock::new(),
             options,
         }
@@ -87,6 +90,27 @@ impl Core {
     pub(crate) fn slot_was_freed(&self) {
         if self.has_backlog() && self.workers.many_slots_are_free() {
             self.fleet.raise();
+        }
+    }
+
+    /// Takes leave of the other executors. Idempotent.
+    pub(crate) fn leave(&self) {
+        if let Ok(identity) = self.identity() {
+            let owns_nothing = self.reader.owned_by(&identity.executor).is_ok_and(|owned| owned.is_empty());
+            self.liveness.leave(&identity.executor, owns_nothing);
+        }
+    }
+
+    /// The same as soon as nothing runs here any more, after the committer has closed.
+    pub(crate) fn leave_after_the_last(&self) {
+        self.leaving.store(true, Ordering::SeqCst);
+        self.leave_if_last();
+    }
+
+    /// To be called when a run has ended.
+    pub(crate) fn leave_if_last(&self) {
+        if self.leaving.load(Ordering::SeqCst) && self.runs.all().is_empty() && self.committer.is_idle() {
+            self.leave();
         }
     }
 
@@ -161,8 +185,11 @@ impl Runs {
         }
     }
 
-    pub(crate) fn has(&self, token: &OwnerToken) -> bool {
-        lock(&self.0).contains_key(token)
+    /// Whether it runs here, or may be about to: its token is reserved.
+    pub(crate) fn has(&self, owner: &Owner) -> bool {
+        let runs = lock(&self.0);
+        runs.get(&owner.token)
+            .is_some_and(|list| list.is_empty() || list.iter().any(|run| run.owner == *owner))
     }
 
     pub(crate) fn owners(&self) -> Vec<Owner> {
@@ -172,15 +199,6 @@ impl Runs {
     pub(crate) fn tell_to_stop(&self, owner: &Owner, reason: &Stop) {
         let told: Vec<_> = lock(&self.0).get(&owner.token).into_iter().flatten().cloned().collect();
         told.iter().filter(|run| run.owner == *owner).for_each(|run| run.tell_to_stop(reason.clone()));
-    }
-
-    /// Every execution of this workflow.
-    pub(crate) fn tell_workflow_to_stop(&self, workflow: &WorkflowId, reason: &Stop) {
-        for run in self.all() {
-            if run.workflow() == workflow {
-                run.tell_to_stop(reason.clone());
-            }
-        }
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Run>> {

@@ -14,13 +14,14 @@ use crate::clock::Stopwatch;
 use crate::context::Context;
 use crate::core::Core;
 use crate::error::{BoxError, Error, Result, Stop};
+use crate::fleet;
 use crate::id::WorkflowId;
 use crate::limits::{DROP_DEADLINE, SERVICE_GRACE};
 use crate::options::{EngineOptions, WorkflowOptions};
 use crate::registry::Workflow;
 use crate::sync::{Signal, lock, say};
 use crate::sysdb::{Identity, Membership, SystemDatabase, Write};
-use crate::{fleet, recovery};
+use crate::worker::is_worker;
 
 /// An open engine. Clones are the same engine; when the last one is dropped it shuts down.
 ///
@@ -34,6 +35,10 @@ pub struct Engine {
 struct Guard {
     core: Arc<Core>,
     launched: AtomicBool,
+    services: Arc<Services>,
+}
+
+struct Services {
     fleet: Service,
     committer: Service,
 }
@@ -50,7 +55,8 @@ impl Engine {
         // From the start: an engine that is never launched has handles that wait, too.
         let fleet =
             Service::spawn("piton-fleet", &core, fleet::serve).inspect_err(|_| core.committer.close())?;
-        Ok(Self { guard: Arc::new(Guard { core, launched: AtomicBool::new(false), fleet, committer }) })
+        let services = Arc::new(Services { fleet, committer });
+        Ok(Self { guard: Arc::new(Guard { core, launched: AtomicBool::new(false), services }) })
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {
@@ -118,7 +124,7 @@ impl Engine {
     /// executor, or the next start, goes on with them. Waits at most about `deadline` and returns the workflows whose
     /// step still runs then; those are taken over when this process ends.
     pub fn shutdown(&self, deadline: Duration) -> Vec<WorkflowId> {
-        self.guard.shutdown(deadline)
+        self.guard.services.shut_down(self.core(), deadline)
     }
 }
 
@@ -140,16 +146,22 @@ impl Guard {
                 known: about.workflows,
                 at,
             })?;
-            recovery::at_launch(core, &identity)
+            Ok(())
         };
         take_up().inspect_err(|_: &Error| core.liveness.leave(&identity.executor, true))?;
-        core.set_identity(identity);
+        core.set_identity(identity.clone());
+        if core.is_stopping() {
+            // A shutdown came in between and saw nobody to take leave for.
+            core.liveness.leave(&identity.executor, true);
+            return Err(Error::ShuttingDown);
+        }
         core.fleet.raise();
         Ok(())
     }
+}
 
-    fn shutdown(&self, deadline: Duration) -> Vec<WorkflowId> {
-        let core = &self.core;
+impl Services {
+    fn shut_down(&self, core: &Core, deadline: Duration) -> Vec<WorkflowId> {
         let watch = Stopwatch::start();
         // A healthy thread that was told to end needs a moment, however short the deadline.
         let left = || deadline.saturating_sub(watch.elapsed()).max(SERVICE_GRACE);
@@ -159,7 +171,8 @@ impl Guard {
         }
         core.hub.wake_all();
         core.fleet.raise();
-        let fleet_ended = self.fleet.join_within(left());
+        // It may be in a commit that fails and fails: half of the time is for the workers.
+        let fleet_ended = self.fleet.join_within((left() / 2).max(SERVICE_GRACE));
         // What the fleet took up in its last moment.
         for run in core.runs.all() {
             run.tell_to_stop(Stop::ShuttingDown);
@@ -167,24 +180,31 @@ impl Guard {
         let all_ended = core.workers.close(deadline.saturating_sub(watch.elapsed()));
         core.committer.close();
         let committer_ended = self.committer.join_within(left());
-        if !(fleet_ended && all_ended && committer_ended) {
-            // As long as a body runs, or a commit, this process lives in the eyes of the others, or they would run
-            // its workflows too.
-            return core.runs.all().iter().map(|run| run.workflow().clone()).collect();
+        if fleet_ended && all_ended && committer_ended {
+            core.leave();
+            return Vec::new();
         }
-        if let Ok(identity) = core.identity() {
-            let owns_nothing = core.reader.owned_by(&identity.executor).is_ok_and(|owned| owned.is_empty());
-            core.liveness.leave(&identity.executor, owns_nothing);
-        }
-        Vec::new()
+        // As long as a body runs, or a commit, this process lives in the eyes of the others, or they would run its
+        // workflows too. The last one to end takes leave.
+        core.leave_after_the_last();
+        core.runs.all().iter().map(|run| run.workflow().clone()).collect()
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let left = self.shutdown(DROP_DEADLINE);
-        if !left.is_empty() {
-            say!(warn, "the engine was dropped while {} workflows ran a step", left.len());
+        let (core, services) = (self.core.clone(), self.services.clone());
+        let end = move || {
+            let left = services.shut_down(&core, DROP_DEADLINE);
+            if !left.is_empty() {
+                say!(warn, "the engine was dropped while {} workflows ran a step", left.len());
+            }
+        };
+        // In the body of a step: the shutdown waits for that step, so it must not wait here.
+        if is_worker() {
+            let _ = thread::Builder::new().name("piton-shutdown".to_owned()).spawn(end);
+        } else {
+            end();
         }
     }
 }

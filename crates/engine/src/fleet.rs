@@ -11,8 +11,8 @@ use crate::clock::{Stopwatch, Timestamp};
 use crate::committer::Caller;
 use crate::core::{Core, Run};
 use crate::error::Stop;
-use crate::id::OwnerToken;
-use crate::limits::{CLAIM_MAX, POLL_MAX, POLL_MIN, SERVED_EVERY_MIN, SWEEP_EVERY};
+use crate::id::{ExecutorId, OwnerToken};
+use crate::limits::{CLAIM_MAX, POLL_MAX, POLL_MIN, SERVED_EVERY_MIN, SWEEP_EVERY, TRACELESS_EVERY};
 use crate::recovery;
 use crate::status::WorkflowStatus;
 use crate::sync::say;
@@ -22,12 +22,19 @@ use crate::workflow::{self, Assignment};
 
 /// The body of the fleet's thread, until the engine stops.
 pub(crate) fn serve(core: &Arc<Core>) {
-    let mut fleet = Fleet { core, pause: POLL_MIN, next_due: None, last_call: 0, swept: None, served: None };
+    let mut fleet = Fleet {
+        core,
+        pause: POLL_MIN,
+        next_due: None,
+        last_call: 0,
+        swept: None,
+        launched: false,
+        traceless: None,
+        served: None,
+    };
     while !core.is_stopping() {
         let call = core.fleet.now();
-        if let Err(error) = fleet.look(call) {
-            say!(warn, "{error}; looking again in {:?}", fleet.pause);
-        }
+        fleet.look(call);
         core.fleet.wait_at_most(call, fleet.pause);
     }
 }
@@ -39,32 +46,67 @@ struct Fleet<'c> {
     next_due: Option<Timestamp>,
     last_call: u64,
     swept: Option<Stopwatch>,
+    launched: bool,
+    /// Busy executors without a trace, when they were last looked for, and when that was.
+    traceless: Option<(Stopwatch, Vec<ExecutorId>)>,
     /// Since the last question for waits that have ended unnoticed, and how long until the next.
     served: Option<(Stopwatch, Duration)>,
 }
 
 impl Fleet<'_> {
-    fn look(&mut self, call: u64) -> DbResult<()> {
+    fn look(&mut self, call: u64) {
         let called = std::mem::replace(&mut self.last_call, call) != call;
-        let sweep = self.swept.is_none_or(|swept| swept.elapsed() >= SWEEP_EVERY);
-        let changed = self.core.committer.others_committed()?;
+        // A launch is followed by a sweep at once: it takes up what was interrupted.
+        let is_launched = self.core.identity().is_ok();
+        let launched = is_launched && !std::mem::replace(&mut self.launched, is_launched);
+        let sweep = launched || self.swept.is_none_or(|swept| swept.elapsed() >= SWEEP_EVERY);
+        let changed = self.core.committer.others_committed();
+        let changed = changed.unwrap_or_else(|error| {
+            self.note(Err(error));
+            false
+        });
         self.pause = if called || changed { POLL_MIN } else { (self.pause * 2).min(POLL_MAX) };
 
+        // What fails in one of these does not keep the others from being done.
         if changed || sweep {
-            self.core.hub.look(self.core.reader.as_ref())?;
-            stop_the_superseded(self.core)?;
+            self.note(self.core.hub.look(self.core.reader.as_ref()));
+            self.note(stop_the_superseded(self.core));
         }
         let due = self.next_due.is_some_and(|due| self.core.options.clock.now() >= due);
         if due {
             self.commit(Write::WakeDue { now: self.core.options.clock.now() });
         }
         if called || changed || due || sweep || self.core.has_backlog() {
-            self.take_up_work()?;
+            let part = self.take_up_work();
+            self.note(part);
         }
         if sweep {
-            self.wake_the_served()?;
-            recovery::sweep(self.core)?;
+            let part = self.wake_the_served();
+            self.note(part);
+            let part = self.take_over_from_the_traceless();
+            self.note(part);
+            self.note(recovery::sweep(self.core));
             self.swept = Some(Stopwatch::start());
+        }
+    }
+
+    fn note(&self, part: DbResult<()>) {
+        if let Err(error) = part {
+            say!(warn, "{error}; looking again in {:?}", self.pause);
+        }
+    }
+
+    /// Those that were without a trace the last time, and are still.
+    fn take_over_from_the_traceless(&mut self) -> DbResult<()> {
+        let looked = self.traceless.as_ref().map(|(looked, _)| looked.elapsed());
+        if self.core.identity().is_err() || looked.is_some_and(|ago| ago < TRACELESS_EVERY) {
+            return Ok(());
+        }
+        let now = recovery::without_trace(self.core)?;
+        let before = self.traceless.replace((Stopwatch::start(), now.clone()));
+        let before = before.map(|(_, before)| before).unwrap_or_default();
+        for executor in now.iter().filter(|executor| before.contains(executor)) {
+            recovery::take_over(self.core, executor);
         }
         Ok(())
     }
@@ -165,7 +207,7 @@ fn stop_the_superseded(core: &Core) -> DbResult<()> {
         return Ok(());
     }
     for (lost, status) in core.reader.lost_among(&owners)? {
-        let cancelled = status == WorkflowStatus::Cancelled;
+        let cancelled = status == Some(WorkflowStatus::Cancelled);
         core.runs.tell_to_stop(&lost, if cancelled { &Stop::Cancelled } else { &Stop::NotOwner });
     }
     Ok(())

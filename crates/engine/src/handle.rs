@@ -14,7 +14,7 @@ use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::id::{StepId, WorkflowId};
 use crate::status::WorkflowStatus;
-use crate::sync::Signal;
+use crate::sync::{Signal, say};
 use crate::sysdb::Outcome;
 use crate::waiter::{Subscription, Topic};
 use crate::worker::lending_the_slot;
@@ -117,17 +117,24 @@ impl<O> fmt::Debug for Handle<O> {
     }
 }
 
-/// The outcome of a workflow that has ended: as its waker had it, or as the database has it.
+/// The outcome of a workflow that has ended: as its waker had it, or as the database has it. A look that fails in a
+/// way that may pass has seen nothing; the hub wakes whoever waits for another one.
 pub(crate) fn ended(
     core: &Core,
     workflow: &WorkflowId,
     subscription: &Subscription,
 ) -> Result<Option<Outcome>> {
-    if let Some(outcome) = subscription.take_outcome() {
+    // Only a success is final for good: anything else may have been resumed since, here or elsewhere.
+    if let Some(outcome) = subscription.take_outcome().filter(|o| o.status == WorkflowStatus::Success) {
         return Ok(Some(outcome.as_ref().clone()));
     }
-    match core.reader.outcome(workflow)? {
-        None => Err(Error::NotFound { workflow: workflow.clone() }),
-        Some(outcome) => Ok(outcome.status.is_terminal().then_some(outcome)),
+    match core.reader.outcome(workflow) {
+        Ok(Some(outcome)) => Ok(outcome.status.is_terminal().then_some(outcome)),
+        Ok(None) => Err(Error::NotFound { workflow: workflow.clone() }),
+        Err(error) if error.may_pass => {
+            say!(warn, "{error}; looking again");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
     }
 }

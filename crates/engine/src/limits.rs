@@ -39,6 +39,14 @@ pub(crate) const SUSPEND_AFTER: Duration = Duration::from_secs(5);
 /// How often a workflow is recovered unless [`crate::WorkflowOptions`] says otherwise.
 pub(crate) const RECOVERY_ATTEMPTS_MAX: u32 = 100;
 
+/// How long a workflow waits for a program that knows its name, before it ends with an error that says so: a program
+/// that is started again, or replaced by a new build, is away for a while.
+pub(crate) const UNKNOWN_AFTER: Duration = Duration::from_secs(30);
+
+/// How often it looks for executors with work of which there is no trace: twice in a row, because a living one puts
+/// its trace back if somebody removed it.
+pub(crate) const TRACELESS_EVERY: Duration = Duration::from_secs(1);
+
 /// How often the fleet looks for executors that died.
 pub(crate) const SWEEP_EVERY: Duration = Duration::from_millis(250);
 
@@ -52,6 +60,11 @@ pub(crate) const POLL_MAX: Duration = Duration::from_millis(25);
 /// Waits between two tries of a commit that may yet succeed (a busy, full or failing disk).
 pub(crate) const COMMIT_RETRY_MIN: Duration = Duration::from_millis(2);
 pub(crate) const COMMIT_RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// How often the body of a transaction step runs at most in one attempt, when it says that the disk is full or fails:
+/// that may also be the disk of another file, which it opened itself.
+#[cfg(feature = "sqlite")]
+pub(crate) const BODY_TRIES_MAX: u32 = 10;
 
 /// Waits before a workflow is tried again whose writes the database refused for good, or that found no thread.
 pub(crate) const REFUSED_RETRY_MIN: Duration = Duration::from_secs(1);

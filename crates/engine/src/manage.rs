@@ -1,7 +1,10 @@
 //! What an operator does: look at workflows, cancel them, let them go on.
 
+use std::sync::Arc;
+
 use serde::de::DeserializeOwned;
 
+use crate::core::Run;
 use crate::engine::Engine;
 use crate::error::{Error, Result, Stop};
 use crate::handle::Handle;
@@ -79,10 +82,12 @@ impl Engine {
     fn cancel_some(&self, id: &WorkflowId, children: bool) -> Result<WorkflowStatus> {
         let core = self.core();
         let write = Write::Cancel { workflow: id.clone(), children, at: core.options.clock.now() };
+        // Those that run now: one that is claimed after a resume of somebody else is none of ours.
+        let running = core.runs.all();
         match core.commit_from_outside(write)? {
             Verdict::Changed(cancelled) => {
+                tell_to_stop(&running, &cancelled, &Stop::Cancelled);
                 for workflow in cancelled {
-                    core.runs.tell_workflow_to_stop(&workflow, &Stop::Cancelled);
                     core.hub.wake(&Topic::Settled(workflow));
                 }
                 Ok(WorkflowStatus::Cancelled)
@@ -104,14 +109,22 @@ impl Engine {
     pub fn resume(&self, id: &WorkflowId) -> Result<WorkflowStatus> {
         let core = self.core();
         let write = Write::Resume { workflow: id.clone(), at: core.options.clock.now() };
+        // Those that run now: the resume may be claimed here before this thread goes on.
+        let running = core.runs.all();
         match core.commit_from_outside(write)? {
-            Verdict::Changed(_) => {
-                core.runs.tell_workflow_to_stop(id, &Stop::NotOwner);
+            Verdict::Changed(resumed) => {
+                tell_to_stop(&running, &resumed, &Stop::NotOwner);
                 core.hub.resumed(id);
                 Ok(WorkflowStatus::Enqueued)
             }
             verdict => stands(id, &verdict),
         }
+    }
+}
+
+fn tell_to_stop(running: &[Arc<Run>], workflows: &[WorkflowId], reason: &Stop) {
+    for run in running.iter().filter(|run| workflows.contains(run.workflow())) {
+        run.tell_to_stop(reason.clone());
     }
 }
 

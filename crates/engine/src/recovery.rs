@@ -4,30 +4,15 @@ use std::sync::Arc;
 
 use crate::committer::Caller;
 use crate::core::Core;
-use crate::error::{Failure, NOT_REGISTERED, Result};
+use crate::error::{Failure, NOT_REGISTERED};
 use crate::id::ExecutorId;
-use crate::limits::REFUSED_RETRY_MIN;
+use crate::limits::{REFUSED_RETRY_MIN, UNKNOWN_AFTER};
 use crate::observer::Event;
 use crate::registry::listed;
 use crate::sync::say;
-use crate::sysdb::write::Attempt;
+use crate::sysdb::write::{Attempt, Unknown};
 use crate::sysdb::{DbResult, Identity, Verdict, Write};
 use crate::{codec, workflow};
-
-/// Once at the launch, before the engine takes up work: also for those whose traces are gone, as in a database
-/// that was restored from a backup.
-pub(crate) fn at_launch(core: &Core, identity: &Identity) -> Result<()> {
-    for executor in core.reader.busy_executors()? {
-        if executor != identity.executor && !core.liveness.is_alive(&executor) {
-            take_over(core, &executor, core.commit_from_outside(requeue(core, &executor))?);
-        }
-    }
-    Ok(())
-}
-
-fn requeue(core: &Core, dead: &ExecutorId) -> Write {
-    Write::Requeue { executor: dead.clone(), at: core.options.clock.now() }
-}
 
 /// Every now and then.
 pub(crate) fn sweep(core: &Core) -> DbResult<()> {
@@ -37,18 +22,17 @@ pub(crate) fn sweep(core: &Core) -> DbResult<()> {
         say!(warn, "this executor cannot show the others that it lives: {error}");
     }
     for executor in core.liveness.dead() {
-        // Failures are logged by the committer; the next sweep finds it again.
-        if let Ok(verdict) = core.committer.commit(requeue(core, &executor), Caller::Engine) {
-            take_over(core, &executor, verdict);
-        }
+        take_over(core, &executor);
     }
     release_the_lost(core, identity)?;
     refuse_the_unknown(core, identity)
 }
 
-/// The requeue was one conditional statement: a second one, here or in another process, finds nothing.
-fn take_over(core: &Core, dead: &ExecutorId, requeued: Verdict) {
-    let Verdict::Changed(workflows) = requeued else { return };
+/// One conditional statement: a second one, here or in another process, finds nothing. Failures are logged by the
+/// committer; the next sweep finds the dead one again.
+pub(crate) fn take_over(core: &Core, dead: &ExecutorId) {
+    let requeue = Write::Requeue { executor: dead.clone(), at: core.options.clock.now() };
+    let Ok(Verdict::Changed(workflows)) = core.committer.commit(requeue, Caller::Engine) else { return };
     core.liveness.forget(dead);
     if !workflows.is_empty() {
         say!(info, "executor {} died; {} workflows go on", dead.as_str(), workflows.len());
@@ -56,11 +40,19 @@ fn take_over(core: &Core, dead: &ExecutorId, requeued: Verdict) {
     }
 }
 
+/// Executors that have workflows and of which there is no trace, as after a restore from a backup. One of them may be
+/// about to put its trace back.
+pub(crate) fn without_trace(core: &Core) -> DbResult<Vec<ExecutorId>> {
+    let mut busy = core.reader.busy_executors()?;
+    busy.retain(|executor| core.liveness.is_without_trace(executor));
+    Ok(busy)
+}
+
 /// Workflows that are `PENDING` under this process and that it does not run: it could neither end them nor give
 /// them back when the database failed.
 fn release_the_lost(core: &Core, identity: &Identity) -> DbResult<()> {
     for owner in core.reader.owned_by(&identity.executor)? {
-        if !core.runs.has(&owner.token) {
+        if !core.runs.has(&owner) {
             let again_at = core.options.clock.now().checked_add(REFUSED_RETRY_MIN);
             let run = crate::core::Run::new(owner);
             if workflow::release(core, &run, Attempt::Counted, again_at, Caller::Engine) {
@@ -74,10 +66,13 @@ fn release_the_lost(core: &Core, identity: &Identity) -> DbResult<()> {
 /// Workflows that wait for a name which no living executor of this application knows.
 fn refuse_the_unknown(core: &Core, identity: &Arc<Identity>) -> DbResult<()> {
     let registered = core.registry.freeze();
-    if !core.reader.unknown_wait(identity, registered)? {
+    let at = core.options.clock.now();
+    let waiting_since = at.saturating_sub(UNKNOWN_AFTER);
+    if !core.reader.unknown_wait(identity, registered, waiting_since)? {
         return Ok(());
     }
-    let known = known_names(core, identity);
+    // While it is not known who knows what, nothing is refused.
+    let Some(known) = known_names(core, identity) else { return Ok(()) };
     let failure = Failure::new(
         NOT_REGISTERED,
         format!(
@@ -87,9 +82,14 @@ fn refuse_the_unknown(core: &Core, identity: &Arc<Identity>) -> DbResult<()> {
             listed(known.iter())
         ),
     );
-    let at = core.options.clock.now();
     let error = codec::encode_failure(&failure);
-    let refuse = Write::RefuseUnknown { identity: identity.clone(), known: known.clone(), error, at };
+    let refuse = Write::RefuseUnknown(Unknown {
+        identity: identity.clone(),
+        known: known.clone(),
+        error,
+        waiting_since,
+        at,
+    });
     let refused = match core.committer.commit(refuse, Caller::Engine) {
         Ok(Verdict::Changed(refused)) if !refused.is_empty() => refused,
         _ => return Ok(()),
@@ -98,7 +98,7 @@ fn refuse_the_unknown(core: &Core, identity: &Arc<Identity>) -> DbResult<()> {
         say!(error, "workflow {workflow}: {failure}");
     }
     // A program that was launched in between has looked for such workflows before they were refused.
-    let mut new = known_names(core, identity);
+    let mut new = known_names(core, identity).unwrap_or_default();
     new.retain(|name| !known.contains(name));
     if !new.is_empty() {
         let _ = core
@@ -109,12 +109,19 @@ fn refuse_the_unknown(core: &Core, identity: &Arc<Identity>) -> DbResult<()> {
 }
 
 /// What the living executors of this application and version can run.
-fn known_names(core: &Core, identity: &Identity) -> Vec<String> {
-    let peers = core.liveness.members().into_iter();
+fn known_names(core: &Core, identity: &Identity) -> Option<Vec<String>> {
+    let members = core.liveness.members();
+    let peers = match members {
+        Ok(members) => members.into_iter(),
+        Err(error) => {
+            say!(warn, "cannot see what the other executors can run: {error}");
+            return None;
+        }
+    };
     let peers = peers.filter(|peer| peer.app == identity.app && peer.version == identity.version);
     let mut known: Vec<String> =
         peers.flat_map(|peer| peer.workflows).chain(core.registry.freeze().iter().cloned()).collect();
     known.sort();
     known.dedup();
-    known
+    Some(known)
 }

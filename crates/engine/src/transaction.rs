@@ -16,7 +16,7 @@ mod sqlite {
     use crate::context::{Context, Place};
     use crate::error::{BoxError, Failure, Result};
     use crate::inside::Inside;
-    use crate::limits::{COMMIT_RETRY_MAX, COMMIT_RETRY_MIN};
+    use crate::limits::{BODY_TRIES_MAX, COMMIT_RETRY_MAX, COMMIT_RETRY_MIN};
     use crate::options::StepOptions;
     use crate::step::what;
     use crate::sync::say;
@@ -106,6 +106,7 @@ mod sqlite {
             E: Into<BoxError>,
         {
             let mut pause = COMMIT_RETRY_MIN;
+            let mut body_failures = 0;
             // Of the first try nothing can be recorded, of the next ones the answer may have been lost.
             let mut earlier = None;
             loop {
@@ -125,7 +126,8 @@ mod sqlite {
                         return self.replay(place, &row).map_err(Tried::Stopped);
                     }
                     Ok(Ok(Transacted::Failed(Tried::Failed { failure, error }))) => {
-                        if !may_pass(error.as_ref()) {
+                        body_failures += 1;
+                        if body_failures >= BODY_TRIES_MAX || !may_pass(error.as_ref()) {
                             return Err(Tried::Failed { failure, error });
                         }
                         self.pause_after(&failure, &mut pause).map_err(Tried::Stopped)?;

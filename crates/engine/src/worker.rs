@@ -4,14 +4,13 @@
 //! waits for a child cannot keep the child from running.
 
 use std::cell::RefCell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use crate::clock::Stopwatch;
 use crate::limits::WORKER_KEEP_ALIVE;
-use crate::sync::{lock, say, wait, wait_for};
+use crate::sync::{contained, lock, say, wait, wait_for};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -50,6 +49,11 @@ pub(crate) struct Slot(Arc<Pool>);
 thread_local! {
     /// The slot of the workflow that runs on this thread.
     static HELD: RefCell<Option<Arc<Slot>>> = const { RefCell::new(None) };
+}
+
+/// Whether a workflow runs on this thread.
+pub(crate) fn is_worker() -> bool {
+    HELD.with_borrow(Option::is_some)
 }
 
 /// Waits; if a workflow runs on this thread, without its slot, so that what it waits for can run.
@@ -145,7 +149,7 @@ impl Pool {
         let mailbox = Arc::new(Mailbox::default());
         loop {
             // A job catches the panics of user code itself; this is the last net.
-            let _ = catch_unwind(AssertUnwindSafe(job));
+            contained(job);
             {
                 let mut state = lock(&self.state);
                 if state.closed {
@@ -190,10 +194,8 @@ impl Pool {
 impl Slot {
     /// Runs a workflow in this slot.
     pub(crate) fn holding<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> T {
-        HELD.set(Some(self.clone()));
-        let result = work();
-        HELD.set(None);
-        result
+        let _returns = Returns(HELD.replace(Some(self.clone())));
+        work()
     }
 
     /// Gives the slot back for the time of a wait and takes it again afterwards, even if there is none left by
@@ -203,6 +205,15 @@ impl Slot {
         let result = wait();
         lock(&self.0.state).slots_taken += 1;
         result
+    }
+}
+
+/// Also after a panic: the thread is used again.
+struct Returns(Option<Arc<Slot>>);
+
+impl Drop for Returns {
+    fn drop(&mut self) {
+        HELD.set(self.0.take());
     }
 }
 

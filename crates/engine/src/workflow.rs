@@ -70,6 +70,7 @@ pub(crate) fn dispatch(core: &Arc<Core>, assignment: Assignment, slot: Slot, cal
             slot.holding(|| execute(&core, assignment, slot.clone(), None));
             drop(slot);
             core.slot_was_freed();
+            core.leave_if_last();
         })
     };
     if core.workers.run(job).is_err() {
@@ -140,6 +141,7 @@ fn outcome(ctx: &mut Context, input: Input) -> Result<Outcome, Stop> {
         Ok(input) => input,
         Err(error) => return Err(Stop::Database(error.to_string().into())),
     };
+    ctx.began = true;
     let returned = call(ctx, &registered, &input);
     if returned.is_err() {
         // An error of a function that was told to stop is no outcome: it may come from being stopped.
@@ -241,7 +243,9 @@ fn leave(ctx: &Context, reason: &Stop) -> Ending {
         }
         Stop::Database(_) => {
             let again_at = ctx.now().checked_add(wait_after_refusal(ctx.attempt()));
-            release(&ctx.core, &ctx.run, Attempt::Counted, again_at, Caller::Engine);
+            // Nothing of it has run when its past could not be read.
+            let attempt = if ctx.began { Attempt::Counted } else { Attempt::GivenBack };
+            release(&ctx.core, &ctx.run, attempt, again_at, Caller::Engine);
             Ending::Left
         }
         Stop::Cancelled | Stop::NotOwner => Ending::Left,

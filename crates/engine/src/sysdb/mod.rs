@@ -174,12 +174,12 @@ pub(crate) trait Reader: FleetReader {
 /// Looks things up for the fleet: who has what, and what waits.
 pub(crate) trait FleetReader: Send + Sync {
     /// Those whose token no longer stands in their row, and what does.
-    fn lost_among(&self, owners: &[Owner]) -> DbResult<Vec<(Owner, WorkflowStatus)>>;
+    fn lost_among(&self, owners: &[Owner]) -> DbResult<Vec<(Owner, Option<WorkflowStatus>)>>;
     fn outlook(&self, identity: &Identity, names: &[String]) -> DbResult<Outlook>;
     /// The pasts of many workflows with one question for all, as far as they are not large.
     fn pasts(&self, workflows: &[WorkflowId]) -> DbResult<HashMap<WorkflowId, Past>>;
-    /// Whether a workflow waits that has none of these names.
-    fn unknown_wait(&self, identity: &Identity, names: &[String]) -> DbResult<bool>;
+    /// Whether a workflow waits, since then or longer, that has none of these names.
+    fn unknown_wait(&self, identity: &Identity, names: &[String], since: Timestamp) -> DbResult<bool>;
     /// Those that wait without a thread for something that is there.
     fn served_waits(&self) -> DbResult<Vec<WorkflowId>>;
     /// The executors of this engine that have a workflow in `PENDING`.
@@ -196,14 +196,14 @@ pub(crate) trait Liveness: Send + Sync {
     fn uphold(&self, executor: &ExecutorId) -> std::io::Result<()>;
     /// Ends what `join` began: without a trace, or as one of the dead whose workflows others take over.
     fn leave(&self, executor: &ExecutorId, without_trace: bool);
-    /// Whether that executor runs. One that left no trace does not.
-    fn is_alive(&self, executor: &ExecutorId) -> bool;
-    /// The executors that died without leaving.
+    /// The executors that died and left traces.
     fn dead(&self) -> Vec<ExecutorId>;
+    /// Whether there is no trace of it at all: it left, or somebody removed what it left, or it never was here.
+    fn is_without_trace(&self, executor: &ExecutorId) -> bool;
     /// Removes the traces of a dead one, after its workflows were taken over.
     fn forget(&self, executor: &ExecutorId);
-    /// What the living ones can run.
-    fn members(&self) -> Vec<Membership>;
+    /// What the living ones can run. An error when that is not known of each of them.
+    fn members(&self) -> std::io::Result<Vec<Membership>>;
 }
 
 /// An open system database.

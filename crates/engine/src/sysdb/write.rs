@@ -34,8 +34,8 @@ pub(crate) enum Write {
     WakeServed { waiting: Vec<WorkflowId>, now: Timestamp },
     /// The workflows of a dead executor become claimable.
     Requeue { executor: ExecutorId, at: Timestamp },
-    /// Waiting workflows that no living program knows end with an error that says so.
-    RefuseUnknown { identity: Arc<Identity>, known: Vec<String>, error: String, at: Timestamp },
+    /// Workflows that wait, since then or longer, and that no living program knows, end with an error that says so.
+    RefuseUnknown(Unknown),
     /// Workflows refused that way, and known to this program, become claimable again.
     Revive { identity: Arc<Identity>, known: Vec<String>, at: Timestamp },
     /// This program's version becomes known to clients.
@@ -66,7 +66,7 @@ impl Write {
             | Self::WakeDue { .. }
             | Self::WakeServed { .. }
             | Self::Requeue { .. }
-            | Self::RefuseUnknown { .. }
+            | Self::RefuseUnknown(_)
             | Self::Revive { .. }
             | Self::Cancel { .. }
             | Self::Resume { .. } => true,
@@ -86,7 +86,7 @@ impl Write {
             Self::WakeDue { .. } => "wake_due",
             Self::WakeServed { .. } => "wake_served",
             Self::Requeue { .. } => "requeue",
-            Self::RefuseUnknown { .. } => "refuse_unknown",
+            Self::RefuseUnknown(_) => "refuse_unknown",
             Self::Revive { .. } => "revive",
             Self::RegisterVersion { .. } => "register_version",
             Self::Cancel { .. } => "cancel",
@@ -109,6 +109,16 @@ pub(crate) struct NewWorkflow {
     pub(crate) token: OwnerToken,
     /// Started as claimed, to run at once; otherwise it waits for a worker.
     pub(crate) claimed: bool,
+    pub(crate) at: Timestamp,
+}
+
+/// Workflows of names that nobody knows, and what to tell of them.
+#[derive(Debug, Clone)]
+pub(crate) struct Unknown {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) known: Vec<String>,
+    pub(crate) error: String,
+    pub(crate) waiting_since: Timestamp,
     pub(crate) at: Timestamp,
 }
 

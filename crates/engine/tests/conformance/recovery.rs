@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use engine::testing::{CommitHook, Fate, Moment};
 use engine::{Context, Engine, Error, Workflow, WorkflowFilter, WorkflowOptions, WorkflowStatus};
@@ -188,6 +189,13 @@ fn an_unknown_workflow_name_ends_with_a_reason_until_a_program_knows_it() {
     let engine = app.open();
     one_step(&engine, "new name", WorkflowOptions::new());
     engine.launch().unwrap();
+    eventually("taken from the dead one", || app.status("w") == "ENQUEUED");
+    // The program that knows it may just be starting again.
+    app.clock.advance(Duration::from_secs(29));
+    let swept = std::time::Instant::now();
+    eventually("sweeps have passed", || swept.elapsed().as_millis() > 600);
+    assert_eq!(app.status("w"), "ENQUEUED");
+    app.clock.advance(Duration::from_secs(1));
     let error = engine.retrieve::<u32>("w").unwrap().result().unwrap_err().to_string();
     assert!(error.contains("no running program of application test registers this workflow"), "{error}");
     assert!(error.contains("registered are: new name"), "{error}");
@@ -221,7 +229,8 @@ fn a_name_that_another_living_executor_knows_is_left_to_it() {
     let mine = app.open();
     one_step(&mine, "mine", WorkflowOptions::new());
     mine.launch().unwrap();
-    assert_eq!(app.status("w"), "ENQUEUED");
+    eventually("taken from the dead one", || app.status("w") == "ENQUEUED");
+    app.clock.advance(Duration::from_secs(60));
     // Long enough for several sweeps of both.
     let swept = std::time::Instant::now();
     eventually("sweeps have passed", || swept.elapsed().as_millis() > 1_000);
@@ -323,6 +332,8 @@ fn a_name_refused_while_a_program_that_knows_it_is_launched_goes_on() {
     let first = app.options().commit_hook(hook).open(&app.url()).unwrap();
     one_step(&first, "a", WorkflowOptions::new());
     first.launch().unwrap();
+    eventually("taken from the dead one", || app.status("w") == "ENQUEUED");
+    app.clock.advance(Duration::from_secs(60));
     latch.wait_for(1); // it has looked who lives
     let second = app.open();
     one_step(&second, "b", WorkflowOptions::new());

@@ -110,6 +110,10 @@ impl App {
             (id, executor),
         );
         assert_eq!(changed, 1);
+        // The lock file of one that died, which nobody locks.
+        let locks = self.dir.path().join("system.db-executors");
+        std::fs::create_dir_all(&locks).unwrap();
+        std::fs::write(locks.join(format!("{executor}.lock")), "").unwrap();
     }
 }
 

@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::error::NOT_REGISTERED;
 use crate::id::{ExecutorId, OwnerToken, WorkflowId};
 use crate::status::WorkflowStatus;
-use crate::sysdb::write::{Claim, ClaimedRow};
+use crate::sysdb::write::{Claim, ClaimedRow, Unknown};
 use crate::sysdb::{DbResult, Identity, Outlook, Owner, Verdict};
 
 /// Unlike PostgreSQL there is no SKIP LOCKED: one process writes at a time, so nobody else has these rows.
@@ -55,15 +55,19 @@ const WAKE_DUE: Statement = Statement {
 };
 
 /// What others did may have ended a wait without waking it: a workflow that is the child of somebody else, a message
-/// that another program wrote. ?1 path of the mark
+/// that another program wrote. One that has lost its mark, and has no time to wake at either, looks for itself.
+///
+/// ?1 path of the mark
 const SERVED_WAITS: Statement = Statement {
     name: "served_waits",
     sql: "
         WITH waiting AS (
-             SELECT workflow_uuid AS id, json_extract(attributes, ?1) AS mark FROM workflow_status
-              WHERE status = 'DELAYED' AND json_valid(attributes))
+             SELECT workflow_uuid AS id, delay_until_epoch_ms AS due,
+                    CASE WHEN json_valid(attributes) THEN json_extract(attributes, ?1) END AS mark
+               FROM workflow_status WHERE status = 'DELAYED')
         SELECT id FROM waiting
-         WHERE (mark LIKE 'workflow %'
+         WHERE (due IS NULL AND mark IS NULL)
+            OR (mark LIKE 'workflow %'
                 AND NOT EXISTS (SELECT 1 FROM workflow_status awaited
                                  WHERE awaited.workflow_uuid = substr(mark, 10)
                                    AND awaited.status IN ('PENDING', 'ENQUEUED', 'DELAYED')))
@@ -78,9 +82,9 @@ const WAKE_SERVED: Statement = Statement {
     sql: "
         UPDATE workflow_status
            SET status = 'ENQUEUED', delay_until_epoch_ms = NULL, updated_at = ?3,
-               attributes = json_remove(attributes, ?2)
+               attributes = CASE WHEN json_valid(attributes) THEN json_remove(attributes, ?2) ELSE attributes END
          WHERE workflow_uuid IN (SELECT value FROM json_each(?1))
-           AND status = 'DELAYED' AND json_valid(attributes) AND json_extract(attributes, ?2) IS NOT NULL
+           AND status = 'DELAYED'
         RETURNING workflow_uuid",
 };
 
@@ -95,7 +99,7 @@ const REQUEUE: Statement = Statement {
         RETURNING workflow_uuid",
 };
 
-/// ?1 queue, ?2 application, ?3 version, ?4 known names as a JSON array, ?5 now
+/// ?1 queue, ?2 application, ?3 version, ?4 known names as a JSON array, ?5 now, ?6 since when it waits at the latest
 const REFUSE_UNKNOWN: Statement = Statement {
     name: "refuse_unknown",
     sql: "
@@ -105,7 +109,7 @@ const REFUSE_UNKNOWN: Statement = Statement {
          WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = ?1
            AND application_name = ?2
            AND (application_version = ?3 OR application_version IS NULL)
-           AND name NOT IN (SELECT value FROM json_each(?4))
+           AND name NOT IN (SELECT value FROM json_each(?4)) AND updated_at <= ?6
         RETURNING workflow_uuid, parent_workflow_id",
 };
 
@@ -150,7 +154,7 @@ const OUTLOOK: Statement = Statement {
                (SELECT min(delay_until_epoch_ms) FROM workflow_status WHERE status = 'DELAYED')",
 };
 
-/// ?1 queue, ?2 application, ?3 version, ?4 known names as a JSON array
+/// ?1 queue, ?2 application, ?3 version, ?4 known names as a JSON array, ?5 since when it waits at the latest
 const UNKNOWN_WAIT: Statement = Statement {
     name: "unknown_wait",
     sql: "
@@ -158,7 +162,7 @@ const UNKNOWN_WAIT: Statement = Statement {
          WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = ?1
            AND application_name = ?2
            AND (application_version = ?3 OR application_version IS NULL)
-           AND name NOT IN (SELECT value FROM json_each(?4))
+           AND name NOT IN (SELECT value FROM json_each(?4)) AND updated_at <= ?5
          LIMIT 1",
 };
 
@@ -253,19 +257,15 @@ pub(super) fn requeue(connection: &Connection, executor: &ExecutorId, at: Timest
     Ok(Verdict::Changed(REQUEUE.all(connection, params, id_column)?))
 }
 
-pub(super) fn refuse_unknown(
-    connection: &Connection,
-    identity: &Identity,
-    known: &[String],
-    error: &str,
-    at: Timestamp,
-) -> DbResult<Verdict> {
-    let params = params![INTERNAL_QUEUE, identity.app, identity.version, json_array(known), at.as_millis()];
+pub(super) fn refuse_unknown(connection: &Connection, unknown: &Unknown) -> DbResult<Verdict> {
+    let Unknown { identity, known, error, waiting_since, at } = unknown;
+    let (since, now) = (waiting_since.as_millis(), at.as_millis());
+    let params = params![INTERNAL_QUEUE, identity.app, identity.version, json_array(known), now, since];
     let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?));
     let refused = REFUSE_UNKNOWN.all(connection, params, read)?;
     for (id, parent) in &refused {
-        workflows::set_error(connection, id, error, at)?;
-        workflows::wake_parent(connection, parent.as_deref(), id, at)?;
+        workflows::set_error(connection, id, error, *at)?;
+        workflows::wake_parent(connection, parent.as_deref(), id, *at)?;
     }
     Ok(Verdict::Changed(refused.into_iter().map(|(id, _)| WorkflowId::stored(id)).collect()))
 }
@@ -313,8 +313,14 @@ pub(super) fn outlook(connection: &Connection, identity: &Identity, names: &[Str
     Ok(OUTLOOK.first(connection, params, read)?.unwrap_or_default())
 }
 
-pub(super) fn unknown_wait(connection: &Connection, identity: &Identity, names: &[String]) -> DbResult<bool> {
-    let params = params![INTERNAL_QUEUE, identity.app, identity.version, json_array(names)];
+pub(super) fn unknown_wait(
+    connection: &Connection,
+    identity: &Identity,
+    names: &[String],
+    since: Timestamp,
+) -> DbResult<bool> {
+    let since = since.as_millis();
+    let params = params![INTERNAL_QUEUE, identity.app, identity.version, json_array(names), since];
     Ok(UNKNOWN_WAIT.first(connection, params, |_| Ok(()))?.is_some())
 }
 
@@ -330,9 +336,10 @@ pub(super) fn owned_by(connection: &Connection, executor: &ExecutorId) -> DbResu
 pub(super) fn lost_among(
     connection: &Connection,
     owners: &[Owner],
-) -> DbResult<Vec<(Owner, WorkflowStatus)>> {
+) -> DbResult<Vec<(Owner, Option<WorkflowStatus>)>> {
     let pairs: Vec<_> = owners.iter().map(|owner| [owner.workflow.as_str(), owner.token.as_str()]).collect();
-    let read = |row: &Row<'_>| Ok((owner_row(row)?, status_column(row, 2)?));
+    // A status that this program does not know is a status that it has no part in.
+    let read = |row: &Row<'_>| Ok((owner_row(row)?, status_column(row, 2).ok()));
     LOST_AMONG.all(connection, [serde_json::json!(pairs).to_string()], read)
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -67,11 +67,25 @@ impl ExecutorLocks {
     }
 
     /// All executors with a file here.
-    fn known(&self) -> Vec<ExecutorId> {
-        let Ok(entries) = fs::read_dir(&self.directory) else { return Vec::new() };
-        let name = |entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().into_string().ok();
-        let id = |name: String| name.strip_suffix(SUFFIX).map(ExecutorId::stored);
-        entries.filter_map(name).filter_map(id).collect()
+    fn known(&self) -> io::Result<Vec<ExecutorId>> {
+        let mut known = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let name = entry?.file_name();
+            let id = name.to_str().and_then(|name| name.strip_suffix(SUFFIX));
+            known.extend(id.filter(|id| id.starts_with(ExecutorId::PREFIX)).map(ExecutorId::stored));
+        }
+        Ok(known)
+    }
+
+    fn is_alive(&self, executor: &ExecutorId) -> bool {
+        if self.holds(executor) {
+            return true;
+        }
+        match File::open(self.path(executor)) {
+            Ok(file) => file.try_lock_shared().is_err(),
+            // Out of file handles, say: when in doubt, nobody is declared dead.
+            Err(e) => e.kind() != io::ErrorKind::NotFound,
+        }
     }
 
     fn holds(&self, executor: &ExecutorId) -> bool {
@@ -116,19 +130,15 @@ impl Liveness for ExecutorLocks {
         drop(file);
     }
 
-    fn is_alive(&self, executor: &ExecutorId) -> bool {
-        if self.holds(executor) {
-            return true;
-        }
-        match File::open(self.path(executor)) {
-            Ok(file) => file.try_lock_shared().is_err(),
-            // Out of file handles, say: when in doubt, nobody is declared dead.
-            Err(e) => e.kind() != io::ErrorKind::NotFound,
-        }
+    fn dead(&self) -> Vec<ExecutorId> {
+        // Those that cannot be seen now are seen by the next sweep.
+        let known = self.known().unwrap_or_default();
+        known.into_iter().filter(|executor| !self.is_alive(executor)).collect()
     }
 
-    fn dead(&self) -> Vec<ExecutorId> {
-        self.known().into_iter().filter(|executor| !self.is_alive(executor)).collect()
+    fn is_without_trace(&self, executor: &ExecutorId) -> bool {
+        let found = fs::metadata(self.path(executor));
+        !self.holds(executor) && found.is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
     }
 
     fn forget(&self, executor: &ExecutorId) {
@@ -140,16 +150,19 @@ impl Liveness for ExecutorLocks {
         }
     }
 
-    fn members(&self) -> Vec<Membership> {
-        let living = self.known().into_iter().filter(|executor| self.is_alive(executor));
-        let card = |executor: ExecutorId| {
-            let mut text = String::new();
-            File::open(self.path(&executor)).ok()?.read_to_string(&mut text).ok()?;
-            serde_json::from_str::<Card>(&text).ok()
+    fn members(&self) -> io::Result<Vec<Membership>> {
+        let known = self.known()?.into_iter();
+        let living = known.filter(|executor| self.is_alive(executor));
+        let member = |executor: ExecutorId| {
+            let text = match fs::read_to_string(self.path(&executor)) {
+                // It has left in this moment.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+                text => text?,
+            };
+            let Card { app, version, workflows, .. } = serde_json::from_str(&text)?;
+            Ok(Some(Membership { app, version, workflows }))
         };
-        let member =
-            |card: Card| Membership { app: card.app, version: card.version, workflows: card.workflows };
-        living.filter_map(card).map(member).collect()
+        living.filter_map(|executor| member(executor).transpose()).collect()
     }
 }
 
@@ -232,9 +245,10 @@ mod tests {
     }
 
     #[test]
-    fn one_without_a_trace_is_dead_and_forgetting_the_living_does_nothing() {
+    fn one_without_a_trace_is_told_from_the_dead_and_forgetting_the_living_does_nothing() {
         let (_dir, first, second) = two();
-        assert!(!first.is_alive(&ExecutorId::stored("piton-from-a-backup")));
+        let gone = ExecutorId::stored("piton-from-a-backup");
+        assert!(first.is_without_trace(&gone) && !first.is_alive(&gone));
         let executor = first.join(None, &about("w")).unwrap();
         second.forget(&executor);
         assert!(second.is_alive(&executor));
@@ -245,7 +259,8 @@ mod tests {
         let (_dir, first, second) = two();
         let _one = first.join(None, &about("one")).unwrap();
         let _two = second.join(None, &about("two")).unwrap();
-        let mut names: Vec<String> = second.members().into_iter().flat_map(|m| m.workflows).collect();
+        let mut names: Vec<String> =
+            second.members().unwrap().into_iter().flat_map(|m| m.workflows).collect();
         names.sort();
         assert_eq!(names, ["one", "two"]);
     }
@@ -259,12 +274,12 @@ mod tests {
         assert!(!second.is_alive(&executor));
         first.uphold(&executor).unwrap();
         assert!(second.is_alive(&executor));
-        assert_eq!(second.members().len(), 1);
+        assert_eq!(second.members().unwrap().len(), 1);
         fs::remove_file(first.path(&executor)).unwrap();
         fs::write(first.path(&executor), "from a backup").unwrap();
         first.uphold(&executor).unwrap();
         assert!(second.is_alive(&executor));
-        assert_eq!(second.known().len(), 1);
+        assert_eq!(second.known().unwrap().len(), 1);
     }
 
     #[cfg(unix)]

@@ -8,7 +8,7 @@ use rusqlite::{Connection, Row, params, params_from_iter};
 use super::claims::{count_column, forget_output};
 use super::statement::{Statement, failed};
 use super::workflows::{status_column, wake_parent};
-use super::{INTERNAL_QUEUE, json_array};
+use super::{AWAITS_PATH, INTERNAL_QUEUE, json_array};
 use crate::clock::Timestamp;
 use crate::codec;
 use crate::error::RESUMABLE;
@@ -17,7 +17,7 @@ use crate::listing::{Progress, WorkflowFilter, WorkflowInfo};
 use crate::sysdb::write::Refusal;
 use crate::sysdb::{DbResult, Verdict};
 
-/// The workflow, and with ?2 its descendants. ?1 id, ?2 with descendants, ?3 now
+/// The workflow, and with ?2 its descendants. ?1 id, ?2 with descendants, ?3 now, ?4 path of the mark
 const CANCEL: Statement = Statement {
     name: "cancel",
     sql: "
@@ -29,7 +29,9 @@ const CANCEL: Statement = Statement {
         UPDATE workflow_status
            SET status = 'CANCELLED', completed_at = ?3, updated_at = ?3, queue_name = NULL,
                deduplication_id = NULL, owner_xid = NULL, started_at_epoch_ms = NULL,
-               delay_until_epoch_ms = NULL
+               delay_until_epoch_ms = NULL,
+               attributes = CASE WHEN json_valid(attributes) THEN json_remove(attributes, ?4)
+                                 ELSE attributes END
          WHERE workflow_uuid IN (SELECT id FROM tree)
            AND status NOT IN ('SUCCESS', 'ERROR', 'CANCELLED')
         RETURNING workflow_uuid, parent_workflow_id",
@@ -37,14 +39,16 @@ const CANCEL: Statement = Statement {
 
 /// An ERROR may go on when its failure is about the program, not about the work.
 ///
-/// ?1 id, ?2 queue, ?3 now, ?4 names of such failures as a JSON array
+/// ?1 id, ?2 queue, ?3 now, ?4 names of such failures as a JSON array, ?5 path of the mark
 const RESUME: Statement = Statement {
     name: "resume",
     sql: "
         UPDATE workflow_status
            SET status = 'ENQUEUED', queue_name = ?2, recovery_attempts = 0, workflow_deadline_epoch_ms = NULL,
                deduplication_id = NULL, started_at_epoch_ms = NULL, completed_at = NULL, owner_xid = NULL,
-               delay_until_epoch_ms = NULL, updated_at = ?3
+               delay_until_epoch_ms = NULL, updated_at = ?3,
+               attributes = CASE WHEN json_valid(attributes) THEN json_remove(attributes, ?5)
+                                 ELSE attributes END
          WHERE workflow_uuid = ?1 AND status <> 'SUCCESS'
            AND (status <> 'ERROR'
                 OR EXISTS (SELECT 1 FROM workflow_output o
@@ -86,7 +90,8 @@ pub(super) fn cancel(
     at: Timestamp,
 ) -> DbResult<Verdict> {
     let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?));
-    let cancelled = CANCEL.all(connection, params![workflow.as_str(), children, at.as_millis()], read)?;
+    let cancelled =
+        CANCEL.all(connection, params![workflow.as_str(), children, at.as_millis(), AWAITS_PATH], read)?;
     for (id, parent) in &cancelled {
         wake_parent(connection, parent.as_deref(), id, at)?;
     }
@@ -98,7 +103,7 @@ pub(super) fn cancel(
 
 pub(super) fn resume(connection: &Connection, workflow: &WorkflowId, at: Timestamp) -> DbResult<Verdict> {
     let resumable = json_array(&RESUMABLE);
-    let params = params![workflow.as_str(), INTERNAL_QUEUE, at.as_millis(), resumable];
+    let params = params![workflow.as_str(), INTERNAL_QUEUE, at.as_millis(), resumable, AWAITS_PATH];
     if RESUME.execute(connection, params)? == 0 {
         return stands(connection, workflow);
     }

@@ -22,13 +22,13 @@ const SEND: Statement = Statement {
             ON CONFLICT (message_uuid) DO NOTHING",
 };
 
-/// In the order of sending: the clock's, and within a millisecond the table's. ?1 receiver, ?2 topic
+/// In the order of their commits, whatever the clock said. ?1 receiver, ?2 topic
 const OLDEST: Statement = Statement {
     name: "oldest_message",
     sql: "
         SELECT message_uuid, message, serialization FROM notifications
          WHERE destination_uuid = ?1 AND topic = ?2 AND consumed = FALSE
-         ORDER BY created_at_epoch_ms, rowid LIMIT 1",
+         ORDER BY rowid LIMIT 1",
 };
 
 /// ?1 message id, ?2 step id

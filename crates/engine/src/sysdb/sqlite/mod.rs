@@ -8,6 +8,7 @@
 
 mod claims;
 mod executor_lock;
+mod file_identity;
 mod manage;
 mod messages;
 mod open;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::executor_lock::ExecutorLocks;
+use super::file_identity::FileIdentity;
 use super::reader::Readers;
 use super::schema;
 use super::transaction::TransactionSteps;
@@ -36,6 +37,9 @@ pub(crate) fn open(path: &Path, shared_with_application: bool) -> Result<SystemD
         )));
     }
     create_private(&path).map_err(|e| refuse(e.to_string()))?;
+    if let Some(reason) = second_name(&path) {
+        return Err(refuse(reason));
+    }
     if is_too_short(&path) {
         return Err(refuse("it is not an SQLite database; name another file".to_owned()));
     }
@@ -45,9 +49,9 @@ pub(crate) fn open(path: &Path, shared_with_application: bool) -> Result<SystemD
         schema::Problem::Refused(reason) => refuse(reason),
     })?;
     Ok(SystemDatabase {
-        writer: Box::new(SqliteWriter::new(writer)),
+        writer: Box::new(SqliteWriter::new(writer, FileIdentity::of(&path))),
         liveness: Arc::new(ExecutorLocks::beside(&path)),
-        sqlite: TransactionSteps::new(&path),
+        sqlite: TransactionSteps::new(&path, FileIdentity::of(&path)),
         reader: Arc::new(Readers::new(path)),
     })
 }
@@ -95,6 +99,21 @@ fn create_private(path: &Path) -> io::Result<()> {
 fn is_too_short(path: &Path) -> bool {
     const PAGE_BYTES_MIN: u64 = 512;
     fs::metadata(path).is_ok_and(|metadata| (1..PAGE_BYTES_MIN).contains(&metadata.len()))
+}
+
+/// A hard link is another name for the file, and SQLite would give it a WAL of its own.
+fn second_name(path: &Path) -> Option<String> {
+    #[cfg(unix)]
+    {
+        let names = std::os::unix::fs::MetadataExt::nlink(&fs::metadata(path).ok()?);
+        let reason = "hard links, and each would have a WAL and locks of its own; keep one name of it";
+        (names > 1).then(|| format!("it has {names} {reason}"))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        None
+    }
 }
 
 fn warn_if_readable_by_others(path: &Path) {

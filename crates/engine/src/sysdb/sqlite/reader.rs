@@ -10,6 +10,7 @@ use super::json_array;
 use super::open::connect;
 use super::statement::{Statement, failed};
 use super::{claims, manage, messages, steps, workflows};
+use crate::clock::Timestamp;
 use crate::id::{ExecutorId, StepId, WorkflowId};
 use crate::listing::{Progress, WorkflowFilter, WorkflowInfo};
 use crate::status::WorkflowStatus;
@@ -67,10 +68,20 @@ impl Readers {
             if pool.open < CONNECTIONS_MAX {
                 pool.open += 1;
                 drop(pool);
-                return read_only(&self.path).inspect_err(|_| {
-                    self.pool().open -= 1;
-                    self.returned.notify_one();
-                });
+                let opened = read_only(&self.path);
+                if opened.is_ok() {
+                    return opened;
+                }
+                pool = self.pool();
+                pool.open -= 1;
+                if pool.open == 0 {
+                    self.returned.notify_all();
+                    return opened;
+                }
+                // Out of file handles, perhaps. Those that are open come back.
+                if !pool.idle.is_empty() {
+                    continue;
+                }
             }
             pool = self.returned.wait(pool).unwrap_or_else(PoisonError::into_inner);
         }
@@ -126,7 +137,7 @@ impl Reader for Readers {
 }
 
 impl FleetReader for Readers {
-    fn lost_among(&self, owners: &[Owner]) -> DbResult<Vec<(Owner, WorkflowStatus)>> {
+    fn lost_among(&self, owners: &[Owner]) -> DbResult<Vec<(Owner, Option<WorkflowStatus>)>> {
         self.read(|connection| claims::lost_among(connection, owners))
     }
 
@@ -143,8 +154,8 @@ impl FleetReader for Readers {
         })
     }
 
-    fn unknown_wait(&self, identity: &Identity, names: &[String]) -> DbResult<bool> {
-        self.read(|connection| claims::unknown_wait(connection, identity, names))
+    fn unknown_wait(&self, identity: &Identity, names: &[String], since: Timestamp) -> DbResult<bool> {
+        self.read(|connection| claims::unknown_wait(connection, identity, names, since))
     }
 
     fn served_waits(&self) -> DbResult<Vec<WorkflowId>> {

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
+use super::file_identity::FileIdentity;
 use super::open::{connect, make_durable};
 use super::statement::{Statement, failed};
 use super::{steps, workflows};
@@ -16,6 +17,7 @@ use crate::testing::Gate;
 /// engine's. Opened at the first use.
 pub(crate) struct TransactionSteps {
     path: PathBuf,
+    file: FileIdentity,
     connection: Mutex<Option<Connection>>,
 }
 
@@ -36,8 +38,8 @@ pub(crate) enum Transacted<T, E> {
 }
 
 impl TransactionSteps {
-    pub(super) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), connection: Mutex::new(None) }
+    pub(super) fn new(path: &Path, file: FileIdentity) -> Self {
+        Self { path: path.to_owned(), file, connection: Mutex::new(None) }
     }
 
     /// Runs `body` in a transaction and commits it with the step row that it returns. After an error it is not
@@ -49,14 +51,16 @@ impl TransactionSteps {
         gate: &Gate,
         body: impl FnOnce(&Transaction<'_>) -> Result<(StepRow, T), E>,
     ) -> DbResult<Transacted<T, E>> {
+        self.file.check()?;
         let mut slot = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let mut connection = match slot.take() {
             Some(connection) => connection,
             None => open(&self.path)?,
         };
         let tried = try_once(&mut connection, owner, earlier, gate, body)?;
-        // One that failed, or was misused, is not used again.
-        if !matches!(tried, Transacted::Misused(_)) {
+        // One that failed or was misused, or that has tables of its own by now, is not used again.
+        if !matches!(tried, Transacted::Misused(_)) && TEMPORARY.first(&connection, [], |_| Ok(()))?.is_none()
+        {
             *slot = Some(connection);
         }
         Ok(tried)
@@ -70,6 +74,8 @@ fn try_once<T, E>(
     gate: &Gate,
     body: impl FnOnce(&Transaction<'_>) -> Result<(StepRow, T), E>,
 ) -> DbResult<Transacted<T, E>> {
+    // A body may have changed them.
+    connection.execute_batch(SETTINGS).map_err(|e| failed("settings_of_transaction_steps", e))?;
     let transaction = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(|e| failed("begin_transaction_step", e))?;
@@ -118,18 +124,22 @@ fn try_once<T, E>(
 }
 
 /// Whether the error of a body is the database's and not the body's: the same body may succeed later. Errors that a
-/// body can make by itself (a table that it holds open, a setting) are its own.
+/// body can make by itself (a lock that it waits for, a setting) are its own.
 pub(crate) fn may_pass(error: &(dyn std::error::Error + 'static)) -> bool {
     let chain = std::iter::successors(Some(error), |error| error.source());
     chain.filter_map(|error| error.downcast_ref::<rusqlite::Error>()).any(|error| {
-        matches!(
-            error.sqlite_error_code(),
-            Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure | ErrorCode::DatabaseBusy)
-        )
+        matches!(error.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure))
     })
 }
 
 const ENDED: &str = "the body ended the transaction itself, so its effect is not tied to its record";
+
+/// What every body finds.
+const SETTINGS: &str = "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA query_only = OFF";
+
+/// Whether a body left temporary tables behind.
+const TEMPORARY: Statement =
+    Statement { name: "temporary_tables", sql: "SELECT 1 FROM temp.sqlite_schema LIMIT 1" };
 
 /// A savepoint around the body.
 const HOLD: Statement = Statement { name: "hold_transaction_step", sql: "SAVEPOINT piton_step" };

@@ -50,12 +50,15 @@ const IS_OWNER: Statement = Statement {
     sql: "SELECT 1 FROM workflow_status WHERE workflow_uuid = ?1 AND status = 'PENDING' AND owner_xid = ?2",
 };
 
-/// Without RETURNING: SQLite would build a table for its one row. ?1 id, ?2 token, ?3 status, ?4 now
+/// Without RETURNING: SQLite would build a table for its one row.
+///
+/// ?1 id, ?2 token, ?3 status, ?4 now, ?5 serialization
 const SETTLE: Statement = Statement {
     name: "settle",
     sql: "
         UPDATE workflow_status
-           SET status = ?3, updated_at = ?4, completed_at = ?4, deduplication_id = NULL, owner_xid = NULL
+           SET status = ?3, updated_at = ?4, completed_at = ?4, deduplication_id = NULL, owner_xid = NULL,
+               serialization = ?5
          WHERE workflow_uuid = ?1 AND status = 'PENDING' AND owner_xid = ?2",
 };
 
@@ -248,7 +251,8 @@ pub(super) fn settle(
 ) -> DbResult<Verdict> {
     let id = owner.workflow.as_str();
     let status = outcome.status.as_str();
-    let settled = SETTLE.execute(connection, params![id, owner.token.as_str(), status, at.as_millis()])?;
+    let (token, serialization) = (owner.token.as_str(), &outcome.serialization);
+    let settled = SETTLE.execute(connection, params![id, token, status, at.as_millis(), serialization])?;
     if settled == 0 {
         // An earlier try that was committed left exactly this outcome; then there is nothing more to say.
         let found = read_outcome(connection, &owner.workflow)?;

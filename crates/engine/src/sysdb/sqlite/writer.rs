@@ -2,23 +2,26 @@
 
 use rusqlite::{Connection, TransactionBehavior};
 
+use super::file_identity::FileIdentity;
 use super::statement::failed;
 use super::{claims, manage, messages, steps, workflows};
 use crate::sysdb::{DbResult, Verdict, Write, Writer};
 
 pub(super) struct SqliteWriter {
     connection: Connection,
+    file: FileIdentity,
     data_version: Option<i64>,
 }
 
 impl SqliteWriter {
-    pub(super) fn new(connection: Connection) -> Self {
-        Self { connection, data_version: None }
+    pub(super) fn new(connection: Connection, file: FileIdentity) -> Self {
+        Self { connection, file, data_version: None }
     }
 }
 
 impl Writer for SqliteWriter {
     fn commit(&mut self, batch: &[Write]) -> DbResult<Vec<Verdict>> {
+        self.file.check()?;
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
@@ -54,9 +57,7 @@ fn apply(connection: &Connection, write: &Write) -> DbResult<Verdict> {
         Write::WakeDue { now } => claims::wake_due(connection, *now),
         Write::WakeServed { waiting, now } => claims::wake_served(connection, waiting, *now),
         Write::Requeue { executor, at } => claims::requeue(connection, executor, *at),
-        Write::RefuseUnknown { identity, known, error, at } => {
-            claims::refuse_unknown(connection, identity, known, error, *at)
-        }
+        Write::RefuseUnknown(unknown) => claims::refuse_unknown(connection, unknown),
         Write::Revive { identity, known, at } => claims::revive(connection, identity, known, *at),
         Write::RegisterVersion { identity, at } => claims::register_version(connection, identity, *at),
         Write::Cancel { workflow, children, at } => manage::cancel(connection, workflow, *children, *at),
