@@ -266,9 +266,17 @@ impl EngineOptions {
     /// [`Error::InvalidUrl`], [`Error::InvalidOption`], and [`Error::Open`] when the file is something else, is
     /// damaged, or cannot be made durable. Such a file is not changed.
     pub fn open(self, url: &str) -> Result<Engine> {
-        self.check()?;
         let Url::Sqlite(path) = Url::parse(url)?;
-        let database = self.open_sqlite(&path)?;
+        self.open_file(path)
+    }
+
+    /// The same for the path of an SQLite file, whatever characters it has.
+    ///
+    /// # Errors
+    /// As [`EngineOptions::open`].
+    pub fn open_file(self, path: impl AsRef<Path>) -> Result<Engine> {
+        self.check()?;
+        let database = self.open_sqlite(path.as_ref())?;
         Engine::assemble(self, database)
     }
 

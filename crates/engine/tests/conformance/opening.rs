@@ -242,3 +242,13 @@ fn a_second_engine_in_a_process_leaves_the_locks_of_the_first() {
     assert!(look().contains("saw 2."), "an acknowledged workflow is gone: {}", look());
     drop(second);
 }
+
+#[test]
+fn a_path_that_no_url_can_say_is_opened_as_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["what?.db", "a:memory:b", "per%20cent", "sp ace"] {
+        let path = dir.path().join(name);
+        drop(Engine::options().open_file(&path).unwrap());
+        assert!(path.exists(), "{name}");
+    }
+}
