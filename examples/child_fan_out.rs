@@ -28,7 +28,7 @@ fn main() -> Result<(), BoxError> {
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("books.db");
 
-    let engine = Engine::options().open(&format!("sqlite:{}", file.display()))?;
+    let engine = Engine::options().open_file(&file)?;
     let count = engine.register("count_page", count_page)?;
     let count_book =
         engine.register("count_book", move |ctx: &mut Context, pages| count_book(ctx, &count, pages))?;

@@ -28,9 +28,7 @@ fn say(greeting: &str, name: &str) -> Result<String> {
 fn main() -> Result<(), BoxError> {
     // Your program keeps its file: `open("sqlite:hello.db")`.
     let dir = tempfile::tempdir()?;
-    let file = dir.path().join("hello.db");
-
-    let engine = Engine::options().open(&format!("sqlite:{}", file.display()))?;
+    let engine = Engine::options().open_file(dir.path().join("hello.db"))?;
     let greet = engine.register("greet", greet)?;
     engine.launch()?;
 

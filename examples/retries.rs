@@ -36,7 +36,7 @@ fn main() -> Result<(), BoxError> {
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("retries.db");
 
-    let engine = Engine::options().open(&format!("sqlite:{}", file.display()))?;
+    let engine = Engine::options().open_file(&file)?;
     let pay = engine.register("pay", pay)?;
     engine.launch()?;
 

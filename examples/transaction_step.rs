@@ -43,8 +43,7 @@ fn die_if(unlucky: bool, last_words: &str) {
 
 /// What every start of the program does. A file with other tables is refused unless it is said to be shared.
 fn place_order(file: &Path) -> Result<i64> {
-    let url = format!("sqlite:{}", file.display());
-    let engine = Engine::options().shared_with_application().open(&url)?;
+    let engine = Engine::options().shared_with_application().open_file(file)?;
     let order = engine.register("order", order)?;
     engine.launch()?;
     order.start_as(&engine, "order-1", "book".to_owned())?.result()

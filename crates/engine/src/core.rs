@@ -9,7 +9,7 @@ use crate::error::{Error, Result, Stop};
 use crate::id::{OwnerToken, WorkflowId};
 use crate::options::EngineOptions;
 use crate::registry::Registry;
-use crate::sync::{Signal, lock};
+use crate::sync::{Inflight, Signal, lock};
 use crate::sysdb::{Identity, Liveness, Owner, Reader, SystemDatabase, Verdict, Write};
 use crate::waiter::Hub;
 use crate::worker::Workers;
@@ -28,6 +28,8 @@ pub(crate) struct Core {
     /// Raised when there may be work for the fleet's thread.
     pub(crate) fleet: Arc<Signal>,
     pub(crate) stopping: AtomicBool,
+    /// Starts of callers that are under way. A shutdown lets them come to their end.
+    pub(crate) starts: Inflight,
     backlog: AtomicBool,
     /// The engine has shut down over a running body.
     leaving: AtomicBool,
@@ -51,6 +53,7 @@ impl Core {
             runs: Runs::default(),
             fleet,
             stopping: AtomicBool::new(false),
+            starts: Inflight::default(),
             backlog: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             identity: OnceLock::new(),

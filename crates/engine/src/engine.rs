@@ -178,6 +178,7 @@ impl Services {
             run.tell_to_stop(Stop::ShuttingDown);
         }
         let all_ended = core.workers.close(deadline.saturating_sub(watch.elapsed()));
+        core.starts.wait_until_none(left());
         core.committer.close();
         let committer_ended = self.committer.join_within(left());
         if fleet_ended && all_ended && committer_ended {

@@ -30,6 +30,7 @@ pub(crate) fn serve(core: &Arc<Core>) {
         swept: None,
         launched: false,
         traceless: None,
+        unknown_since: None,
         served: None,
     };
     while !core.is_stopping() {
@@ -49,6 +50,7 @@ struct Fleet<'c> {
     launched: bool,
     /// Busy executors without a trace, when they were last looked for, and when that was.
     traceless: Option<(Stopwatch, Vec<ExecutorId>)>,
+    unknown_since: Option<Stopwatch>,
     /// Since the last question for waits that have ended unnoticed, and how long until the next.
     served: Option<(Stopwatch, Duration)>,
 }
@@ -62,37 +64,28 @@ impl Fleet<'_> {
         let sweep = launched || self.swept.is_none_or(|swept| swept.elapsed() >= SWEEP_EVERY);
         let changed = self.core.committer.others_committed();
         let changed = changed.unwrap_or_else(|error| {
-            self.note(Err(error));
+            note(Err(error));
             false
         });
         self.pause = if called || changed { POLL_MIN } else { (self.pause * 2).min(POLL_MAX) };
 
         // What fails in one of these does not keep the others from being done.
         if changed || sweep {
-            self.note(self.core.hub.look(self.core.reader.as_ref()));
-            self.note(stop_the_superseded(self.core));
+            note(self.core.hub.look(self.core.reader.as_ref()));
+            note(stop_the_superseded(self.core));
         }
         let due = self.next_due.is_some_and(|due| self.core.options.clock.now() >= due);
         if due {
             self.commit(Write::WakeDue { now: self.core.options.clock.now() });
         }
         if called || changed || due || sweep || self.core.has_backlog() {
-            let part = self.take_up_work();
-            self.note(part);
+            note(self.take_up_work());
         }
         if sweep {
-            let part = self.wake_the_served();
-            self.note(part);
-            let part = self.take_over_from_the_traceless();
-            self.note(part);
-            self.note(recovery::sweep(self.core));
+            note(self.wake_the_served());
+            note(self.take_over_from_the_traceless());
+            note(recovery::sweep(self.core, &mut self.unknown_since));
             self.swept = Some(Stopwatch::start());
-        }
-    }
-
-    fn note(&self, part: DbResult<()>) {
-        if let Err(error) = part {
-            say!(warn, "{error}; looking again in {:?}", self.pause);
         }
     }
 
@@ -196,6 +189,13 @@ impl Fleet<'_> {
     /// Failures are logged by the committer; the next look tries again.
     fn commit(&self, write: Write) -> Option<Verdict> {
         self.core.committer.commit(write, Caller::Engine).ok()
+    }
+}
+
+/// The next look tries again.
+fn note(part: DbResult<()>) {
+    if let Err(error) = part {
+        say!(warn, "{error}; looking again");
     }
 }
 

@@ -8,7 +8,7 @@ use crate::core::Run;
 use crate::engine::Engine;
 use crate::error::{Error, Result, Stop};
 use crate::handle::Handle;
-use crate::id::WorkflowId;
+use crate::id::{OwnerToken, WorkflowId};
 use crate::listing::{Progress, StepRecord, WorkflowFilter, WorkflowInfo};
 use crate::status::WorkflowStatus;
 use crate::sysdb::write::{BEFORE_FIRST_STEP, Refusal};
@@ -108,7 +108,8 @@ impl Engine {
     /// [`Error::NotFound`], [`Error::ShuttingDown`], [`Error::Database`].
     pub fn resume(&self, id: &WorkflowId) -> Result<WorkflowStatus> {
         let core = self.core();
-        let write = Write::Resume { workflow: id.clone(), at: core.options.clock.now() };
+        let (workflow, token) = (id.clone(), OwnerToken::generate());
+        let write = Write::Resume { workflow, token, at: core.options.clock.now() };
         // Those that run now: the resume may be claimed here before this thread goes on.
         let running = core.runs.all();
         match core.commit_from_outside(write)? {

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use crate::clock::Stopwatch;
 use crate::committer::Caller;
 use crate::core::Core;
 use crate::error::{Failure, NOT_REGISTERED};
 use crate::id::ExecutorId;
-use crate::limits::{REFUSED_RETRY_MIN, UNKNOWN_AFTER};
+use crate::limits::{REFUSED_RETRY_MIN, TRACELESS_EVERY, UNKNOWN_AFTER};
 use crate::observer::Event;
 use crate::registry::listed;
 use crate::sync::say;
@@ -14,8 +15,8 @@ use crate::sysdb::write::{Attempt, Unknown};
 use crate::sysdb::{DbResult, Identity, Verdict, Write};
 use crate::{codec, workflow};
 
-/// Every now and then.
-pub(crate) fn sweep(core: &Core) -> DbResult<()> {
+/// Every now and then. `unknown_since` is for the next sweep: since when workflows wait whose names nobody knows.
+pub(crate) fn sweep(core: &Core, unknown_since: &mut Option<Stopwatch>) -> DbResult<()> {
     // One that is not launched runs nothing, and takes nothing over.
     let Ok(identity) = core.identity() else { return Ok(()) };
     if let Err(error) = core.liveness.uphold(&identity.executor) {
@@ -25,7 +26,7 @@ pub(crate) fn sweep(core: &Core) -> DbResult<()> {
         take_over(core, &executor);
     }
     release_the_lost(core, identity)?;
-    refuse_the_unknown(core, identity)
+    refuse_the_unknown(core, identity, unknown_since)
 }
 
 /// One conditional statement: a second one, here or in another process, finds nothing. Failures are logged by the
@@ -64,15 +65,28 @@ fn release_the_lost(core: &Core, identity: &Identity) -> DbResult<()> {
 }
 
 /// Workflows that wait for a name which no living executor of this application knows.
-fn refuse_the_unknown(core: &Core, identity: &Arc<Identity>) -> DbResult<()> {
+fn refuse_the_unknown(
+    core: &Core,
+    identity: &Arc<Identity>,
+    unknown_since: &mut Option<Stopwatch>,
+) -> DbResult<()> {
     let registered = core.registry.freeze();
     let at = core.options.clock.now();
     let waiting_since = at.saturating_sub(UNKNOWN_AFTER);
     if !core.reader.unknown_wait(identity, registered, waiting_since)? {
+        *unknown_since = None;
         return Ok(());
     }
     // While it is not known who knows what, nothing is refused.
     let Some(known) = known_names(core, identity) else { return Ok(()) };
+    if !core.reader.unknown_wait(identity, &known, waiting_since)? {
+        *unknown_since = None;
+        return Ok(());
+    }
+    // A living one whose traces were removed puts them back meanwhile.
+    if unknown_since.get_or_insert_with(Stopwatch::start).elapsed() < TRACELESS_EVERY {
+        return Ok(());
+    }
     let failure = Failure::new(
         NOT_REGISTERED,
         format!(

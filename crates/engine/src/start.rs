@@ -48,6 +48,7 @@ where
         core.registry.get(self.name())?;
         let identity = core.identity()?.clone();
         let input = codec::encode_input(self.name(), input)?;
+        let _under_way = core.starts.enter();
         if core.is_stopping() {
             return Err(Error::ShuttingDown);
         }

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Stopwatch, Timestamp};
 
 /// Runs code of a guest (a logger, an observer) on a thread that others wait for: its panic ends here. The payload
 /// is leaked, because dropping it is the guest's code too.
@@ -39,6 +39,41 @@ pub(crate) fn wait_for<'m, T>(
     time: Duration,
 ) -> MutexGuard<'m, T> {
     condvar.wait_timeout(guard, time).unwrap_or_else(PoisonError::into_inner).0
+}
+
+/// How many are inside, for one who waits until nobody is.
+#[derive(Debug, Default)]
+pub(crate) struct Inflight {
+    count: Mutex<usize>,
+    left: Condvar,
+}
+
+/// One who is inside, until dropped.
+pub(crate) struct InflightGuard<'i>(&'i Inflight);
+
+impl Inflight {
+    pub(crate) fn enter(&self) -> InflightGuard<'_> {
+        *lock(&self.count) += 1;
+        InflightGuard(self)
+    }
+
+    /// Waits until nobody is inside, at most this long by the real clock.
+    pub(crate) fn wait_until_none(&self, time: Duration) {
+        let watch = Stopwatch::start();
+        let mut count = lock(&self.count);
+        while *count > 0
+            && let Some(rest) = time.checked_sub(watch.elapsed())
+        {
+            count = wait_for(&self.left, count, rest);
+        }
+    }
+}
+
+impl Drop for InflightGuard<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.count) -= 1;
+        self.0.left.notify_all();
+    }
 }
 
 /// Something happened: a count that only rises, so that nothing is missed between looking and waiting.

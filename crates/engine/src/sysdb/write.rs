@@ -43,7 +43,7 @@ pub(crate) enum Write {
     /// Stops a workflow, and its descendants if asked to.
     Cancel { workflow: WorkflowId, children: bool, at: Timestamp },
     /// Makes a workflow claimable, whatever it stands at.
-    Resume { workflow: WorkflowId, at: Timestamp },
+    Resume { workflow: WorkflowId, token: OwnerToken, at: Timestamp },
     /// A message to a workflow, and the step that sent it if a workflow did.
     Send { message: NewMessage, sender: Option<(Owner, StepRow)> },
     /// Takes the oldest waiting message, and records the step that did.

@@ -5,6 +5,7 @@
 
 mod support;
 
+mod accidents;
 mod children;
 mod commits;
 mod endings;

@@ -89,7 +89,9 @@ fn a_take_over_between_the_body_and_its_record_wins() {
         let error = ctx.step("s", |_| {
             let other = engine::rusqlite::Connection::open(&path).unwrap();
             other.busy_timeout(Duration::from_secs(10)).unwrap();
-            other.execute("UPDATE workflow_status SET owner_xid = 'somebody else'", []).unwrap();
+            other
+                .execute("UPDATE workflow_status SET owner_xid = 'another', executor_id = 'local'", [])
+                .unwrap();
             Ok::<_, Error>(())
         });
         let Err(Error::Stopped { reason, .. }) = &error else { panic!("{error:?}") };
@@ -129,7 +131,9 @@ fn a_stale_parent_cannot_start_a_child() {
         let parent = engine.register("parent", move |ctx: &mut Context, (): ()| -> Result<()> {
             let other = engine::rusqlite::Connection::open(&path).unwrap();
             other.busy_timeout(Duration::from_secs(10)).unwrap();
-            other.execute("UPDATE workflow_status SET owner_xid = 'somebody else'", []).unwrap();
+            other
+                .execute("UPDATE workflow_status SET owner_xid = 'another', executor_id = 'local'", [])
+                .unwrap();
             let started = if inline { ctx.run(&child, ()) } else { ctx.start(&child, ()).map(drop) };
             at_its_end.hold();
             started
@@ -158,7 +162,7 @@ fn a_stale_transaction_step_has_no_effect() {
     let workflow = engine.register("w", move |ctx: &mut Context, (): ()| {
         let other = engine::rusqlite::Connection::open(&path).unwrap();
         other.busy_timeout(Duration::from_secs(10)).unwrap();
-        other.execute("UPDATE workflow_status SET owner_xid = 'somebody else'", []).unwrap();
+        other.execute("UPDATE workflow_status SET owner_xid = 'another', executor_id = 'local'", []).unwrap();
         let inserted = ctx.transaction("t", |tx| tx.execute("INSERT INTO effect VALUES (1)", []));
         at_its_end.hold();
         inserted

@@ -8,11 +8,11 @@ use rusqlite::{Connection, Row, params, params_from_iter};
 use super::claims::{count_column, forget_output};
 use super::statement::{Statement, failed};
 use super::workflows::{status_column, wake_parent};
-use super::{AWAITS_PATH, INTERNAL_QUEUE, json_array};
+use super::{AWAITS_PATH, INTERNAL_QUEUE, RESUMED_PATH, json_array};
 use crate::clock::Timestamp;
 use crate::codec;
 use crate::error::RESUMABLE;
-use crate::id::WorkflowId;
+use crate::id::{OwnerToken, WorkflowId};
 use crate::listing::{Progress, WorkflowFilter, WorkflowInfo};
 use crate::sysdb::write::Refusal;
 use crate::sysdb::{DbResult, Verdict};
@@ -37,9 +37,10 @@ const CANCEL: Statement = Statement {
         RETURNING workflow_uuid, parent_workflow_id",
 };
 
-/// An ERROR may go on when its failure is about the program, not about the work.
+/// An ERROR may go on when its failure is about the program, not about the work. The token stays, so that a resume whose
+/// answer was lost does not undo what came after it.
 ///
-/// ?1 id, ?2 queue, ?3 now, ?4 names of such failures as a JSON array, ?5 path of the mark
+/// ?1 id, ?2 queue, ?3 now, ?4 names of such failures as a JSON array, ?5 path of the mark, ?6 path of the token, ?7 token
 const RESUME: Statement = Statement {
     name: "resume",
     sql: "
@@ -47,13 +48,22 @@ const RESUME: Statement = Statement {
            SET status = 'ENQUEUED', queue_name = ?2, recovery_attempts = 0, workflow_deadline_epoch_ms = NULL,
                deduplication_id = NULL, started_at_epoch_ms = NULL, completed_at = NULL, owner_xid = NULL,
                delay_until_epoch_ms = NULL, updated_at = ?3,
-               attributes = CASE WHEN json_valid(attributes) THEN json_remove(attributes, ?5)
-                                 ELSE attributes END
+               attributes = CASE WHEN json_valid(attributes) AND json_type(attributes) = 'object'
+                                 THEN json_set(json_remove(attributes, ?5), ?6, ?7)
+                                 ELSE json_set('{}', ?6, ?7) END
          WHERE workflow_uuid = ?1 AND status <> 'SUCCESS'
            AND (status <> 'ERROR'
                 OR EXISTS (SELECT 1 FROM workflow_output o
                             WHERE o.workflow_uuid = ?1 AND json_valid(o.error)
                               AND json_extract(o.error, '$.name') IN (SELECT value FROM json_each(?4))))",
+};
+
+/// ?1 id, ?2 path of the token, ?3 token
+const RESUMED: Statement = Statement {
+    name: "resumed",
+    sql: "
+        SELECT 1 FROM workflow_status
+         WHERE workflow_uuid = ?1 AND json_valid(attributes) AND json_extract(attributes, ?2) = ?3",
 };
 
 /// ?1 id
@@ -75,7 +85,7 @@ const PROGRESS: Statement = Statement {
 };
 
 #[cfg(test)]
-pub(super) const ALL: &[Statement] = &[CANCEL, RESUME, STATUS, PROGRESS];
+pub(super) const ALL: &[Statement] = &[CANCEL, RESUME, RESUMED, STATUS, PROGRESS];
 
 /// Columns that [`workflow_info`] reads.
 const COLUMNS: &str = "
@@ -101,9 +111,18 @@ pub(super) fn cancel(
     Ok(Verdict::Changed(cancelled.into_iter().map(|(id, _)| WorkflowId::stored(id)).collect()))
 }
 
-pub(super) fn resume(connection: &Connection, workflow: &WorkflowId, at: Timestamp) -> DbResult<Verdict> {
+pub(super) fn resume(
+    connection: &Connection,
+    workflow: &WorkflowId,
+    token: &OwnerToken,
+    at: Timestamp,
+) -> DbResult<Verdict> {
+    let (id, token) = (workflow.as_str(), token.as_str());
+    if RESUMED.first(connection, [id, RESUMED_PATH, token], |_| Ok(()))?.is_some() {
+        return Ok(Verdict::Changed(vec![workflow.clone()]));
+    }
     let resumable = json_array(&RESUMABLE);
-    let params = params![workflow.as_str(), INTERNAL_QUEUE, at.as_millis(), resumable, AWAITS_PATH];
+    let params = params![id, INTERNAL_QUEUE, at.as_millis(), resumable, AWAITS_PATH, RESUMED_PATH, token];
     if RESUME.execute(connection, params)? == 0 {
         return stands(connection, workflow);
     }

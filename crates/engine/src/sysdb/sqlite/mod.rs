@@ -34,3 +34,6 @@ const INTERNAL_QUEUE: &str = "_dbos_internal_queue";
 
 /// Where in `workflow_status.attributes` a workflow marks what it waits for without a thread.
 const AWAITS_PATH: &str = "$.\"piton.awaits\"";
+
+/// Where a resume leaves its token, to know itself again.
+const RESUMED_PATH: &str = "$.\"piton.resumed\"";

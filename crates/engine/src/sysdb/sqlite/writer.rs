@@ -61,7 +61,7 @@ fn apply(connection: &Connection, write: &Write) -> DbResult<Verdict> {
         Write::Revive { identity, known, at } => claims::revive(connection, identity, known, *at),
         Write::RegisterVersion { identity, at } => claims::register_version(connection, identity, *at),
         Write::Cancel { workflow, children, at } => manage::cancel(connection, workflow, *children, *at),
-        Write::Resume { workflow, at } => manage::resume(connection, workflow, *at),
+        Write::Resume { workflow, token, at } => manage::resume(connection, workflow, token, *at),
         Write::Send { message, sender } => messages::send(connection, message, sender.as_ref()),
         Write::Receive { owner, topic, step } => messages::receive(connection, owner, topic, step),
     }
