@@ -249,10 +249,14 @@ fn record_halfway(floor: &mut Floor, count: usize) -> anyhow::Result<Vec<usize>>
     Ok(workflows)
 }
 
-/// As if the executor that ran them had died.
+/// As if the executor that ran them had died: its lock file is there, and nobody holds it.
 fn abandon(database: &Path) -> anyhow::Result<()> {
     Connection::open(database)?
         .execute_batch("UPDATE workflow_status SET name = 'steps', executor_id = 'piton-dead'")?;
+    let mut locks = database.as_os_str().to_owned();
+    locks.push("-executors");
+    std::fs::create_dir_all(&locks)?;
+    std::fs::write(Path::new(&locks).join("piton-dead.lock"), "")?;
     Ok(())
 }
 
