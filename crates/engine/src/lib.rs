@@ -42,6 +42,9 @@
 //! Between steps be deterministic: no clock, no random numbers, no input or output outside of a step. Hand errors
 //! on with `?`; [`Error::Stopped`] means that the engine ends this execution, and nothing recorded is lost.
 //!
+//! Do not `fork` a process with a launched engine, unless to `exec`: the child would keep it alive in the eyes of the
+//! others after its death.
+//!
 //! # Map
 //!
 //! | to | see |
