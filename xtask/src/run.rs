@@ -95,6 +95,8 @@ impl Loop<'_> {
                 .with_context(|| format!("{} cannot be started", self.program.display()))?;
             let signal = match end {
                 End::Exit(0 | 1) => return Ok(Stop::Ended),
+                // Told to stop, by us or by somebody else.
+                End::Exit(130) => return Ok(Stop::Interrupt),
                 End::Exit(_) if supervise::was_interrupted() => return Ok(Stop::Interrupt),
                 End::Exit(code) => return Ok(Stop::CannotRun(code)),
                 End::Death(signal) => signal,

@@ -1,11 +1,11 @@
 //! One run of an example: open, adopt or start, wait, tell.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::{Engine, Handle, Workflow, WorkflowFilter, WorkflowId, WorkflowStatus};
+use anyhow::{Context as _, anyhow};
+use engine::{Engine, Error, Workflow, WorkflowFilter, WorkflowId, WorkflowStatus};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use store::Store;
@@ -33,7 +33,7 @@ pub struct Demo {
     pub(crate) began: Instant,
     chaos: Arc<Chaos>,
     profile: Option<Arc<Profile>>,
-    dir: PathBuf,
+    state: State,
 }
 
 impl Demo {
@@ -44,23 +44,28 @@ impl Demo {
     ) -> anyhow::Result<Self> {
         let began = Instant::now();
         let state = State::open(example, common)?;
-        let journal = Arc::new(Journal::open(&state.journal())?);
-        let run = journal.begin_run()?;
+        let journal = Journal::open(&state.journal());
+        let journal = Arc::new(journal.with_context(|| unwritable(&state))?);
         let story = Arc::new(Story::new(example, common.json, journal.clone()));
         start_logging(&story);
         forbid_core_files();
-        story.open(&state, common.seed, run);
 
         let mut options = Engine::options().app(example.name).executor(example.name).observer(story.clone());
         if let Some(profile) = &profile {
             options = options.observer(profile.clone());
         }
-        let engine = options.open(&state.database_url)?;
+        let engine = state.database.open(options)?;
         let users_db = Arc::new(Store::open(&state.users_db(), example.key)?);
-        users_db.users(|users| users.create())?;
+        users_db.users(|users| users.create()).map_err(|error| refused(&state, error))?;
+
+        stop_on_signals(engine.clone(), story.clone())?;
+
+        // Only now: a run that cannot begin is none, and changes nothing about the next one's chaos.
+        let run = journal.begin_run().with_context(|| unwritable(&state))?;
+        story.open(&state, common.seed, run);
         let chaos = Arc::new(Chaos::new(common.seed, run, story.clone()));
-        let (json, dir) = (common.json, state.dir);
-        Ok(Self { engine, example, store: users_db, story, journal, json, began, chaos, profile, dir })
+        let json = common.json;
+        Ok(Self { engine, example, store: users_db, story, journal, json, began, chaos, profile, state })
     }
 
     /// What to hand to the workflows.
@@ -72,25 +77,28 @@ impl Demo {
     where
         O: Serialize + DeserializeOwned + Clone + Into<Counts>,
     {
-        self.stop_on_signals()?;
         let waiting = Instant::now();
-        let (handle, outcome) = self.adopt_or_start(workflow)?;
+        let mut followed = self.left_behind(workflow)?;
+        let outcome = match self.follow(workflow, &mut followed) {
+            Ok(Err(Error::ShuttingDown)) | Err(Error::ShuttingDown) => {
+                self.engine.shutdown(STOP_DEADLINE);
+                return Ok(Finish { demo: self }.tell_stop(followed.as_ref()));
+            }
+            outcome => outcome?,
+        };
         if let Some(profile) = &self.profile {
             let profile = profile.finish(workflow.name(), waiting.elapsed());
-            profile.write(&self.dir)?;
-            self.story.profile(&profile.table(), &self.dir);
+            profile.write(&self.state.dir)?;
+            self.story.profile(&profile.table(), &self.state.dir);
         }
-        let code = Finish { demo: self }.tell(handle.id(), &outcome)?;
+        let id = followed.context("no workflow was started")?;
+        let code = Finish { demo: self }.tell(&id, &outcome)?;
         self.engine.shutdown(STOP_DEADLINE);
         Ok(code)
     }
 
-    /// Goes on with the run that an earlier process left pending; starts one when there is none, or when that one
-    /// is parked.
-    fn adopt_or_start<O: DeserializeOwned + Serialize>(
-        &self,
-        workflow: &Workflow<(), O>,
-    ) -> anyhow::Result<(Handle<O>, engine::Result<O>)> {
+    /// The newest run that is not finished, if there is one.
+    fn left_behind<O>(&self, workflow: &Workflow<(), O>) -> engine::Result<Option<WorkflowId>> {
         let pending = WorkflowFilter::new()
             .name(workflow.name())
             .status(WorkflowStatus::Pending)
@@ -98,39 +106,60 @@ impl Demo {
             .status(WorkflowStatus::Delayed)
             .newest_first()
             .limit(1);
-        let left = self.engine.list(&pending)?;
-        if let Some(info) = left.first() {
+        let Some(info) = self.engine.list(&pending)?.into_iter().next() else { return Ok(None) };
+        if info.executor.is_some_and(|executor| self.state.database.is_served_by(&executor)) {
+            self.story.waits_for(&info.id);
+        } else {
             self.story.adopts(&info.id, &self.engine.progress(&info.id)?);
-            self.note_workflow(&info.id);
         }
+        self.note_workflow(&info.id);
+        Ok(Some(info.id))
+    }
+
+    /// Waits for the run that was left behind; starts one when there is none, or when that one is parked.
+    fn follow<O: DeserializeOwned + Serialize>(
+        &self,
+        workflow: &Workflow<(), O>,
+        followed: &mut Option<WorkflowId>,
+    ) -> engine::Result<engine::Result<O>> {
         self.engine.launch()?;
-        if let Some(info) = left.first() {
-            let handle = self.engine.retrieve::<O>(info.id.as_str())?;
-            let outcome = handle.result();
-            if !matches!(outcome, Err(engine::Error::RecoveryAttemptsExceeded { .. })) {
-                return Ok((handle, outcome));
+        if let Some(id) = followed.as_ref() {
+            let outcome = self.engine.retrieve::<O>(id.as_str())?.result();
+            if !matches!(outcome, Err(Error::RecoveryAttemptsExceeded { .. })) {
+                return Ok(outcome);
             }
-            self.story.parked(&info.id);
+            self.story.parked(id);
+            *followed = None;
         }
         let handle = workflow.start(&self.engine, ())?;
         self.story.starts(handle.id());
         self.note_workflow(handle.id());
-        let outcome = handle.result();
-        Ok((handle, outcome))
+        *followed = Some(handle.id().clone());
+        Ok(handle.result())
     }
 
     fn note_workflow(&self, id: &WorkflowId) {
         self.journal.note("workflow", &serde_json::json!({ "id": id.as_str() }));
     }
+}
 
-    /// INT and TERM: no new work, running steps end and are recorded, the rest is for the next start.
-    fn stop_on_signals(&self) -> anyhow::Result<()> {
-        let (engine, story) = (self.engine.clone(), self.story.clone());
-        ctrlc::set_handler(move || {
-            story.stopping();
-            engine.shutdown(STOP_DEADLINE);
-        })?;
-        Ok(())
+/// INT and TERM: no new work, running steps end and are recorded, the rest is for the next start.
+fn stop_on_signals(engine: Engine, story: Arc<Story>) -> Result<(), ctrlc::Error> {
+    ctrlc::set_handler(move || {
+        story.stopping();
+        engine.shutdown(STOP_DEADLINE);
+    })
+}
+
+fn unwritable(state: &State) -> String {
+    format!("cannot write the journal {}", state.journal().display())
+}
+
+/// What is wrong with the users table, and the way out that only the demos know.
+fn refused(state: &State, error: store::Error) -> anyhow::Error {
+    match error {
+        store::Error::WrongKey { .. } => anyhow!("{error}, or name another directory by --dir"),
+        error => anyhow!(error).context(format!("cannot use {}", state.users_db().display())),
     }
 }
 

@@ -36,10 +36,6 @@ impl Finish<'_> {
     {
         let story = &self.demo.story;
         story.end_bar();
-        if let Err(Error::ShuttingDown) = outcome {
-            story.say(&format!("  stopped; workflow {id} goes on at the next start"));
-            return Ok(ExitCode::from(130));
-        }
         let status = self.demo.engine.progress(id)?.status;
         let users = |count: store::Result<u64>| count.unwrap_or_default();
         let counts = match outcome {
@@ -72,6 +68,33 @@ impl Finish<'_> {
         Ok(ExitCode::from(u8::from(status != WorkflowStatus::Success)))
     }
 
+    /// The run was told to stop, and this process has let go of it.
+    pub(crate) fn tell_stop(&self, id: Option<&WorkflowId>) -> ExitCode {
+        let story = &self.demo.story;
+        story.end_bar();
+        story.say(&match id {
+            Some(id) => format!("  stopped; workflow {id} goes on at the next start"),
+            None => "  stopped; the next start goes on from here".to_owned(),
+        });
+        if self.demo.json {
+            // Nothing about users: a step that hangs may hold their database.
+            let totals = self.demo.journal.totals();
+            let progress = id.and_then(|id| self.demo.engine.progress(id).ok());
+            print_json(&json!({
+                "example": self.demo.example.name,
+                "workflow_id": id.map(WorkflowId::as_str),
+                "status": progress.map(|progress| progress.status.as_str()),
+                "output": null,
+                "error": "stopped",
+                "runs": totals.runs,
+                "steps_run": totals.steps_run,
+                "steps_replayed": totals.steps_replayed,
+                "wall_ms": self.demo.began.elapsed().as_millis(),
+            }));
+        }
+        ExitCode::from(130)
+    }
+
     fn say_how_it_ended(
         &self,
         id: &WorkflowId,
@@ -92,10 +115,14 @@ impl Finish<'_> {
             n => format!("{unique} users in {rows} rows, {n} of them duplicates"),
         };
         story.say(&format!("  {users}"));
+        // Of the ways to die the journal knows one: nobody notes a kill.
+        let crashes = match totals.crashes {
+            0 => String::new(),
+            n => format!(", {} on purpose", many(n, "crash", "crashes")),
+        };
         story.say(&format!(
-            "  {}, {}; {} ran, {} replayed and not repeated",
+            "  {} in this directory{crashes}; {} ran, {} replayed and not repeated",
             many(totals.runs, "run of the program", "runs of the program"),
-            many(totals.crashes, "crash", "crashes"),
             many(totals.steps_run, "step attempt", "step attempts"),
             many(totals.steps_replayed, "recorded step was", "recorded steps were"),
         ));

@@ -47,8 +47,8 @@ impl Journal {
 
     pub(crate) fn totals(&self) -> Totals {
         let mut totals = Totals::default();
-        for line in fs::read_to_string(&self.path).unwrap_or_default().lines() {
-            let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
+        for line in fs::read(&self.path).unwrap_or_default().split(|byte| *byte == b'\n') {
+            let Ok(line) = serde_json::from_slice::<Value>(line) else { continue };
             match line["event"].as_str() {
                 Some("run") => totals.runs += 1,
                 Some("step_run") => totals.steps_run += 1,

@@ -20,10 +20,12 @@ pub mod profile;
 mod state;
 mod story;
 
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser};
 use engine::Workflow;
 use serde::Serialize;
@@ -63,7 +65,7 @@ pub struct Common {
     #[arg(long, env = "DBOS_DATABASE_URL", hide_env_values = true)]
     database_url: Option<String>,
     /// Failures and crashes follow from this and from how often the program ran in its directory
-    #[arg(long, default_value_t = SEED)]
+    #[arg(long, default_value_t = SEED, allow_negative_numbers = true)]
     seed: u64,
     /// Forget earlier runs first
     #[arg(long)]
@@ -74,7 +76,7 @@ pub struct Common {
 }
 
 #[derive(Parser)]
-#[command(disable_help_subcommand = true)]
+#[command(version, disable_help_subcommand = true)]
 struct Cli<A: Args> {
     #[command(flatten)]
     common: Common,
@@ -127,13 +129,19 @@ where
     O: Serialize + DeserializeOwned + Clone + Into<Counts>,
 {
     let command = Cli::<A>::command().name(example.name).about(example.teaches);
-    let cli = Cli::<A>::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
+    let matches = command.get_matches();
+    let mut cli = Cli::<A>::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    // A variable that is set to nothing says nothing.
+    if matches.value_source("database_url") == Some(ValueSource::EnvVariable) {
+        cli.common.database_url.take_if(|url| url.is_empty());
+    }
     let json = cli.common.json;
     let played = Demo::open(example, &cli.common, profile)
         .and_then(|demo| register(&demo, cli.own).and_then(|workflow| demo.play(&workflow)));
     played.unwrap_or_else(|error| {
         let told = story::one_line(&format!("{error:#}"));
-        eprintln!("{}: {told}", example.name);
+        // Whoever read it may have gone.
+        let _ = writeln!(io::stderr(), "{}: {told}", example.name);
         if json {
             finish::print_json(&serde_json::json!({ "example": example.name, "error": told }));
         }

@@ -1,17 +1,19 @@
 //! The directory of an example: where its files are, and how they are forgotten.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use chrono::{DateTime, Utc};
+use engine::{Engine, EngineOptions};
 
 use crate::{Common, Example};
 
+const SYSTEM_DB: &str = "system.db";
 /// What a demo may have left in its directory.
 const FILES: [&str; 10] = [
-    "system.db",
+    SYSTEM_DB,
     "system.db-wal",
     "system.db-shm",
     "users.db",
@@ -22,23 +24,30 @@ const FILES: [&str; 10] = [
     "main_profile.svg",
     "main_profile.folded",
 ];
-const LOCKS: &str = "system.db-executors";
 
 pub(crate) struct State {
     pub(crate) dir: PathBuf,
-    pub(crate) database_url: String,
+    pub(crate) database: Database,
+}
+
+/// The system database.
+pub(crate) enum Database {
+    /// In the directory of the example: a path, which may have any name.
+    Own(PathBuf),
+    /// Somebody's, by its URL.
+    Named(String),
 }
 
 impl State {
     pub(crate) fn open(example: &Example, common: &Common) -> anyhow::Result<Self> {
         let dir = common.dir.clone().unwrap_or_else(|| default_dir(example));
         if common.fresh {
-            forget(&dir).with_context(|| format!("cannot empty {}", dir.display()))?;
+            forget(&dir)?;
         }
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        let own = || format!("sqlite:{}", dir.join("system.db").display());
-        let database_url = common.database_url.clone().unwrap_or_else(own);
-        Ok(Self { dir, database_url })
+        let own = || Database::Own(dir.join(SYSTEM_DB));
+        let database = common.database_url.clone().map_or_else(own, Database::Named);
+        Ok(Self { dir, database })
     }
 
     pub(crate) fn users_db(&self) -> PathBuf {
@@ -50,6 +59,30 @@ impl State {
     }
 }
 
+impl Database {
+    pub(crate) fn open(&self, options: EngineOptions) -> engine::Result<Engine> {
+        match self {
+            Self::Own(path) => options.open_file(path),
+            Self::Named(url) => options.open(url),
+        }
+    }
+
+    /// Whether this executor is a process that lives.
+    pub(crate) fn is_served_by(&self, executor: &str) -> bool {
+        let path = match self {
+            Self::Own(path) => path,
+            Self::Named(url) => {
+                let path = url.strip_prefix("sqlite:").unwrap_or(url);
+                Path::new(path.strip_prefix("///").unwrap_or(path))
+            }
+        };
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        // Other programs write what they like into this column.
+        let is_name = !executor.contains(std::path::is_separator);
+        is_name && is_held(&locks_of(&path).join(format!("{executor}.lock")))
+    }
+}
+
 /// Beside the program's own build: `target/demos/exN`, wherever it is called from.
 fn default_dir(example: &Example) -> PathBuf {
     let program = std::env::current_exe().unwrap_or_default();
@@ -58,13 +91,43 @@ fn default_dir(example: &Example) -> PathBuf {
 }
 
 /// Only what a demo made; a database that was named by its URL is somebody's and stays.
-fn forget(dir: &Path) -> io::Result<()> {
-    let gone = |result: io::Result<()>| match result {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+fn forget(dir: &Path) -> anyhow::Result<()> {
+    let locks = locks_of(&dir.join(SYSTEM_DB));
+    // Without the directory, nobody lives there.
+    for lock in fs::read_dir(&locks).into_iter().flatten().flatten() {
+        let lock = lock.path();
+        ensure!(
+            lock.extension().is_none_or(|extension| extension != "lock") || !is_held(&lock),
+            "another process works in {}, so --fresh would delete its files under it; let it end first, or name \
+             another directory by --dir",
+            dir.display()
+        );
+    }
+    let gone = |path: &Path, result: io::Result<()>| match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("--fresh cannot remove {}", path.display()))
+        }
         _ => Ok(()),
     };
-    FILES.iter().try_for_each(|name| gone(fs::remove_file(dir.join(name))))?;
-    gone(fs::remove_dir_all(dir.join(LOCKS)))
+    for path in FILES.map(|name| dir.join(name)) {
+        gone(&path, fs::remove_file(&path))?;
+    }
+    gone(&locks, fs::remove_dir_all(&locks))
+}
+
+/// Where the executors of a database hold a lock each, for as long as they live.
+fn locks_of(database: &Path) -> PathBuf {
+    let mut locks = database.as_os_str().to_owned();
+    locks.push("-executors");
+    locks.into()
+}
+
+fn is_held(lock: &Path) -> bool {
+    match File::open(lock) {
+        Ok(file) => file.try_lock_shared().is_err(),
+        // When in doubt, somebody lives.
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
 }
 
 /// The time. In a workflow, take it in a step, or it is another one after a crash.

@@ -1,6 +1,7 @@
 //! The story of a run, told while it happens: what runs, what is replayed and not repeated, what fails, what
 //! crashes. A progress bar on a terminal, plain lines in a pipe.
 
+use std::collections::{HashMap, HashSet};
 use std::io::{self, IsTerminal as _, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,8 +28,26 @@ pub(crate) struct Story {
 struct Seen {
     /// Replayed steps that were not told yet: many are one line.
     replayed: u64,
-    /// Batches of the current run that are done.
-    batches: u64,
+    /// Batches that are done, of each workflow: the steps that started them. A replay tells them again.
+    batches: HashMap<String, HashSet<u32>>,
+    /// The workflow that the program waits for. Others may run beside it.
+    followed: Option<WorkflowId>,
+}
+
+impl Seen {
+    /// The batch that this step of this workflow started is done. How many are, and whether the program waits for
+    /// them; nothing when that was known.
+    fn batch_is_done(&mut self, workflow: &str, step: u32) -> Option<(usize, bool)> {
+        let batches = self.batches.entry(workflow.to_owned()).or_default();
+        let is_followed = || self.followed.as_ref().is_none_or(|followed| followed.as_str() == workflow);
+        batches.insert(step).then(|| (batches.len(), is_followed()))
+    }
+}
+
+/// A child is called `PARENT-STEP`.
+fn place_of(child: &WorkflowId) -> Option<(&str, u32)> {
+    let (parent, step) = child.as_str().rsplit_once('-')?;
+    Some((parent, step.parse().ok()?))
 }
 
 impl Story {
@@ -60,13 +79,18 @@ impl Story {
     }
 
     pub(crate) fn starts(&self, id: &WorkflowId) {
+        self.seen().followed = Some(id.clone());
         self.say(&format!("> workflow {id} starts"));
     }
 
     pub(crate) fn adopts(&self, id: &WorkflowId, progress: &Progress) {
+        self.seen().followed = Some(id.clone());
         let children = match progress.children {
             0 => String::new(),
-            n => format!(", {} of {n} child workflows ended", progress.children_done),
+            n => format!(
+                " (a child workflow is two: its start and its result); {} of {n} child workflows have ended",
+                progress.children_done
+            ),
         };
         self.say(&format!(
             "> workflow {id} was interrupted and goes on: {} recorded{children}",
@@ -74,7 +98,13 @@ impl Story {
         ));
     }
 
+    pub(crate) fn waits_for(&self, id: &WorkflowId) {
+        self.seen().followed = Some(id.clone());
+        self.say(&format!("> workflow {id} is running in another process; waiting for it"));
+    }
+
     pub(crate) fn parked(&self, id: &WorkflowId) {
+        self.seen().followed = None;
         self.say(&format!("> workflow {id} was interrupted too often and is parked; a new one starts"));
     }
 
@@ -118,12 +148,16 @@ impl Story {
         }
     }
 
-    fn batch_is_done(&self, seen: &mut Seen, how: &str) {
-        seen.batches += 1;
-        if let Some(bar) = &self.bar {
-            bar.set_position(seen.batches);
-        } else if let Some(batches) = self.example.batches {
-            self.say(&format!("+ batch {} of {batches} {how}", seen.batches));
+    fn tell_batch(&self, seen: &mut Seen, child: &WorkflowId) {
+        let Some((workflow, step)) = place_of(child) else { return };
+        let Some((done, followed)) = seen.batch_is_done(workflow, step) else { return };
+        match (&self.bar, self.example.batches) {
+            (Some(bar), _) if followed => bar.set_position(done as u64),
+            (None, Some(batches)) if followed => self.say(&format!("+ batch {done} of {batches} done")),
+            (None, Some(batches)) => {
+                self.say(&format!("+ batch {done} of {batches} done, of workflow {workflow}"));
+            }
+            _ => {}
         }
     }
 }
@@ -132,13 +166,14 @@ impl Observer for Story {
     fn observe(&self, event: &Event<'_>) {
         let mut seen = self.seen();
         match event {
-            Event::StepReplayed { name, .. } => {
+            Event::StepReplayed { workflow, name, step_id, .. } => {
                 self.journal.note("step_replayed", &json!({ "name": name }));
                 seen.replayed += 1;
                 if self.example.batches.is_some() && *name == "DBOS.getResult" {
-                    seen.batches += 1;
-                    if let Some(bar) = &self.bar {
-                        bar.set_position(seen.batches);
+                    // The step before it is the start of that child.
+                    let batch = seen.batch_is_done(workflow.as_str(), step_id.0.saturating_sub(1));
+                    if let (Some((done, true)), Some(bar)) = (batch, &self.bar) {
+                        bar.set_position(done as u64);
                     }
                 }
             }
@@ -156,9 +191,11 @@ impl Observer for Story {
             Event::StepRecorded { name, success: true, .. } if self.example.batches.is_none() => {
                 self.say(&format!("+ step {name}: done and recorded"));
             }
-            Event::WorkflowEnded { name, status: WorkflowStatus::Success, .. } if name.contains("batch") => {
+            Event::WorkflowEnded { workflow, name, status: WorkflowStatus::Success }
+                if name.contains("batch") =>
+            {
                 self.tell_replays(&mut seen);
-                self.batch_is_done(&mut seen, "done");
+                self.tell_batch(&mut seen, workflow);
             }
             Event::WorkflowEnded { .. } => self.tell_replays(&mut seen),
             Event::Recovered { workflows } => {
@@ -195,4 +232,21 @@ pub(crate) fn many(count: u64, one: &str, more: &str) -> String {
 /// Control characters of names and errors must not reach a terminal.
 pub(crate) fn one_line(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_debug().collect() } else { vec![c] }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_counts_once_and_for_its_own_workflow() {
+        let mut seen = Seen { followed: Some(WorkflowId::new("a").unwrap()), ..Seen::default() };
+        let child = WorkflowId::new("a-3").unwrap();
+        assert_eq!(place_of(&child), Some(("a", 3)));
+        assert_eq!(seen.batch_is_done("a", 1), Some((1, true)));
+        assert_eq!(seen.batch_is_done("a", 3), Some((2, true)));
+        assert_eq!(seen.batch_is_done("b", 1), Some((1, false)));
+        assert_eq!(seen.batch_is_done("a", 1), None, "a replay");
+        assert_eq!(seen.batch_is_done("a", 5), Some((3, true)));
+    }
 }

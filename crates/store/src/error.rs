@@ -15,21 +15,23 @@ pub enum Error {
     },
     /// The file holds a `users` table of the other shape, or of none that this crate knows.
     #[error(
-        "table users has the key ({found}), but ({wanted}) is wanted; use another file or drop the table"
+        "table users in {file} has the key ({found}), but ({wanted}) is wanted; use another file or drop the table"
     )]
     WrongKey {
+        /// Which file.
+        file: String,
         /// The columns of the key in the file.
         found: String,
         /// The columns that [`crate::Key`] asks for.
         wanted: String,
     },
     /// The file could not be opened.
-    #[error("cannot open the application database {path}: {source}")]
+    #[error("cannot open the application database {}: {reason}", .path.display())]
     Open {
         /// Which file.
         path: PathBuf,
-        /// What SQLite says.
-        source: rusqlite::Error,
+        /// Why, and what to do.
+        reason: String,
     },
     /// Any other failure of SQLite.
     #[error("application database: {0}")]
@@ -40,8 +42,8 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    pub(crate) fn opening(path: &Path, source: rusqlite::Error) -> Self {
-        Self::Open { path: path.to_owned(), source }
+    pub(crate) fn opening(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Open { path: path.to_owned(), reason: reason.into() }
     }
 }
 

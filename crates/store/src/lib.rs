@@ -28,11 +28,11 @@
 
 mod created_at;
 mod error;
+mod open;
 mod users;
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 /// The type of `analyzed_at`.
 pub type Timestamp = chrono::DateTime<chrono::Utc>;
@@ -42,9 +42,6 @@ pub use rusqlite;
 use rusqlite::Connection;
 pub use users::{Key, UserRow, Users};
 
-/// How long a write waits for a writer in another process.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// A connection to the application database that threads may share.
 #[derive(Debug)]
 pub struct Store {
@@ -53,19 +50,13 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens or creates the file: WAL, and `synchronous=FULL`, so a committed page survives power loss.
+    /// Opens or creates the file: readable by its owner alone, WAL, and `synchronous=FULL`, so a committed page
+    /// survives power loss.
     ///
     /// # Errors
-    /// [`Error::Database`] when the file cannot be opened or is not a database.
+    /// [`Error::Open`] when the file cannot be opened or is not a database.
     pub fn open(path: &Path, key: Key) -> Result<Self> {
-        let connection = Connection::open(path).map_err(|e| Error::opening(path, e))?;
-        let settings = || {
-            connection.busy_timeout(BUSY_TIMEOUT)?;
-            connection.pragma_update(None, "journal_mode", "WAL")?;
-            connection.pragma_update(None, "synchronous", "FULL")
-        };
-        settings().map_err(|e| Error::opening(path, e))?;
-        Ok(Self { connection: Mutex::new(connection), key })
+        Ok(Self { connection: Mutex::new(open::open(path)?), key })
     }
 
     /// Runs `work` on the table. Calls from several threads take turns.

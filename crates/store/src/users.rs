@@ -86,7 +86,11 @@ impl<'c> Users<'c> {
                  PRIMARY KEY ({columns}))"
         ))?;
         let found = self.key_in_file()?;
-        if found == columns { Ok(()) } else { Err(Error::WrongKey { found, wanted: columns.to_owned() }) }
+        if found == columns {
+            return Ok(());
+        }
+        let file = self.connection.path().filter(|path| !path.is_empty()).unwrap_or("memory").to_owned();
+        Err(Error::WrongKey { file, found, wanted: columns.to_owned() })
     }
 
     fn key_in_file(&self) -> Result<String> {

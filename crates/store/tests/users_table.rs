@@ -2,6 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
+use std::error::Error as _;
+use std::path::Path;
+use std::sync::Barrier;
+
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use store::{Error, Key, Store, Users};
@@ -136,18 +140,88 @@ fn a_table_with_the_other_key_is_refused_by_name() {
     let error = strict.users(|users| users.create()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "table users has the key (id, workflow_id, analyzed_at, created_at), but (id, workflow_id, analyzed_at) \
-         is wanted; use another file or drop the table"
+        format!(
+            "table users in {} has the key (id, workflow_id, analyzed_at, created_at), but (id, workflow_id, \
+             analyzed_at) is wanted; use another file or drop the table",
+            dir.path().canonicalize().unwrap().join("users.db").display()
+        )
     );
 }
 
 #[test]
 fn a_file_that_is_no_database_is_refused_with_its_path() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("notes.txt");
-    std::fs::write(&path, "not a database, but long enough to be looked at by SQLite").unwrap();
-    let error = Store::open(&path, Key::Strict).unwrap_err().to_string();
-    assert!(error.contains("notes.txt") && error.contains("not a database"), "{error}");
+    let path = dir.path().join("letter.txt");
+    for length in [1, 15, 100, 511, 512, 4_096, 100_000] {
+        let text = &"Dear reader, ".repeat(8_000)[..length];
+        std::fs::write(&path, text).unwrap();
+        let expected = format!(
+            "cannot open the application database {}: it is not an SQLite database, or it is encrypted; name \
+             another file",
+            path.display()
+        );
+        assert_eq!(refusal(&path), expected, "{length}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+    }
+}
+
+/// With all its sources, as `anyhow` shows it.
+fn refusal(path: &Path) -> String {
+    let error = Store::open(path, Key::Strict).unwrap_err();
+    assert!(error.source().is_none(), "its text says all: {error:?}");
+    error.to_string()
+}
+
+#[test]
+fn a_path_that_cannot_be_a_file_is_refused_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("users.db");
+    let refused = |path: &Path, reason: &str| {
+        let expected = format!("cannot open the application database {}: {reason}", path.display());
+        assert_eq!(refusal(path), expected);
+    };
+    refused(&path.join("users.db"), "its directory is not there; create it first");
+    std::fs::create_dir(&path).unwrap();
+    refused(&path, "it is a directory; name a file");
+}
+
+#[test]
+fn a_path_is_no_url() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["file:users.db?mode=memory", "with space;%20#", ":memory:"] {
+        let path = dir.path().join(name);
+        Store::open(&path, Key::Append).unwrap().users(|users| users.create()).unwrap();
+        assert!(path.exists(), "{name}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_new_file_and_its_companions_are_for_their_owner_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (dir, _store) = store(Key::Append);
+    for name in ["users.db", "users.db-wal", "users.db-shm"] {
+        let mode = std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}
+
+#[test]
+fn many_may_open_a_new_file_at_once() {
+    for _ in 0..40 {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("users.db");
+        let together = Barrier::new(16);
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    together.wait();
+                    let store = Store::open(&path, Key::Append).unwrap();
+                    store.users(|users| users.create()).unwrap();
+                });
+            }
+        });
+    }
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn generate_and_insert(
     let list = model::fake_users(page, 10);
     store.users(|users| users.insert_page(&list, workflow_id, analyzed_at))?;
     if step.attempt() < step.attempts_max() - 1 {
-        return Err(format!("simulated error after the insert, on attempt {}", step.attempt()).into());
+        return Err("simulated error after the insert".into());
     }
     Ok(())
 }

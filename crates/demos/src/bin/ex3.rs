@@ -47,7 +47,7 @@ const EXAMPLE: Example = Example {
 #[derive(Args)]
 struct Options {
     /// How likely the process crashes between the pages
-    #[arg(long, default_value_t = 0.5, value_parser = demos::probability)]
+    #[arg(long, default_value_t = 0.5, value_parser = demos::probability, allow_negative_numbers = true)]
     crash: f64,
     /// Empty the table in the workflow's body and not in a step: a recovered run loses the first page
     #[arg(long)]

@@ -43,7 +43,7 @@ const EXAMPLE: Example = Example {
 #[derive(Args)]
 struct Options {
     /// How likely the process crashes between the pages
-    #[arg(long, default_value_t = 0.5, value_parser = demos::probability)]
+    #[arg(long, default_value_t = 0.5, value_parser = demos::probability, allow_negative_numbers = true)]
     crash: f64,
 }
 

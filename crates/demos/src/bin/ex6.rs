@@ -73,13 +73,13 @@ const EXAMPLE: Example = Example {
 #[derive(Args, Clone)]
 struct Options {
     /// How likely the process crashes after each batch from the sixth on
-    #[arg(long, default_value_t = 0.1, value_parser = demos::probability)]
+    #[arg(long, default_value_t = 0.1, value_parser = demos::probability, allow_negative_numbers = true)]
     crash: f64,
     /// How likely an insert fails after it has written
-    #[arg(long, default_value_t = 0.4, value_parser = demos::probability)]
+    #[arg(long, default_value_t = 0.4, value_parser = demos::probability, allow_negative_numbers = true)]
     insert_failure: f64,
     /// How likely generating a page fails
-    #[arg(long, default_value_t = 0.02, value_parser = demos::probability)]
+    #[arg(long, default_value_t = 0.02, value_parser = demos::probability, allow_negative_numbers = true)]
     generate_failure: f64,
 }
 

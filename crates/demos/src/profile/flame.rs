@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::{Node, Part, walk};
+use crate::story::many;
 
 /// One line for each stack: names joined by semicolons, and the microseconds spent right there.
 pub(super) fn folded(main: &Node) -> String {
@@ -73,20 +74,20 @@ fn draw(boxes: &mut String, name: &str, part: Part, node: &Node, spot: Spot) -> 
         return spot.row as usize;
     }
     let y = TOP + ROW * f64::from(spot.row);
-    let name = escaped(name);
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "a few hundred letters at most"
     )]
     let letters = (width / LETTER) as usize;
-    let label: String = if letters > 3 { name.chars().take(letters).collect() } else { String::new() };
+    let label = if letters > 3 { label(name, letters) } else { String::new() };
+    let name = escaped(name);
+    let calls = many(node.calls, "call", "calls");
     let _ = writeln!(
         boxes,
-        r##"<g><title>{name} ({}): {:.2} ms in {} calls, {:.2} ms of its own</title><rect x="{:.2}" y="{y}" width="{:.2}" height="{}" fill="{}" stroke="#fffdf8"/><text x="{:.2}" y="{}">{label}</text></g>"##,
+        r##"<g><title>{name} ({}): {:.2} ms in {calls}, {:.2} ms of its own</title><rect x="{:.2}" y="{y}" width="{:.2}" height="{}" fill="{}" stroke="#fffdf8"/><text x="{:.2}" y="{}">{label}</text></g>"##,
         part.name(),
         millis(node.total),
-        node.calls,
         millis(node.own()),
         spot.x,
         width,
@@ -123,6 +124,11 @@ const fn color(part: Part) -> &'static str {
     }
 }
 
+/// The beginning of a name. Cut before it is escaped, or the cut could go through an escape.
+fn label(name: &str, letters: usize) -> String {
+    escaped(&name.chars().take(letters).collect::<String>())
+}
+
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
@@ -157,5 +163,20 @@ mod tests {
         let mut main = sample();
         main.children.insert(("<script>\"&".to_owned(), 0), main.children.values().next().unwrap().clone());
         assert!(svg(&main).contains("&lt;script&gt;&quot;&amp;"));
+    }
+
+    #[test]
+    fn a_label_is_cut_between_its_letters_and_not_in_an_escape() {
+        assert_eq!(label("a<b>c", 2), "a&lt;");
+        assert_eq!(label("a<b>c", 4), "a&lt;b&gt;");
+        assert_eq!(label("a<b>c", 9), "a&lt;b&gt;c");
+    }
+
+    #[test]
+    fn one_call_is_one_call() {
+        let svg = svg(&sample());
+        assert!(svg.contains("insert_users_page (application database): 5.00 ms in 1 call, "), "{svg}");
+        assert!(svg.contains("ms in 2 calls, "), "{svg}");
+        assert!(!svg.contains("in 1 calls"), "{svg}");
     }
 }

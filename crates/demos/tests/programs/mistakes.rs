@@ -1,6 +1,8 @@
 //! Wrong arguments, and files that are something else.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use super::support::{Demo, Ended, snapshot};
@@ -15,6 +17,14 @@ fn every_example_has_help() {
             assert!(help.stdout.contains(word), "{word}: {help:#?}");
         }
         assert_eq!(help.stderr, "");
+    }
+}
+
+#[test]
+fn every_example_tells_its_version() {
+    for name in ALL {
+        let told = Demo::new(name).run(&["--version"]).exits(0);
+        assert_eq!(told.stdout, format!("{name} {}\n", env!("CARGO_PKG_VERSION")));
     }
 }
 
@@ -62,10 +72,23 @@ fn a_probability_that_is_none_is_refused_by_the_name_of_its_argument() {
 }
 
 #[test]
-#[ignore = "is taken for an argument: unexpected argument '-0' found"]
 fn a_negative_number_is_refused_by_the_name_of_its_argument() {
-    for (argument, number) in [("--crash", "-0.5"), ("--seed", "-1")] {
-        let run = Demo::new("ex6").run(&[argument, number]).exits(2);
+    let cases = [
+        ("ex3", "--crash", "-0.5"),
+        ("ex4", "--crash", "-1"),
+        ("ex5", "--crash", "-0.5"),
+        ("ex5", "--generate-failure", "-0.25"),
+        ("ex6", "--crash", "-0.5"),
+        ("ex6", "--insert-failure", "-0.001"),
+        ("ex6", "--generate-failure", "-0.5"),
+        ("ex7", "--crash", "-0.5"),
+        ("ex7", "--insert-failure", "-0.5"),
+        ("ex7", "--generate-failure", "-0.5"),
+        ("ex1", "--seed", "-1"),
+        ("ex7", "--seed", "-1"),
+    ];
+    for (name, argument, number) in cases {
+        let run = Demo::new(name).run(&[argument, number]).exits(2);
         assert!(run.stderr.contains(&format!("invalid value '{number}' for '{argument}")), "{run:#?}");
     }
 }
@@ -117,7 +140,7 @@ fn a_url_that_is_not_understood_gets_the_way_out() {
     let demo = Demo::new("ex1");
     let url = "postgresql://localhost/db";
     cannot_run(&demo, &["--database-url", url], &["PostgreSQL is not supported yet", "write sqlite:PATH"]);
-    for url in ["shop.db", "sqlite:", "mysql://localhost/db", "http://localhost/"] {
+    for url in ["", "shop.db", "sqlite:", "mysql://localhost/db", "http://localhost/"] {
         cannot_run(&demo, &["--database-url", url], &["database URL", "write sqlite:PATH"]);
     }
 }
@@ -218,6 +241,38 @@ fn a_users_database_that_is_none_is_refused_as_it_is() {
     let before = fs::read(&file).unwrap();
     cannot_run(&demo, &[], &["cannot open the application database", file.to_str().unwrap()]);
     assert_eq!(fs::read(&file).unwrap(), before);
+    let reason = format!(
+        "ex1: cannot open the application database {}: it is not an SQLite database, or it is encrypted; name \
+         another file\n",
+        file.display()
+    );
+    assert_eq!(demo.run(&[]).stderr, reason, "each text once");
+}
+
+#[test]
+fn a_directory_in_the_place_of_a_file_is_named() {
+    for file in ["users.db", "journal.jsonl", "system.db"] {
+        let demo = Demo::new("ex1");
+        let path = demo.path(file);
+        fs::create_dir_all(path.join("mine")).unwrap();
+        for args in [&[][..], &["--fresh"]] {
+            cannot_run(&demo, args, &[path.to_str().unwrap(), "irectory"]);
+            let told = demo.run(args).stderr;
+            assert_eq!(told.matches(file).count(), 1, "{told}");
+        }
+        assert!(path.join("mine").exists());
+    }
+}
+
+/// What follows from the number of the run would be different.
+#[test]
+fn a_run_that_could_not_open_is_not_counted() {
+    let demo = Demo::new("ex1");
+    fs::create_dir_all(demo.path("users.db")).unwrap();
+    cannot_run(&demo, &[], &["it is a directory"]);
+    cannot_run(&demo, &["--database-url", "?"], &["database URL"]);
+    fs::remove_dir(demo.path("users.db")).unwrap();
+    assert_eq!(demo.run(&["--json"]).exits(0).json()["runs"], 1);
 }
 
 #[test]
@@ -239,16 +294,20 @@ fn a_directory_of_an_example_with_another_key_is_refused_with_both_keys() {
     let other = Demo::in_directory_of("ex6", demo);
     let keys = ["(id, workflow_id, analyzed_at)", "(id, workflow_id, analyzed_at, created_at)"];
     cannot_run(&other, &[], &keys);
+    cannot_run(&other, &[], &["users.db", "another file", "--dir"]);
     assert_eq!(other.users(), (10, 10));
 }
 
 #[test]
-#[ignore = "the directory is taken for a part of a URL"]
 fn a_state_directory_may_have_any_name() {
     let demo = Demo::new("ex1");
     let inside = |name: &str| demo.home().join(name);
     let two_slashes = PathBuf::from(format!("/{}", inside("double").display()));
-    for dir in [inside("with space;%20#"), inside("what?"), inside("a:memory:b"), two_slashes] {
+    let no_text = demo.home().join(OsStr::from_bytes(b"\xff"));
+    for dir in [inside("with space;%20#"), inside("what?"), inside("a:memory:b"), two_slashes, no_text] {
         Ended::of(&mut demo.command_in(&dir, &[])).exits(0);
+        assert!(dir.join("system.db").exists() && dir.join("users.db").exists(), "{}", dir.display());
     }
+    Ended::of(&mut demo.command_in(Path::new("file:relative"), &[])).exits(0);
+    assert!(inside("file:relative").join("users.db").exists());
 }

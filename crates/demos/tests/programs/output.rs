@@ -96,7 +96,6 @@ fn a_reader_of_stderr_that_goes_away_does_not_end_the_demo() {
 }
 
 #[test]
-#[ignore = "panics, because the reason goes to stderr by eprintln"]
 fn a_reader_of_stderr_that_goes_away_does_not_make_an_error_a_panic() {
     let demo = Demo::new("ex1");
     let output = demo.command(&["--json", "--database-url", "?"]).stderr(closed()).output().unwrap();

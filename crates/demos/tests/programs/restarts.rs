@@ -89,6 +89,67 @@ fn the_database_of_the_environment_is_used_and_the_argument_wins() {
 }
 
 #[test]
+fn a_variable_that_is_set_to_nothing_names_no_database() {
+    let demo = Demo::new("ex1");
+    super::support::Ended::of(demo.command(&[]).env("DBOS_DATABASE_URL", "")).exits(0);
+    assert!(demo.path("system.db").exists());
+}
+
+#[test]
+fn fresh_is_refused_while_another_process_works_in_the_directory() {
+    let demo = Demo::new("ex6");
+    demo.crash(&["--json", "--crash", "1"]);
+    let held = demo.lock("users.db");
+    let mut first = demo.start(&["--crash", "0"]);
+    first.wait_for("were replayed");
+    let second = demo.run(&["--json", "--crash", "0", "--fresh"]).exits(3);
+    let dir = demo.path("").display().to_string();
+    assert!(
+        second.stderr.contains("another process works in ") && second.stderr.contains(&dir),
+        "{second:#?}"
+    );
+    drop(held);
+    assert_eq!(first.end().exits(0).json()["unique_users"], 1_000);
+    assert_eq!(demo.run(&["--json", "--crash", "0", "--fresh"]).exits(0).json()["runs"], 1);
+}
+
+#[test]
+fn children_are_told_as_the_two_steps_that_they_are() {
+    let demo = Demo::new("ex6");
+    demo.crash(&["--json", "--crash", "1"]);
+    let run = demo.run(&["--json", "--crash", "0"]).exits(0);
+    let told = "was interrupted and goes on: 12 steps are recorded (a child workflow is two: its start and its \
+                result); 6 of 6 child workflows have ended";
+    assert!(run.stderr.contains(told), "{run:#?}");
+}
+
+/// Two of them go on in one process, which waits for the newer one.
+#[test]
+fn the_batches_of_two_workflows_are_counted_apart() {
+    let demo = Demo::new("ex6");
+    let first = demo.crash(&["--json", "--crash", "1"]);
+    let set = |status: &str| {
+        let sql = "UPDATE workflow_status SET status = ?1, queue_name = '_dbos_internal_queue' \
+                   WHERE workflow_uuid = ?2";
+        assert_eq!(demo.sql("system.db").execute(sql, [status, first.workflow()]).unwrap(), 1);
+    };
+    set("CANCELLED");
+    let second = demo.crash(&["--json", "--crash", "1", "--seed", "2"]);
+    assert_ne!(first.workflow(), second.workflow());
+    set("ENQUEUED");
+    let run = demo.run(&["--json", "--crash", "0"]).exits(0);
+    assert_eq!(run.json()["workflow_id"], second.workflow());
+    let batches: Vec<_> = (7..=10).map(|n| format!("+ batch {n} of 10 done")).collect();
+    let told = run.lines("+ batch ");
+    let (followed, others): (Vec<_>, Vec<_>) = told.into_iter().partition(|line| line.ends_with("done"));
+    assert_eq!(followed, batches, "{run:#?}");
+    assert!(!others.is_empty(), "the other one went on, too: {run:#?}");
+    for (line, batch) in others.iter().zip(&batches) {
+        assert_eq!(*line, format!("{batch}, of workflow {}", first.workflow()));
+    }
+}
+
+#[test]
 fn a_run_that_crashed_too_often_is_parked_and_a_new_one_starts() {
     let demo = Demo::new("ex3");
     // Its first execution, and the three recoveries that it allows.
@@ -109,12 +170,29 @@ fn a_second_process_waits_for_the_run_of_the_first() {
     let mut first = demo.start(&["--crash", "0"]);
     first.wait_for("were replayed");
     let mut second = demo.start(&["--crash", "0"]);
-    second.wait_for("> workflow ");
+    second.wait_for("is running in another process; waiting for it");
     drop(held);
     let [first, second] = [first, second].map(|running| running.end().exits(0).json());
     assert_eq!(first["workflow_id"], second["workflow_id"]);
     assert_eq!((&first["unique_users"], &second["unique_users"]), (&1_000.into(), &1_000.into()));
     assert_eq!(first["rows"], second["rows"]);
+}
+
+#[test]
+fn a_second_process_waits_for_the_run_of_the_first_in_a_database_that_was_named() {
+    let demo = Demo::new("ex6");
+    let url = format!("sqlite:///{}", demo.home().join("named.db").display());
+    let args = |crash| ["--database-url", url.as_str(), "--crash", crash];
+    demo.crash(&[&args("1")[..], &["--json"]].concat());
+    let held = demo.lock("users.db");
+    let mut first = demo.start(&args("0"));
+    first.wait_for("was interrupted and goes on");
+    first.wait_for("were replayed");
+    let mut second = demo.start(&args("0"));
+    second.wait_for("is running in another process; waiting for it");
+    drop(held);
+    let [first, second] = [first, second].map(|running| running.end().exits(0).json());
+    assert_eq!(first["workflow_id"], second["workflow_id"]);
 }
 
 #[test]

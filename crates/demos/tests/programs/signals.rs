@@ -2,6 +2,7 @@
 
 use engine::rusqlite::Connection;
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use super::support::{Demo, Ended, Running};
 
@@ -39,6 +40,13 @@ fn told_to_stop_by(signal: Signal) {
     let stopped = running.end().exits(130);
     let id = stopped.workflow();
     assert_eq!(stopped.lines(&format!("  stopped; workflow {id} goes on at the next start")).len(), 1);
+    let found = stopped.json();
+    assert_eq!((&found["example"], &found["workflow_id"]), (&"ex6".into(), &id.into()));
+    assert_eq!((&found["error"], &found["output"]), (&"stopped".into(), &Value::Null));
+    assert_eq!(found["status"], demo.workflow_status(id));
+    assert!(found["steps_replayed"].as_u64().unwrap() >= 12, "{found}");
+    let journal = std::fs::read_to_string(demo.path("journal.jsonl")).unwrap();
+    assert!(!journal.contains("\"ended\""), "it has not: {journal}");
     the_next_run_finishes(&demo, &stopped);
 }
 
@@ -84,6 +92,29 @@ fn a_kill_in_the_middle_loses_nothing() {
     the_next_run_finishes(&demo, &killed);
 }
 
+/// Nobody notes a kill, so it is no crash among none.
+#[test]
+fn after_a_kill_the_summary_counts_runs_and_no_crashes_that_were_none() {
+    let demo = Demo::new("ex1");
+    demo.run(&[]).exits(0);
+    let held = demo.lock("users.db");
+    let mut running = demo.start(&[]);
+    running.wait_for("> workflow ");
+    running.send(Signal::SIGKILL);
+    running.end();
+    drop(held);
+    let run = demo.start(&[]).end().exits(0);
+    assert_eq!(run.lines("  3 runs of the program in this directory; ").len(), 1, "{run:#?}");
+    let demo = Demo::new("ex3");
+    demo.crash(&["--json", "--crash", "1"]);
+    let run = demo.start(&CALM).end().exits(0);
+    assert_eq!(
+        run.lines("  2 runs of the program in this directory, 1 crash on purpose; ").len(),
+        1,
+        "{run:#?}"
+    );
+}
+
 #[test]
 fn kills_one_after_another_lose_nothing() {
     let (demo, mut running, held) = in_the_middle();
@@ -101,7 +132,6 @@ fn kills_one_after_another_lose_nothing() {
 
 /// A lock on the system database holds the launch.
 #[test]
-#[ignore = "exits with 3 when the signal comes before the workflow runs: the engine is shutting down"]
 fn a_demo_that_is_told_to_stop_while_it_launches_stops_too() {
     let demo = Demo::new("ex6");
     demo.crash(&["--json", "--crash", "1"]);
@@ -112,5 +142,22 @@ fn a_demo_that_is_told_to_stop_while_it_launches_stops_too() {
     running.wait_for("told to stop");
     drop(held);
     let stopped = running.end().exits(130);
+    assert_eq!(stopped.json()["error"], "stopped");
     the_next_run_finishes(&demo, &stopped);
+}
+
+#[test]
+fn a_demo_that_is_told_to_stop_before_it_has_a_workflow_stops_too() {
+    let demo = Demo::new("ex6");
+    demo.run(&["--json", "--crash", "0"]).exits(0);
+    let held = demo.lock("system.db");
+    let mut running = demo.start(&CALM);
+    running.wait_for("  run 2 in ");
+    running.send(Signal::SIGTERM);
+    running.wait_for("told to stop");
+    drop(held);
+    let stopped = running.end().exits(130);
+    assert_eq!(stopped.lines("  stopped; ").len(), 1, "{stopped:#?}");
+    assert_eq!(stopped.json()["error"], "stopped");
+    demo.run(&["--json", "--crash", "0"]).exits(0);
 }

@@ -1,0 +1,103 @@
+//! Opening the file: what goes wrong there is said with what to do.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use crate::{Error, Result};
+
+/// How long a write waits for a writer in another process.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an opening goes on trying while others open the file as well.
+const OPEN_WITHIN: Duration = Duration::from_secs(10);
+
+const NOT_A_DATABASE: &str = "it is not an SQLite database, or it is encrypted; name another file";
+
+/// While others do the same, SQLite may answer that the file is locked without asking the busy handler: two that
+/// both want to make it WAL could wait for each other for ever. Each of them steps back and tries again.
+pub(crate) fn open(path: &Path) -> Result<Connection> {
+    const NAP: Duration = Duration::from_millis(2);
+    if path.is_dir() {
+        return Err(Error::opening(path, "it is a directory; name a file"));
+    }
+    create_private(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Error::opening(path, "its directory is not there; create it first"),
+        _ => Error::opening(path, error.to_string()),
+    })?;
+    if is_too_short(path) {
+        return Err(Error::opening(path, NOT_A_DATABASE));
+    }
+    // SQLite takes what begins with `file:` for a URL, and an absolute path does not.
+    let absolute = std::path::absolute(path).map_err(|error| Error::opening(path, error.to_string()))?;
+    let begin = Instant::now();
+    loop {
+        match connect(&absolute) {
+            Err(error) if is_busy(&error) && begin.elapsed() < OPEN_WITHIN => block_for(NAP),
+            done => return done.map_err(|error| Error::opening(path, in_words(&error))),
+        }
+    }
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    Ok(connection)
+}
+
+/// Creates the file readable by its owner alone; SQLite gives its companions the same rights.
+///
+/// A file that is there is never opened but by SQLite: to close any other handle on it would free the locks of all
+/// connections of this process (<https://sqlite.org/howtocorrupt.html>, 2.2).
+fn create_private(path: &Path) -> io::Result<()> {
+    /// Held until the handle on a new file is closed, so that no other thread has opened it by then.
+    static CREATING: Mutex<()> = Mutex::new(());
+    let _creating = CREATING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// SQLite takes a file shorter than its smallest page for an empty one and writes over it.
+fn is_too_short(path: &Path) -> bool {
+    const PAGE_BYTES_MIN: u64 = 512;
+    fs::metadata(path).is_ok_and(|metadata| (1..PAGE_BYTES_MIN).contains(&metadata.len()))
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+/// SQLite's message, with what to do where that can be said.
+fn in_words(error: &rusqlite::Error) -> String {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => NOT_A_DATABASE.to_owned(),
+        Some(ErrorCode::DatabaseCorrupt) => {
+            format!(
+                "it is damaged ({error}); restore it from a backup, or look at it with `sqlite3 FILE .recover`"
+            )
+        }
+        // SQLite's own text repeats the path.
+        Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => {
+            "SQLite cannot open it for writing; look at the rights of the file and of its directory"
+                .to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place of this crate that sleeps")]
+fn block_for(duration: Duration) {
+    std::thread::sleep(duration);
+}
