@@ -139,7 +139,7 @@ pub(crate) fn run<T>(
         tell(Some(&failure), retry_in);
         failures.push(failure);
         match again {
-            Again::After(wait) => pause(ctx, wait)?,
+            Again::After(wait) => ctx.pause(wait)?,
             Again::UsedUp if attempts_max > 1 => {
                 return Ok(Err(Failure::retries_exhausted(place.name, &failures)));
             }
@@ -166,11 +166,4 @@ fn judge(options: &StepOptions, attempt: u32, error: &(dyn std::error::Error + '
     } else {
         Again::After(options.retry.wait_after(attempt))
     }
-}
-
-/// The wait between two attempts; ends early when the execution does.
-fn pause(ctx: &mut Context, wait: Duration) -> Result<()> {
-    let deadline = ctx.now().checked_add(wait);
-    ctx.wait_until(deadline, || false)?;
-    Ok(())
 }

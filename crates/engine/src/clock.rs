@@ -1,7 +1,7 @@
 //! Time. Nothing else in the engine reads it, but for the generator of unique ids.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -66,32 +66,43 @@ impl fmt::Display for Timestamp {
 pub(crate) trait TimeSource: Send + Sync + fmt::Debug {
     fn now(&self) -> Timestamp;
 
+    /// The same for time that only passes: nobody can set it, and it says nothing about the date.
+    fn steady_now(&self) -> Timestamp;
+
     /// How long a thread may really sleep of a wait that has `remaining` to go before it looks again.
     fn nap(&self, remaining: Duration) -> Duration;
 }
 
-/// The time source of one engine.
+/// The time source of one engine: the wall clock for what is recorded, or its steady time for what is not.
 #[derive(Debug, Clone)]
-pub(crate) struct Clock(Arc<dyn TimeSource>);
+pub(crate) struct Clock {
+    source: Arc<dyn TimeSource>,
+    steady: bool,
+}
 
 impl Clock {
     pub(crate) fn system() -> Self {
-        Self(Arc::new(SystemTime))
+        Self { source: Arc::new(SystemTime), steady: false }
     }
 
     #[cfg(feature = "testing")]
     pub(crate) fn new(source: Arc<dyn TimeSource>) -> Self {
-        Self(source)
+        Self { source, steady: false }
+    }
+
+    /// For pauses and timeouts: setting the clock does not change how long they are.
+    pub(crate) fn steady(&self) -> Self {
+        Self { source: self.source.clone(), steady: true }
     }
 
     pub(crate) fn now(&self) -> Timestamp {
-        self.0.now()
+        if self.steady { self.source.steady_now() } else { self.source.now() }
     }
 
     /// How long to block before looking again, or `None` when `deadline` has come.
     pub(crate) fn nap_until(&self, deadline: Timestamp) -> Option<Duration> {
         let remaining = deadline.since(self.now());
-        (!remaining.is_zero()).then(|| self.0.nap(remaining))
+        (!remaining.is_zero()).then(|| self.source.nap(remaining))
     }
 }
 
@@ -102,6 +113,11 @@ impl TimeSource for SystemTime {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
     fn now(&self) -> Timestamp {
         Utc::now().into()
+    }
+
+    fn steady_now(&self) -> Timestamp {
+        static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        Timestamp::from_millis(i64::try_from(ORIGIN.elapsed().as_millis()).unwrap_or(i64::MAX))
     }
 
     /// The wall clock may be set while a thread sleeps, so no nap is long.

@@ -1,8 +1,9 @@
 //! What a workflow holds while it runs. The only place where step ids are made.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::clock::{Stopwatch, Timestamp};
+use crate::clock::{Clock, Stopwatch, Timestamp};
 use crate::committer::{Caller, CommitError};
 use crate::core::{Core, Run};
 use crate::error::{Error, Result, Stop};
@@ -166,10 +167,25 @@ impl Context {
     pub(crate) fn wait_until(
         &mut self,
         deadline: Option<Timestamp>,
+        done: impl FnMut() -> bool,
+    ) -> Result<bool> {
+        self.wait_by(&self.core.options.clock.clone(), deadline, done)
+    }
+
+    /// Waits this long, whatever happens to the wall clock; ends early when the execution does.
+    pub(crate) fn pause(&mut self, time: Duration) -> Result<()> {
+        let clock = self.core.options.clock.steady();
+        self.wait_by(&clock, clock.now().checked_add(time), || false).map(drop)
+    }
+
+    fn wait_by(
+        &mut self,
+        clock: &Clock,
+        deadline: Option<Timestamp>,
         mut done: impl FnMut() -> bool,
     ) -> Result<bool> {
         let watch = Stopwatch::start();
-        let (run, clock) = (&self.run, &self.core.options.clock);
+        let run = &self.run;
         let is_done = self.slot.without(|| {
             loop {
                 let seen = run.signal.now();

@@ -69,7 +69,7 @@ impl<O: DeserializeOwned> Handle<O> {
     /// # Errors
     /// As [`Handle::result`].
     pub fn wait(&self, timeout: Duration) -> Result<Option<O>> {
-        let deadline = self.core.options.clock.now().checked_add(timeout);
+        let deadline = self.core.options.clock.steady().now().checked_add(timeout);
         self.wait_until(deadline)?.map(|outcome| self.decode(&outcome)).transpose()
     }
 
@@ -84,7 +84,7 @@ impl<O: DeserializeOwned> Handle<O> {
 
     fn wait_until(&self, deadline: Option<Timestamp>) -> Result<Option<Outcome>> {
         crate::inside::refuse()?;
-        let clock = &self.core.options.clock;
+        let clock = &self.core.options.clock.steady();
         loop {
             let seen = self.signal.now();
             // Of a workflow that this handle started there is nothing to look up before its signal comes.

@@ -94,17 +94,23 @@ mod fake_clock {
 
     /// A clock that stands until a test moves it. Clones show the same time.
     #[derive(Debug, Clone)]
-    pub struct FakeClock(Arc<AtomicI64>);
+    pub struct FakeClock(Arc<Times>);
+
+    #[derive(Debug, Default)]
+    struct Times {
+        wall: AtomicI64,
+        steady: AtomicI64,
+    }
 
     impl FakeClock {
         /// Stands at this time.
         pub fn at(time: Timestamp) -> Self {
-            Self(Arc::new(AtomicI64::new(time.as_millis())))
+            Self(Arc::new(Times { wall: time.as_millis().into(), steady: 0.into() }))
         }
 
-        /// Sets it, forward or back.
+        /// Sets it, forward or back, as somebody sets a wall clock: no time passes.
         pub fn set(&self, time: Timestamp) {
-            self.0.store(time.as_millis(), Ordering::SeqCst);
+            self.0.wall.store(time.as_millis(), Ordering::SeqCst);
         }
 
         /// Moves it; waits that are due end.
@@ -114,13 +120,18 @@ mod fake_clock {
         pub fn advance(&self, by: Duration) {
             let millis =
                 i64::try_from(by.as_millis()).expect("a test moves the clock by less than 292 million years");
-            self.0.fetch_add(millis, Ordering::SeqCst);
+            self.0.wall.fetch_add(millis, Ordering::SeqCst);
+            self.0.steady.fetch_add(millis, Ordering::SeqCst);
         }
     }
 
     impl TimeSource for FakeClock {
         fn now(&self) -> Timestamp {
-            Timestamp::from_millis(self.0.load(Ordering::SeqCst))
+            Timestamp::from_millis(self.0.wall.load(Ordering::SeqCst))
+        }
+
+        fn steady_now(&self) -> Timestamp {
+            Timestamp::from_millis(self.0.steady.load(Ordering::SeqCst))
         }
 
         /// A thread that waits for this clock looks at it every real millisecond.

@@ -156,8 +156,7 @@ mod sqlite {
         /// Waits before the next try.
         fn pause_after(&mut self, error: &dyn std::fmt::Display, pause: &mut Duration) -> Result<()> {
             say!(warn, "{error}; trying again in {pause:?}");
-            let deadline = self.now().checked_add(*pause);
-            self.wait_until(deadline, || false)?;
+            self.pause(*pause)?;
             *pause = (*pause * 2).min(COMMIT_RETRY_MAX);
             Ok(())
         }

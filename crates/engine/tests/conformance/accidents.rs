@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use engine::testing::{CommitHook, Fate, Moment};
-use engine::{Context, Engine, Error, Timestamp, WorkflowId, WorkflowOptions, WorkflowStatus};
+use engine::{Context, Engine, Error, StepOptions, Timestamp, WorkflowId, WorkflowOptions, WorkflowStatus};
 
 use crate::support::{App, Counter, Latch, Result, eventually};
 
@@ -212,6 +212,40 @@ fn a_message_is_taken_in_the_order_of_sending_whatever_the_clock_says() {
     engine.send(handle.id(), "t", 2).unwrap();
     latch.open();
     assert_eq!(handle.result().unwrap(), [Some(1), Some(2)]);
+}
+
+/// What is not recorded takes as long as it should.
+#[test]
+fn a_clock_that_is_set_back_delays_no_retry_and_no_timeout() {
+    let app = App::new();
+    let engine = app.open();
+    let (bodies, latch) = (Counter::default(), Latch::default());
+    let (counted, gate) = (bodies.clone(), latch.clone());
+    let options = StepOptions::new().attempts_max(2).interval(MINUTE);
+    let workflow = engine.register("w", move |ctx: &mut Context, (): ()| {
+        ctx.step_with("s", &options, |_| if counted.count() == 0 { Err("not yet") } else { Ok(7) })
+    });
+    let held = engine.register("held", move |_: &mut Context, (): ()| {
+        gate.hold();
+        Ok::<_, Error>(())
+    });
+    let (workflow, held) = (workflow.unwrap(), held.unwrap());
+    engine.launch().unwrap();
+    let handle = workflow.start(&engine, ()).unwrap();
+    let held = held.start(&engine, ()).unwrap();
+    latch.wait_for(1);
+    eventually("failed once", || bodies.get() == 1);
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| held.wait(MINUTE).unwrap());
+        app.clock.set(Timestamp::from_millis(0));
+        let result = scope.spawn(|| handle.result().unwrap());
+        eventually("both are over", || {
+            app.clock.advance(Duration::from_secs(5));
+            waiter.is_finished() && result.is_finished()
+        });
+        assert_eq!((waiter.join().unwrap(), result.join().unwrap()), (None, 7));
+    });
+    latch.open();
 }
 
 /// Writing through a connection of the application waits for the step's own lock, so it can never succeed.
