@@ -150,11 +150,12 @@ const RULES: [(Breach, &str, &str); 13] = [
     (
         Breach::Duplicated,
         "a send that is there twice, or not at all",
-        "SELECT o.workflow_uuid || ' step ' || o.function_id FROM operation_outputs o
-          WHERE function_name = 'DBOS.send'
-            AND 1 <> (SELECT count(*) FROM notifications n
-                       WHERE substr(n.message_uuid, 1, instr(n.message_uuid, '::') - 1)
-                             = o.workflow_uuid || '-' || o.function_id)",
+        "WITH sent AS MATERIALIZED (
+              SELECT substr(message_uuid, 1, instr(message_uuid, '::') - 1) AS sender, count(*) AS messages
+                FROM notifications GROUP BY sender)
+         SELECT o.workflow_uuid || ' step ' || o.function_id FROM operation_outputs o
+           LEFT JOIN sent ON sent.sender = o.workflow_uuid || '-' || o.function_id
+          WHERE function_name = 'DBOS.send' AND COALESCE(sent.messages, 0) <> 1",
     ),
     (
         Breach::Broken,

@@ -13,6 +13,9 @@ use crate::points::{Killer, Point};
 /// Kinds of workflows; the number of one says its kind.
 pub const KINDS: u64 = 6;
 
+/// Long enough to be slept through without a thread, also on a busy machine.
+const EVERYTHINGS_NAP_MS: u64 = 40;
+
 /// What the workflows work with.
 pub struct Workload {
     ledger: Ledger,
@@ -185,7 +188,7 @@ impl Workload {
         ctx.send(&me, "self", "hello".to_owned())?;
         seen.extend(ctx.run(leaf, 0)?);
         let beside = ctx.start(leaf, 1)?;
-        Self::nap(ctx, 2)?;
+        Self::nap(ctx, EVERYTHINGS_NAP_MS)?;
         seen.extend(beside.result(ctx)?);
         seen.push(
             ctx.recv::<String>("self", Duration::from_secs(60))?.unwrap_or_else(|| "nothing".to_owned()),
