@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use crate::committer::{Caller, CommitError, Committer};
 use crate::error::{Error, Result, Stop};
@@ -21,12 +22,15 @@ pub(crate) struct Core {
     pub(crate) reader: Arc<dyn Reader>,
     pub(crate) liveness: Arc<dyn Liveness>,
     #[cfg(feature = "sqlite")]
-    pub(crate) sqlite: crate::sysdb::sqlite::TransactionSteps,
+    pub(crate) sqlite: Option<crate::sysdb::sqlite::TransactionSteps>,
+    #[cfg(feature = "postgres")]
+    pub(crate) postgres: Option<crate::sysdb::postgres::TransactionSteps>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) workers: Workers,
     pub(crate) runs: Runs,
     /// Raised when there may be work for the fleet's thread.
     pub(crate) fleet: Arc<Signal>,
+    pub(crate) sweep_every: Duration,
     pub(crate) stopping: AtomicBool,
     /// Starts of callers that are under way. A shutdown lets them come to their end.
     pub(crate) starts: Inflight,
@@ -38,7 +42,7 @@ pub(crate) struct Core {
 
 impl Core {
     pub(crate) fn new(options: EngineOptions, database: SystemDatabase) -> Self {
-        let fleet = Arc::<Signal>::default();
+        let fleet = database.fleet;
         let (gate, observers) = (options.gate.clone(), options.observers.clone());
         let committer = Committer::new(database.writer, gate, observers, fleet.clone());
         Self {
@@ -49,6 +53,9 @@ impl Core {
             liveness: database.liveness,
             #[cfg(feature = "sqlite")]
             sqlite: database.sqlite,
+            #[cfg(feature = "postgres")]
+            postgres: database.postgres,
+            sweep_every: database.sweep_every,
             hub: Arc::default(),
             runs: Runs::default(),
             fleet,
@@ -202,6 +209,10 @@ impl Runs {
     pub(crate) fn tell_to_stop(&self, owner: &Owner, reason: &Stop) {
         let told: Vec<_> = lock(&self.0).get(&owner.token).into_iter().flatten().cloned().collect();
         told.iter().filter(|run| run.owner == *owner).for_each(|run| run.tell_to_stop(reason.clone()));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.0).is_empty()
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Run>> {

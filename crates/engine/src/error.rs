@@ -1,7 +1,6 @@
 //! What can go wrong, for callers ([`Error`]) and for the record ([`Failure`]).
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -125,10 +124,10 @@ pub enum Error {
         reason: String,
     },
     /// The system database cannot be opened. It was not changed.
-    #[error("cannot open the system database {}: {reason}", .path.display())]
+    #[error("cannot open the system database {database}: {reason}")]
     Open {
-        /// Which file.
-        path: PathBuf,
+        /// Which one: its file, or its URL without the password.
+        database: String,
         /// Why, and what to do.
         reason: String,
     },

@@ -12,7 +12,7 @@ use crate::committer::Caller;
 use crate::core::{Core, Run};
 use crate::error::Stop;
 use crate::id::{ExecutorId, OwnerToken};
-use crate::limits::{CLAIM_MAX, POLL_MAX, POLL_MIN, SERVED_EVERY_MIN, SWEEP_EVERY, TRACELESS_EVERY};
+use crate::limits::{CLAIM_MAX, POLL_MAX, POLL_MIN, SERVED_EVERY_MIN, TRACELESS_EVERY};
 use crate::recovery;
 use crate::status::WorkflowStatus;
 use crate::sync::say;
@@ -61,7 +61,7 @@ impl Fleet<'_> {
         // A launch is followed by a sweep at once: it takes up what was interrupted.
         let is_launched = self.core.identity().is_ok();
         let launched = is_launched && !std::mem::replace(&mut self.launched, is_launched);
-        let sweep = launched || self.swept.is_none_or(|swept| swept.elapsed() >= SWEEP_EVERY);
+        let sweep = launched || self.is_time_to_sweep();
         let changed = self.core.committer.others_committed();
         let changed = changed.unwrap_or_else(|error| {
             note(Err(error));
@@ -87,6 +87,14 @@ impl Fleet<'_> {
             note(recovery::sweep(self.core, &mut self.unknown_since));
             self.swept = Some(Stopwatch::start());
         }
+    }
+
+    /// One that runs nothing, and for whom nobody waits, sweeps only if it is called.
+    fn is_time_to_sweep(&self) -> bool {
+        if self.swept.is_some_and(|swept| swept.elapsed() < self.core.sweep_every) {
+            return false;
+        }
+        !self.core.runs.is_empty() || !self.core.hub.is_empty() || self.core.liveness.calls_for_a_sweep()
     }
 
     /// Those that were without a trace the last time, and are still.

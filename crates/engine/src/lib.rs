@@ -70,7 +70,7 @@
 //! PostgreSQL, queues with limits, events, streams, schedules, parallel steps in one workflow, forks.
 
 #![cfg_attr(
-    not(feature = "sqlite"),
+    not(any(feature = "sqlite", feature = "postgres")),
     expect(dead_code, reason = "without a backend nothing calls what backends serve")
 )]
 
@@ -125,6 +125,8 @@ pub use options::{EngineOptions, ShouldRetry, StepOptions, WorkflowOptions};
 pub use registry::Workflow;
 pub use status::WorkflowStatus;
 
+#[cfg(feature = "postgres")]
+pub use postgres;
 #[cfg(feature = "sqlite")]
 pub use rusqlite;
 

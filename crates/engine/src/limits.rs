@@ -47,7 +47,12 @@ pub(crate) const UNKNOWN_AFTER: Duration = Duration::from_secs(30);
 /// its trace back if somebody removed it.
 pub(crate) const TRACELESS_EVERY: Duration = Duration::from_secs(1);
 
-/// How often the fleet looks for executors that died.
+/// Within which time the workflows of a dead executor go on elsewhere, where leases tell who lives.
+pub(crate) const TAKEOVER_WITHIN: Duration = Duration::from_secs(5);
+pub(crate) const TAKEOVER_WITHIN_MIN: Duration = Duration::from_secs(1);
+
+/// How often the fleet looks for executors that died, where the look is one at files.
+#[cfg(feature = "sqlite")]
 pub(crate) const SWEEP_EVERY: Duration = Duration::from_millis(250);
 
 /// How often it asks at most whether a wait without a thread has ended unnoticed.
@@ -61,9 +66,9 @@ pub(crate) const POLL_MAX: Duration = Duration::from_millis(25);
 pub(crate) const COMMIT_RETRY_MIN: Duration = Duration::from_millis(2);
 pub(crate) const COMMIT_RETRY_MAX: Duration = Duration::from_secs(1);
 
-/// How often the body of a transaction step runs at most in one attempt, when it says that the disk is full or fails:
-/// that may also be the disk of another file, which it opened itself.
-#[cfg(feature = "sqlite")]
+/// How often the body of a transaction step runs at most in one attempt, when it says that the disk is full or fails,
+/// or that a connection is gone: it may be a disk or a connection of its own.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) const BODY_TRIES_MAX: u32 = 10;
 
 /// Waits before a workflow is tried again whose writes the database refused for good, or that found no thread.
@@ -79,8 +84,8 @@ pub(crate) const SERVICE_GRACE: Duration = Duration::from_millis(250);
 /// How many children deep one thread runs workflows inline: each level takes stack.
 pub(crate) const INLINE_DEPTH_MAX: usize = 64;
 
-/// How long a file that others bring up or hold is tried to be opened.
-#[cfg(feature = "sqlite")]
+/// How long a database that others bring up or hold is tried to be opened.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) const BRING_UP_WITHIN: Duration = Duration::from_secs(10);
 
 /// Up to this size the whole file is checked for damage when it is opened; a larger one has its tables looked

@@ -153,6 +153,10 @@ pub struct EngineOptions {
     pub(crate) clock: Clock,
     pub(crate) gate: Gate,
     shared_with_application: bool,
+    schema: String,
+    migrate: bool,
+    listen: bool,
+    takeover_within: Duration,
 }
 
 impl EngineOptions {
@@ -169,6 +173,10 @@ impl EngineOptions {
             clock: Clock::system(),
             gate: Gate::default(),
             shared_with_application: false,
+            schema: "dbos".to_owned(),
+            migrate: true,
+            listen: true,
+            takeover_within: limits::TAKEOVER_WITHIN,
         }
     }
 
@@ -241,6 +249,38 @@ impl EngineOptions {
         self
     }
 
+    /// On PostgreSQL: the schema of the engine's tables (default `dbos`).
+    #[must_use]
+    pub fn schema(mut self, schema: impl Into<String>) -> Self {
+        self.schema = schema.into();
+        self
+    }
+
+    /// On PostgreSQL: whether the database and its tables may be created (default true). If not, what is there is
+    /// checked, and used or refused.
+    #[must_use]
+    pub fn migrate(mut self, migrate: bool) -> Self {
+        self.migrate = migrate;
+        self
+    }
+
+    /// On PostgreSQL: whether processes tell each other of changes by NOTIFY (default true). If not, or where it does
+    /// not arrive, as behind a transaction pooler, each looks once a second.
+    #[must_use]
+    pub fn listen_notify(mut self, listen: bool) -> Self {
+        self.listen = listen;
+        self
+    }
+
+    /// On PostgreSQL: within which time the workflows of a process that died go on in another (default 5 s, at least
+    /// 1 s). A process that is stopped for about as long, or cut off from the server, loses its workflows, too. On
+    /// SQLite the kernel tells at once who died.
+    #[must_use]
+    pub fn takeover_within(mut self, takeover_within: Duration) -> Self {
+        self.takeover_within = takeover_within;
+        self
+    }
+
     /// The clock that a test moves.
     #[cfg(feature = "testing")]
     #[must_use]
@@ -260,14 +300,32 @@ impl EngineOptions {
     /// Opens the system database; creates the file and its tables if they are not there.
     ///
     /// `sqlite:PATH` names the file. `SQLAlchemy`'s forms, which the DBOS SDKs use, are understood as well:
-    /// `sqlite:///RELATIVE` and `sqlite:////ABSOLUTE`.
+    /// `sqlite:///RELATIVE` and `sqlite:////ABSOLUTE`. `postgresql://USER@HOST/DATABASE` names a PostgreSQL database,
+    /// with the feature `postgres`.
     ///
     /// # Errors
-    /// [`Error::InvalidUrl`], [`Error::InvalidOption`], and [`Error::Open`] when the file is something else, is
-    /// damaged, or cannot be made durable. Such a file is not changed.
+    /// [`Error::InvalidUrl`], [`Error::InvalidOption`], and [`Error::Open`] when the database is something else, is
+    /// damaged, or cannot be made durable. Such a database is not changed.
     pub fn open(self, url: &str) -> Result<Engine> {
-        let Url::Sqlite(path) = Url::parse(url)?;
-        self.open_file(path)
+        match Url::parse(url)? {
+            Url::Sqlite(path) => self.open_file(path),
+            #[cfg(feature = "postgres")]
+            Url::Postgres(url) => {
+                self.check()?;
+                let database = crate::sysdb::postgres::open(&url, &self.postgres_settings())?;
+                Engine::assemble(self, database)
+            }
+        }
+    }
+
+    #[cfg(feature = "postgres")]
+    fn postgres_settings(&self) -> crate::sysdb::postgres::Settings {
+        crate::sysdb::postgres::Settings {
+            schema: self.schema.clone(),
+            migrate: self.migrate,
+            listen: self.listen,
+            takeover_within: self.takeover_within,
+        }
     }
 
     /// The same for the path of an SQLite file, whatever characters it has.
@@ -289,7 +347,7 @@ impl EngineOptions {
     fn open_sqlite(&self, path: &Path) -> Result<SystemDatabase> {
         let _ = self.shared_with_application;
         let reason = "this program was built without the feature `sqlite`".to_owned();
-        Err(Error::Open { path: path.to_owned(), reason })
+        Err(Error::Open { database: path.display().to_string(), reason })
     }
 
     fn check(&self) -> Result<()> {
@@ -304,6 +362,13 @@ impl EngineOptions {
                 return refuse("executor", "a label has 1 to 64 of the characters a-z A-Z 0-9 . _ -");
             }
             _ => {}
+        }
+        check_name("schema", &self.schema)?;
+        if self.takeover_within < limits::TAKEOVER_WITHIN_MIN {
+            return refuse(
+                "takeover_within",
+                "at least 1 s must be allowed: a lease has to be renewed within it",
+            );
         }
         if self.workers_max == 0 {
             return refuse("workers_max", "at least one workflow must be able to run");

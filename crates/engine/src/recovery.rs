@@ -44,9 +44,7 @@ pub(crate) fn take_over(core: &Core, dead: &ExecutorId) {
 /// Executors that have workflows and of which there is no trace, as after a restore from a backup. One of them may be
 /// about to put its trace back.
 pub(crate) fn without_trace(core: &Core) -> DbResult<Vec<ExecutorId>> {
-    let mut busy = core.reader.busy_executors()?;
-    busy.retain(|executor| core.liveness.is_without_trace(executor));
-    Ok(busy)
+    Ok(core.liveness.without_trace(core.reader.busy_executors()?))
 }
 
 /// Workflows that are `PENDING` under this process and that it does not run: it could neither end them nor give

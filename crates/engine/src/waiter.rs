@@ -81,6 +81,11 @@ impl Hub {
         }
     }
 
+    /// Whether nobody waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.waiters).is_empty()
+    }
+
     fn waiting_for(&self, topic: &Topic) -> Vec<Arc<Waiter>> {
         lock(&self.waiters).get(topic).cloned().unwrap_or_default()
     }

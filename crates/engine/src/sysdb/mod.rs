@@ -3,6 +3,9 @@
 //! Above it: workflows, retries, threads. Below it: SQL. Only the rows of this file and of [`mod@write`] cross, no
 //! driver type does. A read is one query or few, a batch of writes is one transaction.
 
+mod names;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 mod url;
@@ -12,6 +15,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::codec;
@@ -19,6 +23,7 @@ use crate::error::{Error, Failure};
 use crate::id::{ExecutorId, OwnerToken, StepId, WorkflowId};
 use crate::listing::{Progress, StepRecord, WorkflowFilter, WorkflowInfo};
 use crate::status::WorkflowStatus;
+use crate::sync::Signal;
 
 pub(crate) use url::Url;
 pub(crate) use write::{Verdict, Write};
@@ -146,6 +151,23 @@ impl From<DbError> for Error {
 
 pub(crate) type DbResult<T> = Result<T, DbError>;
 
+/// What became of one try of a transaction step.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) enum Transacted<T, E> {
+    /// The effect and the record are in the database.
+    Committed(T),
+    /// They are, from an earlier try whose answer was lost.
+    Recorded(StepRow),
+    /// Nothing is: the body failed.
+    Failed(E),
+    /// Nothing is: what the body wrote is against a constraint that is checked at the commit.
+    Refused(String),
+    /// Nothing is: somebody else owns the workflow.
+    NotOwner,
+    /// The body did what it must not, and its effect is not tied to a record.
+    Misused(String),
+}
+
 /// Makes things durable.
 pub(crate) trait Writer: Send {
     /// Commits the batch as one transaction and says what became of each write, in order. An error means that
@@ -198,8 +220,10 @@ pub(crate) trait Liveness: Send + Sync {
     fn leave(&self, executor: &ExecutorId, without_trace: bool);
     /// The executors that died and left traces.
     fn dead(&self) -> Vec<ExecutorId>;
-    /// Whether there is no trace of it at all: it left, or somebody removed what it left, or it never was here.
-    fn is_without_trace(&self, executor: &ExecutorId) -> bool;
+    /// Those of which there is no trace at all: they left, or somebody removed what they left, or they never were here.
+    fn without_trace(&self, executors: Vec<ExecutorId>) -> Vec<ExecutorId>;
+    /// Whether an executor that runs nothing should sweep all the same.
+    fn calls_for_a_sweep(&self) -> bool;
     /// Removes the traces of a dead one, after its workflows were taken over.
     fn forget(&self, executor: &ExecutorId);
     /// What the living ones can run. An error when that is not known of each of them.
@@ -212,5 +236,11 @@ pub(crate) struct SystemDatabase {
     pub(crate) reader: Arc<dyn Reader>,
     pub(crate) liveness: Arc<dyn Liveness>,
     #[cfg(feature = "sqlite")]
-    pub(crate) sqlite: sqlite::TransactionSteps,
+    pub(crate) sqlite: Option<sqlite::TransactionSteps>,
+    #[cfg(feature = "postgres")]
+    pub(crate) postgres: Option<postgres::TransactionSteps>,
+    /// Raised when the database calls the fleet.
+    pub(crate) fleet: Arc<Signal>,
+    /// How often the fleet sweeps.
+    pub(crate) sweep_every: Duration,
 }

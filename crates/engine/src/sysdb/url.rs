@@ -9,6 +9,23 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Url {
     Sqlite(PathBuf),
+    #[cfg(feature = "postgres")]
+    Postgres(PostgresUrl),
+}
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PostgresUrl(pub(crate) String);
+impl fmt::Display for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Masked(&self.0).fmt(f)
+    }
+}
+impl PostgresUrl {
+    pub(crate) fn refuse_plaintext(&self, _: bool) -> std::result::Result<(), String> {
+        Ok(())
+    }
+    pub(crate) fn pool_max(&self) -> Option<usize> {
+        None
+    }
 }
 
 impl Url {
@@ -21,6 +38,9 @@ impl Url {
         };
         match scheme {
             "sqlite" => {}
+            #[cfg(feature = "postgres")]
+            "postgres" | "postgresql" => return Ok(Self::Postgres(PostgresUrl(url.to_owned()))),
+            #[cfg(not(feature = "postgres"))]
             "postgres" | "postgresql" => {
                 return refuse(
                     "PostgreSQL is not supported yet; write sqlite:PATH, for example sqlite:shop.db",

@@ -7,11 +7,12 @@ use rusqlite::{Connection, Row, params};
 
 use super::statement::Statement;
 use super::workflows::status_column;
-use super::{AWAITS_PATH, INTERNAL_QUEUE, json_array, workflows};
+use super::{AWAITS_PATH, json_array, workflows};
 use crate::clock::Timestamp;
 use crate::error::NOT_REGISTERED;
 use crate::id::{ExecutorId, OwnerToken, WorkflowId};
 use crate::status::WorkflowStatus;
+use crate::sysdb::names::INTERNAL_QUEUE;
 use crate::sysdb::write::{Claim, ClaimedRow, Unknown};
 use crate::sysdb::{DbResult, Identity, Outlook, Owner, Verdict};
 

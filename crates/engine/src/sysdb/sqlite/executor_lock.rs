@@ -96,7 +96,7 @@ impl ExecutorLocks {
 impl Liveness for ExecutorLocks {
     fn join(&self, label: Option<&str>, about: &Membership) -> Result<ExecutorId> {
         let refuse = |e: io::Error| Error::Open {
-            path: self.directory.clone(),
+            database: self.directory.display().to_string(),
             reason: format!("executors lock files there to show that they live: {e}"),
         };
         let card = Card {
@@ -136,9 +136,17 @@ impl Liveness for ExecutorLocks {
         known.into_iter().filter(|executor| !self.is_alive(executor)).collect()
     }
 
-    fn is_without_trace(&self, executor: &ExecutorId) -> bool {
-        let found = fs::metadata(self.path(executor));
-        !self.holds(executor) && found.is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+    fn without_trace(&self, mut executors: Vec<ExecutorId>) -> Vec<ExecutorId> {
+        executors.retain(|executor| {
+            let found = fs::metadata(self.path(executor));
+            !self.holds(executor) && found.is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+        });
+        executors
+    }
+
+    /// Nothing tells of a lock that is free but a look at it.
+    fn calls_for_a_sweep(&self) -> bool {
+        true
     }
 
     fn forget(&self, executor: &ExecutorId) {
@@ -248,7 +256,7 @@ mod tests {
     fn one_without_a_trace_is_told_from_the_dead_and_forgetting_the_living_does_nothing() {
         let (_dir, first, second) = two();
         let gone = ExecutorId::stored("piton-from-a-backup");
-        assert!(first.is_without_trace(&gone) && !first.is_alive(&gone));
+        assert!(first.without_trace(vec![gone.clone()]) == [gone.clone()] && !first.is_alive(&gone));
         let executor = first.join(None, &about("w")).unwrap();
         second.forget(&executor);
         assert!(second.is_alive(&executor));

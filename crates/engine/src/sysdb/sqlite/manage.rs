@@ -8,12 +8,13 @@ use rusqlite::{Connection, Row, params, params_from_iter};
 use super::claims::{count_column, forget_output};
 use super::statement::{Statement, failed};
 use super::workflows::{status_column, wake_parent};
-use super::{AWAITS_PATH, INTERNAL_QUEUE, RESUMED_PATH, json_array};
+use super::{AWAITS_PATH, RESUMED_PATH, json_array};
 use crate::clock::Timestamp;
 use crate::codec;
 use crate::error::RESUMABLE;
 use crate::id::{OwnerToken, WorkflowId};
 use crate::listing::{Progress, WorkflowFilter, WorkflowInfo};
+use crate::sysdb::names::INTERNAL_QUEUE;
 use crate::sysdb::write::Refusal;
 use crate::sysdb::{DbResult, Verdict};
 

@@ -5,6 +5,7 @@ use rusqlite::{Connection, Row, params};
 use super::statement::Statement;
 use super::{steps, workflows};
 use crate::id::WorkflowId;
+use crate::sysdb::names::mark_of_message;
 use crate::sysdb::write::{NewMessage, Refusal};
 use crate::sysdb::{DbResult, Owner, StepRow, Verdict};
 
@@ -73,7 +74,7 @@ pub(super) fn send(
     }
     let at = message.at.as_millis();
     let sent = SEND.execute(connection, params![message.id, destination, message.topic, message.text, at])?;
-    let mark = workflows::mark_of_message(&message.topic);
+    let mark = mark_of_message(&message.topic);
     let woke = sent == 1 && workflows::wake(connection, destination, &mark, message.at)?;
     Ok(if woke { Verdict::Woke } else { Verdict::Done })
 }

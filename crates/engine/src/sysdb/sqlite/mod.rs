@@ -21,16 +21,13 @@ mod workflows;
 mod writer;
 
 pub(crate) use open::open;
-pub(crate) use transaction::{Transacted, TransactionSteps, may_pass};
+pub(crate) use transaction::{TransactionSteps, tries_max};
 
 /// A list as one parameter, for `IN (SELECT value FROM json_each(?))`.
 fn json_array(texts: &[impl AsRef<str>]) -> String {
     let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
     serde_json::json!(texts).to_string()
 }
-
-/// The queue of everything that waits for an executor without a queue of its own.
-const INTERNAL_QUEUE: &str = "_dbos_internal_queue";
 
 /// Where in `workflow_status.attributes` a workflow marks what it waits for without a thread.
 const AWAITS_PATH: &str = "$.\"piton.awaits\"";

@@ -16,6 +16,7 @@ use super::transaction::TransactionSteps;
 use super::writer::SqliteWriter;
 use crate::clock::block_for;
 use crate::error::{Error, Result};
+use crate::limits::SWEEP_EVERY;
 use crate::sync::say;
 use crate::sysdb::SystemDatabase;
 
@@ -29,7 +30,7 @@ const WAL_BYTES_KEPT: i64 = 64 * 1024 * 1024;
 /// Opens or creates the system database at `path`.
 pub(crate) fn open(path: &Path, shared_with_application: bool) -> Result<SystemDatabase> {
     let path = resolve(path)?;
-    let refuse = |reason: String| Error::Open { path: path.clone(), reason };
+    let refuse = |reason: String| Error::Open { database: path.display().to_string(), reason };
     if rusqlite::version_number() < SQLITE_VERSION_MIN {
         return Err(refuse(format!(
             "this program is linked with SQLite {}, which can lose committed transactions; 3.51.3 is needed",
@@ -51,14 +52,18 @@ pub(crate) fn open(path: &Path, shared_with_application: bool) -> Result<SystemD
     Ok(SystemDatabase {
         writer: Box::new(SqliteWriter::new(writer, FileIdentity::of(&path))),
         liveness: Arc::new(ExecutorLocks::beside(&path)),
-        sqlite: TransactionSteps::new(&path, FileIdentity::of(&path)),
+        sqlite: Some(TransactionSteps::new(&path, FileIdentity::of(&path))),
+        #[cfg(feature = "postgres")]
+        postgres: None,
+        fleet: Arc::default(),
+        sweep_every: SWEEP_EVERY,
         reader: Arc::new(Readers::new(path)),
     })
 }
 
 /// The one name of the file, so that all processes agree on what lies beside it.
 fn resolve(path: &Path) -> Result<PathBuf> {
-    let refuse = |reason: String| Error::Open { path: path.to_owned(), reason };
+    let refuse = |reason: String| Error::Open { database: path.display().to_string(), reason };
     if path.is_dir() {
         return Err(refuse("it is a directory".to_owned()));
     }

@@ -10,7 +10,8 @@ use super::open::{connect, make_durable};
 use super::statement::{Statement, failed};
 use super::{steps, workflows};
 use crate::id::StepId;
-use crate::sysdb::{DbError, DbResult, Owner, StepRow, Verdict};
+use crate::limits::BODY_TRIES_MAX;
+use crate::sysdb::{DbError, DbResult, Owner, StepRow, Transacted, Verdict};
 use crate::testing::Gate;
 
 /// A connection of their own, so that nothing a user does to it (settings, temporary tables) reaches the
@@ -19,22 +20,6 @@ pub(crate) struct TransactionSteps {
     path: PathBuf,
     file: FileIdentity,
     connection: Mutex<Option<Connection>>,
-}
-
-/// What became of one try.
-pub(crate) enum Transacted<T, E> {
-    /// The effect and the record are in the database.
-    Committed(T),
-    /// They are, from an earlier try whose answer was lost.
-    Recorded(StepRow),
-    /// Nothing is: the body failed.
-    Failed(E),
-    /// Nothing is: what the body wrote is against a constraint that is checked at the commit.
-    Refused(String),
-    /// Nothing is: somebody else owns the workflow.
-    NotOwner,
-    /// The body did what it must not, and its effect is not tied to a record.
-    Misused(String),
 }
 
 impl TransactionSteps {
@@ -123,13 +108,16 @@ fn try_once<T, E>(
     }
 }
 
-/// Whether the error of a body is the database's and not the body's: the same body may succeed later. Errors that a
-/// body can make by itself (a lock that it waits for, a setting) are its own.
-pub(crate) fn may_pass(error: &(dyn std::error::Error + 'static)) -> bool {
-    let chain = std::iter::successors(Some(error), |error| error.source());
-    chain.filter_map(|error| error.downcast_ref::<rusqlite::Error>()).any(|error| {
-        matches!(error.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure))
-    })
+/// How often a body that fails with this error is run at most: the disk may have room again. It may also be the disk of
+/// another file, which the body opened itself. Errors that a body can make by itself (a lock that it waits for, a
+/// setting) are its own.
+pub(crate) fn tries_max(error: &(dyn std::error::Error + 'static)) -> u32 {
+    let mut chain = std::iter::successors(Some(error), |error| error.source());
+    let is_of_the_disk = chain.any(|error| {
+        let error = error.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
+        matches!(error, Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure))
+    });
+    if is_of_the_disk { BODY_TRIES_MAX } else { 1 }
 }
 
 const ENDED: &str = "the body ended the transaction itself, so its effect is not tied to its record";

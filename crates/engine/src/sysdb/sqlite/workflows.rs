@@ -5,10 +5,11 @@ use std::borrow::Cow;
 use rusqlite::{Connection, Row, params};
 
 use super::statement::Statement;
-use super::{AWAITS_PATH, INTERNAL_QUEUE, json_array, steps};
+use super::{AWAITS_PATH, json_array, steps};
 use crate::clock::Timestamp;
 use crate::id::WorkflowId;
 use crate::status::WorkflowStatus;
+use crate::sysdb::names::{INTERNAL_QUEUE, mark_of_message, mark_of_workflow};
 use crate::sysdb::write::{Attempt, Existing, NewWorkflow, Refusal, Wake};
 use crate::sysdb::{DbResult, Outcome, Owner, StepRow, StoredInput, Verdict};
 
@@ -277,14 +278,6 @@ pub(super) fn wake_parent(
 /// Wakes a workflow that waits without a thread, if its mark says that it waits for this.
 pub(super) fn wake(connection: &Connection, id: &str, mark: &str, at: Timestamp) -> DbResult<bool> {
     Ok(WAKE.execute(connection, params![id, mark, AWAITS_PATH, at.as_millis()])? > 0)
-}
-
-fn mark_of_workflow(id: &str) -> String {
-    format!("workflow {id}")
-}
-
-pub(super) fn mark_of_message(topic: &str) -> String {
-    format!("message {topic}")
 }
 
 /// Ends a workflow with an error that no execution of it reported.

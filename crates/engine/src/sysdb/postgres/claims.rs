@@ -1,0 +1,393 @@
+//! Who takes up which workflow: claims, and what makes a workflow claimable again.
+//!
+//! Some conditions on the status are said twice: the partial indexes ask for their own condition.
+
+use postgres::Row;
+
+use super::connection::{Connection, Statement, column};
+use super::workflows::{self, status_column};
+use crate::clock::Timestamp;
+use crate::error::NOT_REGISTERED;
+use crate::id::{ExecutorId, OwnerToken, WorkflowId};
+use crate::status::WorkflowStatus;
+use crate::sysdb::names::INTERNAL_QUEUE;
+use crate::sysdb::write::{Claim, ClaimedRow, Unknown};
+use crate::sysdb::{DbResult, Identity, Outlook, Owner, Verdict};
+
+/// Rows that another executor is taking right now are passed over. What an earlier try of the same claim took is found
+/// by the token.
+///
+/// $1 queue, $2 application, $3 version, $4 names, $5 limit, $6 executor, $7 token, $8 now
+const CLAIM: Statement = Statement {
+    name: "claim",
+    sql: "
+        WITH earlier AS MATERIALIZED (
+             SELECT workflow_uuid, name, recovery_attempts, created_at FROM dbos.workflow_status
+              WHERE status = 'PENDING' AND executor_id = $6 AND owner_xid = $7),
+        picked AS MATERIALIZED (
+             SELECT workflow_uuid FROM dbos.workflow_status
+              WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = $1
+                AND (application_name = $2 OR application_name IS NULL)
+                AND (application_version = $3 OR application_version IS NULL)
+                AND name = ANY ($4)
+              ORDER BY priority, created_at
+              LIMIT greatest($5::int8 - (SELECT count(*) FROM earlier), 0)
+                FOR UPDATE SKIP LOCKED),
+        taken AS (
+             UPDATE dbos.workflow_status s
+                SET status = 'PENDING', executor_id = $6, owner_xid = $7, application_name = $2,
+                    application_version = $3, started_at_epoch_ms = $8, updated_at = $8,
+                    recovery_attempts = COALESCE(s.recovery_attempts, 0) + 1
+               FROM picked p WHERE s.workflow_uuid = p.workflow_uuid
+             RETURNING s.workflow_uuid, s.name, s.recovery_attempts, s.created_at)
+        SELECT workflow_uuid, name, recovery_attempts
+          FROM (SELECT * FROM earlier UNION ALL SELECT * FROM taken) AS claimed
+         ORDER BY created_at, workflow_uuid",
+};
+
+/// $1 now
+const WAKE_DUE: Statement = Statement {
+    name: "wake_due",
+    sql: "
+        UPDATE dbos.workflow_status
+           SET status = 'ENQUEUED', delay_until_epoch_ms = NULL, updated_at = $1,
+               attributes = CASE WHEN jsonb_typeof(attributes) = 'object' THEN attributes - 'piton.awaits'
+                                 ELSE attributes END
+         WHERE status = 'DELAYED' AND delay_until_epoch_ms <= $1
+        RETURNING workflow_uuid",
+};
+
+/// What others did may have ended a wait without waking it: a workflow that is the child of somebody else, a message
+/// that another program wrote, an end or a message that was committed while the wait was. One that has lost its mark,
+/// and has no time to wake at either, looks for itself.
+const SERVED_WAITS: Statement = Statement {
+    name: "served_waits",
+    sql: "
+        WITH waiting AS MATERIALIZED (
+             SELECT workflow_uuid AS id, delay_until_epoch_ms AS due,
+                    CASE WHEN jsonb_typeof(attributes) = 'object' THEN attributes ->> 'piton.awaits' END AS mark
+               FROM dbos.workflow_status WHERE status = 'DELAYED')
+        SELECT id FROM waiting
+         WHERE (due IS NULL AND mark IS NULL)
+            OR (mark LIKE 'workflow %'
+                AND NOT EXISTS (SELECT 1 FROM dbos.workflow_status awaited
+                                 WHERE awaited.workflow_uuid = substr(mark, 10)
+                                   AND awaited.status IN ('PENDING', 'ENQUEUED', 'DELAYED')))
+            OR (mark LIKE 'message %'
+                AND EXISTS (SELECT 1 FROM dbos.notifications
+                             WHERE destination_uuid = id AND topic = substr(mark, 9) AND consumed = FALSE))",
+};
+
+/// One that waits for something else by now looks in vain and waits on. $1 ids, $2 now
+const WAKE_SERVED: Statement = Statement {
+    name: "wake_served",
+    sql: "
+        UPDATE dbos.workflow_status
+           SET status = 'ENQUEUED', delay_until_epoch_ms = NULL, updated_at = $2,
+               attributes = CASE WHEN jsonb_typeof(attributes) = 'object' THEN attributes - 'piton.awaits'
+                                 ELSE attributes END
+         WHERE workflow_uuid = ANY ($1) AND status = 'DELAYED'
+        RETURNING workflow_uuid",
+};
+
+/// Idempotent: what is claimed by somebody else in the meantime has another executor. One that lives again keeps its
+/// workflows. A row that a commit of the dead one still holds is taken by the next sweep.
+///
+/// $1 executor, $2 queue, $3 now
+const REQUEUE: Statement = Statement {
+    name: "requeue",
+    sql: "
+        UPDATE dbos.workflow_status s
+           SET status = 'ENQUEUED', queue_name = COALESCE(s.queue_name, $2), owner_xid = NULL,
+               started_at_epoch_ms = NULL, updated_at = $3
+          FROM (SELECT workflow_uuid FROM dbos.workflow_status
+                 WHERE status = 'PENDING' AND executor_id = $1
+                   AND NOT EXISTS (SELECT 1 FROM dbos.piton_executors
+                                    WHERE executor_id = $1 AND lease_until >= clock_timestamp())
+                   FOR UPDATE SKIP LOCKED) AS left_behind
+         WHERE s.workflow_uuid = left_behind.workflow_uuid
+        RETURNING s.workflow_uuid",
+};
+
+/// $1 queue, $2 application, $3 version, $4 known names, $5 now, $6 since when it waits at the latest, $7 error
+const REFUSE_UNKNOWN: Statement = Statement {
+    name: "refuse_unknown",
+    sql: "
+        WITH refused AS (
+             UPDATE dbos.workflow_status
+                SET status = 'ERROR', completed_at = $5, updated_at = $5, deduplication_id = NULL,
+                    serialization = COALESCE(serialization, 'portable_json')
+              WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = $1
+                AND application_name = $2
+                AND (application_version = $3 OR application_version IS NULL)
+                AND name <> ALL ($4) AND updated_at <= $6
+             RETURNING workflow_uuid, parent_workflow_id),
+        output AS (
+             INSERT INTO dbos.workflow_output (workflow_uuid, error, retention_timestamp)
+             SELECT workflow_uuid, $7, $5 FROM refused
+                 ON CONFLICT (workflow_uuid)
+                 DO UPDATE SET output = NULL, error = excluded.error,
+                               retention_timestamp = excluded.retention_timestamp)
+        SELECT workflow_uuid, parent_workflow_id FROM refused",
+};
+
+/// The start of an error's text is compared, because a text of somebody else need not be JSON.
+///
+/// $1 application, $2 version, $3 known names, $4 start of the error, $5 queue, $6 now
+const REVIVE: Statement = Statement {
+    name: "revive",
+    sql: "
+        WITH revived AS (
+             UPDATE dbos.workflow_status s
+                SET status = 'ENQUEUED', queue_name = COALESCE(s.queue_name, $5), completed_at = NULL,
+                    updated_at = $6, recovery_attempts = 0
+              WHERE status = 'ERROR' AND status IN ('ERROR', 'CANCELLED', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED')
+                AND application_name = $1
+                AND (application_version = $2 OR application_version IS NULL)
+                AND name = ANY ($3)
+                AND EXISTS (SELECT 1 FROM dbos.workflow_output o
+                             WHERE o.workflow_uuid = s.workflow_uuid AND starts_with(o.error, $4))
+             RETURNING workflow_uuid),
+        forgotten AS (
+             DELETE FROM dbos.workflow_output o USING revived r WHERE o.workflow_uuid = r.workflow_uuid)
+        SELECT workflow_uuid FROM revived",
+};
+
+/// The name is unique across applications: the first one keeps it. $1 id, $2 version, $3 now, $4 application
+const REGISTER_VERSION: Statement = Statement {
+    name: "register_version",
+    sql: "
+        INSERT INTO dbos.application_versions
+               (version_id, version_name, version_timestamp, created_at, application_name)
+        VALUES ($1, $2, $3, $3, $4) ON CONFLICT DO NOTHING",
+};
+
+/// $1 queue, $2 application, $3 version, $4 known names
+const OUTLOOK: Statement = Statement {
+    name: "outlook",
+    sql: "
+        SELECT EXISTS (SELECT 1 FROM dbos.workflow_status
+                        WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = $1
+                          AND (application_name = $2 OR application_name IS NULL)
+                          AND (application_version = $3 OR application_version IS NULL)
+                          AND name = ANY ($4)),
+               (SELECT min(delay_until_epoch_ms) FROM dbos.workflow_status WHERE status = 'DELAYED')",
+};
+
+/// $1 queue, $2 application, $3 version, $4 known names, $5 since when it waits at the latest
+const UNKNOWN_WAIT: Statement = Statement {
+    name: "unknown_wait",
+    sql: "
+        SELECT 1 FROM dbos.workflow_status
+         WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = $1
+           AND application_name = $2
+           AND (application_version = $3 OR application_version IS NULL)
+           AND name <> ALL ($4) AND updated_at <= $5
+         LIMIT 1",
+};
+
+/// $1 prefix of this engine's ids
+const BUSY_EXECUTORS: Statement = Statement {
+    name: "busy_executors",
+    sql: "
+        SELECT DISTINCT executor_id FROM dbos.workflow_status
+         WHERE status = 'PENDING' AND starts_with(executor_id, $1)",
+};
+
+/// $1 executor
+const OWNED_BY: Statement = Statement {
+    name: "owned_by",
+    sql: "
+        SELECT workflow_uuid, owner_xid FROM dbos.workflow_status
+         WHERE status = 'PENDING' AND executor_id = $1 AND owner_xid IS NOT NULL",
+};
+
+/// One whose row is not there yet is not lost: its start is on the way. Arrays: $1 id, $2 token
+const LOST_AMONG: Statement = Statement {
+    name: "lost_among",
+    sql: "
+        SELECT o.id, o.token, s.status
+          FROM unnest($1::text[], $2::text[]) AS o (id, token)
+          JOIN dbos.workflow_status s ON s.workflow_uuid = o.id
+         WHERE s.status <> 'PENDING' OR s.owner_xid IS DISTINCT FROM o.token",
+};
+
+#[cfg(test)]
+pub(super) const ALL: &[Statement] = &[
+    CLAIM,
+    WAKE_DUE,
+    SERVED_WAITS,
+    WAKE_SERVED,
+    REQUEUE,
+    REFUSE_UNKNOWN,
+    REVIVE,
+    REGISTER_VERSION,
+    OUTLOOK,
+    UNKNOWN_WAIT,
+    BUSY_EXECUTORS,
+    OWNED_BY,
+    LOST_AMONG,
+];
+
+/// Takes the oldest waiting workflows that this executor can run. The attempt is counted here, before anything
+/// of them is looked at.
+pub(super) fn claim(connection: &mut Connection, claim: &Claim) -> DbResult<Verdict> {
+    let Identity { executor, app, version } = claim.identity.as_ref();
+    let limit = i64::try_from(claim.limit).unwrap_or(i64::MAX);
+    let rows = connection.query(
+        &CLAIM,
+        &[
+            &INTERNAL_QUEUE,
+            app,
+            version,
+            &claim.names,
+            &limit,
+            &executor.as_str(),
+            &claim.token.as_str(),
+            &claim.at.as_millis(),
+        ],
+    )?;
+    let read = |row: &Row| {
+        let (workflow, name) =
+            (WorkflowId::stored(column(&CLAIM, row, 0)?), column::<Option<String>>(&CLAIM, row, 1)?);
+        let attempts = count_column(&CLAIM, row, 2)?;
+        Ok(ClaimedRow { workflow, name: name.unwrap_or_default(), attempts })
+    };
+    Ok(Verdict::Claimed(rows.iter().map(read).collect::<DbResult<_>>()?))
+}
+
+pub(super) fn wake_due(connection: &mut Connection, now: Timestamp) -> DbResult<Verdict> {
+    Ok(Verdict::Changed(ids(&WAKE_DUE, &connection.query(&WAKE_DUE, &[&now.as_millis()])?)?))
+}
+
+pub(super) fn served_waits(connection: &mut Connection) -> DbResult<Vec<WorkflowId>> {
+    ids(&SERVED_WAITS, &connection.query(&SERVED_WAITS, &[])?)
+}
+
+pub(super) fn wake_served(
+    connection: &mut Connection,
+    waiting: &[WorkflowId],
+    now: Timestamp,
+) -> DbResult<Verdict> {
+    let waiting: Vec<&str> = waiting.iter().map(WorkflowId::as_str).collect();
+    let woken = connection.query(&WAKE_SERVED, &[&waiting, &now.as_millis()])?;
+    Ok(Verdict::Changed(ids(&WAKE_SERVED, &woken)?))
+}
+
+pub(super) fn requeue(
+    connection: &mut Connection,
+    executor: &ExecutorId,
+    at: Timestamp,
+) -> DbResult<Verdict> {
+    let rows = connection.query(&REQUEUE, &[&executor.as_str(), &INTERNAL_QUEUE, &at.as_millis()])?;
+    Ok(Verdict::Changed(ids(&REQUEUE, &rows)?))
+}
+
+pub(super) fn refuse_unknown(connection: &mut Connection, unknown: &Unknown) -> DbResult<Verdict> {
+    let Unknown { identity, known, error, waiting_since, at } = unknown;
+    let (since, now) = (waiting_since.as_millis(), at.as_millis());
+    connection.atomically(|connection| {
+        let rows = connection.query(
+            &REFUSE_UNKNOWN,
+            &[&INTERNAL_QUEUE, &identity.app, &identity.version, known, &now, &since, error],
+        )?;
+        let read = |row: &Row| Ok((column(&REFUSE_UNKNOWN, row, 0)?, column(&REFUSE_UNKNOWN, row, 1)?));
+        let refused = rows.iter().map(read).collect::<DbResult<Vec<(String, Option<String>)>>>()?;
+        workflows::wake_parents(connection, &refused, *at)?;
+        Ok(Verdict::Changed(refused.into_iter().map(|(id, _)| WorkflowId::stored(id)).collect()))
+    })
+}
+
+pub(super) fn revive(
+    connection: &mut Connection,
+    identity: &Identity,
+    known: &[String],
+    at: Timestamp,
+) -> DbResult<Verdict> {
+    let Identity { app, version, .. } = identity;
+    let error = start_of_error(NOT_REGISTERED);
+    let params: [&(dyn postgres::types::ToSql + Sync); 6] =
+        [app, version, &known, &error, &INTERNAL_QUEUE, &at.as_millis()];
+    Ok(Verdict::Changed(ids(&REVIVE, &connection.query(&REVIVE, &params)?)?))
+}
+
+/// How the text of a failure of that name begins, as we write it.
+pub(super) fn start_of_error(name: &str) -> String {
+    format!("{{\"name\":\"{name}\"")
+}
+
+pub(super) fn register_version(
+    connection: &mut Connection,
+    identity: &Identity,
+    at: Timestamp,
+) -> DbResult<Verdict> {
+    let id = OwnerToken::generate();
+    connection
+        .execute(&REGISTER_VERSION, &[&id.as_str(), &identity.version, &at.as_millis(), &identity.app])?;
+    Ok(Verdict::Done)
+}
+
+pub(super) fn outlook(
+    connection: &mut Connection,
+    identity: &Identity,
+    names: &[String],
+) -> DbResult<Outlook> {
+    let row = connection.first(&OUTLOOK, &[&INTERNAL_QUEUE, &identity.app, &identity.version, &names])?;
+    let Some(row) = row else { return Ok(Outlook::default()) };
+    Ok(Outlook {
+        claimable: column(&OUTLOOK, &row, 0)?,
+        next_due: column::<Option<i64>>(&OUTLOOK, &row, 1)?.map(Timestamp::from_millis),
+    })
+}
+
+pub(super) fn unknown_wait(
+    connection: &mut Connection,
+    identity: &Identity,
+    names: &[String],
+    since: Timestamp,
+) -> DbResult<bool> {
+    let found = connection.first(
+        &UNKNOWN_WAIT,
+        &[&INTERNAL_QUEUE, &identity.app, &identity.version, &names, &since.as_millis()],
+    )?;
+    Ok(found.is_some())
+}
+
+pub(super) fn busy_executors(connection: &mut Connection) -> DbResult<Vec<ExecutorId>> {
+    let read = |row: &Row| Ok(ExecutorId::stored(column(&BUSY_EXECUTORS, row, 0)?));
+    connection.query(&BUSY_EXECUTORS, &[&ExecutorId::PREFIX])?.iter().map(read).collect()
+}
+
+pub(super) fn owned_by(connection: &mut Connection, executor: &ExecutorId) -> DbResult<Vec<Owner>> {
+    connection.query(&OWNED_BY, &[&executor.as_str()])?.iter().map(|row| owner_row(&OWNED_BY, row)).collect()
+}
+
+pub(super) fn lost_among(
+    connection: &mut Connection,
+    owners: &[Owner],
+) -> DbResult<Vec<(Owner, Option<WorkflowStatus>)>> {
+    let ids: Vec<&str> = owners.iter().map(|owner| owner.workflow.as_str()).collect();
+    let tokens: Vec<&str> = owners.iter().map(|owner| owner.token.as_str()).collect();
+    // A status that this program does not know is a status that it has no part in.
+    let read = |row: &Row| Ok((owner_row(&LOST_AMONG, row)?, status_column(&LOST_AMONG, row, 2).ok()));
+    connection.query(&LOST_AMONG, &[&ids, &tokens])?.iter().map(read).collect()
+}
+
+fn owner_row(statement: &Statement, row: &Row) -> DbResult<Owner> {
+    Ok(Owner {
+        workflow: WorkflowId::stored(column(statement, row, 0)?),
+        token: OwnerToken::stored(column(statement, row, 1)?),
+    })
+}
+
+/// A count that others may have written: what is below or beyond all counts reads as the nearest one, so that one
+/// odd row does not keep the others from being claimed.
+pub(super) fn count_column(statement: &Statement, row: &Row, index: usize) -> DbResult<u32> {
+    let count: i64 = column::<Option<i64>>(statement, row, index)?.unwrap_or_default();
+    Ok(u32::try_from(count.max(0)).unwrap_or(u32::MAX))
+}
+
+/// The first column of each row.
+pub(super) fn ids(statement: &Statement, rows: &[Row]) -> DbResult<Vec<WorkflowId>> {
+    rows.iter().map(|row| Ok(WorkflowId::stored(column(statement, row, 0)?))).collect()
+}

@@ -1,0 +1,114 @@
+//! How connections are made: to whom, and with which settings of the session.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postgres::{Client, Config, NoTls};
+
+use super::connection::{Connection, failed, outside_async};
+use crate::sysdb::DbResult;
+
+/// A server that is not there is noticed within these times, and not within the minutes of the system's defaults.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
+const KEEPALIVES_IDLE: Duration = Duration::from_secs(5);
+const KEEPALIVES_INTERVAL: Duration = Duration::from_secs(2);
+const KEEPALIVES_RETRIES: u32 = 3;
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The engine's own statements: short, and none may hold a lock for long if its process is stopped.
+    Engine,
+    /// Transaction steps: a user's statements take as long as the user's server lets them.
+    Steps,
+}
+
+/// Makes connections to one database.
+#[derive(Clone)]
+pub(super) struct Connector {
+    config: Config,
+    schema: Arc<str>,
+}
+
+impl Connector {
+    /// What the URL does not say of time-outs is said here.
+    pub(super) fn new(mut config: Config, schema: &str) -> Self {
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(CONNECT_TIMEOUT);
+        }
+        if config.get_tcp_user_timeout().is_none() {
+            config.tcp_user_timeout(TCP_USER_TIMEOUT);
+        }
+        if config.get_keepalives_interval().is_none() {
+            config.keepalives_idle(KEEPALIVES_IDLE);
+            config.keepalives_interval(KEEPALIVES_INTERVAL);
+            config.keepalives_retries(KEEPALIVES_RETRIES);
+        }
+        if config.get_application_name().is_none() {
+            config.application_name("piton");
+        }
+        Self { config, schema: schema.into() }
+    }
+
+    pub(super) fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    /// To the database of that name on the same server.
+    pub(super) fn to_database(&self, name: &str) -> Self {
+        let mut other = self.clone();
+        other.config.dbname(name);
+        other
+    }
+
+    pub(super) fn database(&self) -> &str {
+        self.config.get_dbname().unwrap_or_default()
+    }
+
+    pub(super) fn connect(&self, purpose: Purpose) -> DbResult<Connection> {
+        const NAME: &str = "connect";
+        outside_async(NAME, || {
+            let client = self.client().map_err(|e| failed(NAME, e))?;
+            let mut connection = Connection::new(client, self.schema.clone());
+            connection.run("settings", settings(purpose))?;
+            Ok(connection)
+        })
+    }
+
+    /// Without any setting.
+    pub(super) fn client(&self) -> Result<Client, postgres::Error> {
+        self.config.connect(NoTls)
+    }
+}
+
+impl fmt::Debug for Connector {
+    /// Without the driver's view of the configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector").field("database", &self.database()).finish_non_exhaustive()
+    }
+}
+
+/// What a session must have, whatever the server or the role has as its default.
+fn settings(purpose: Purpose) -> &'static str {
+    match purpose {
+        Purpose::Engine => {
+            "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
+             SET default_transaction_isolation = 'read committed';
+             SET default_transaction_read_only = off;
+             SET statement_timeout = '30s';
+             SET lock_timeout = '10s';
+             SET idle_in_transaction_session_timeout = '5s';
+             SET client_min_messages = warning;
+             SET plan_cache_mode = force_generic_plan;
+             SET jit = off"
+        }
+        Purpose::Steps => {
+            "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
+             SET default_transaction_read_only = off;
+             SET lock_timeout = '30s';
+             SET idle_in_transaction_session_timeout = '60s'"
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Who lives, told by leases on the server's clock: each executor renews a row of its own.
+//!
+//! A lease says when others may take over; what keeps the two from both writing is the token of each claim. So a
+//! process that was stopped for longer than its lease loses its workflows and nothing else.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use postgres::Row;
+
+use super::connection::{Connection, Statement, column};
+use super::connector::{Connector, Purpose};
+use super::news::News;
+use super::pool::Pool;
+use crate::error::{Error, Result};
+use crate::id::ExecutorId;
+use crate::sync::{Signal, contained, lock, say};
+use crate::sysdb::names::INTERNAL_QUEUE;
+use crate::sysdb::{DbResult, Liveness, Membership};
+
+/// Renews the lease, and looks whether there is anything to do: the one statement of an idle executor.
+///
+/// $1 executor, $2 application, $3 version, $4 workflows it can run, $5 host, $6 process, $7 seconds that the lease
+/// lasts, $8 queue
+const BEAT: Statement = Statement {
+    name: "beat",
+    sql: "
+        WITH beat AS (
+             INSERT INTO dbos.piton_executors
+                    (executor_id, application_name, application_version, workflows, host, pid, lease_until)
+             VALUES ($1, $2, $3, to_jsonb($4::text[]), $5, $6, clock_timestamp() + make_interval(secs => $7))
+                 ON CONFLICT (executor_id) DO UPDATE SET lease_until = excluded.lease_until)
+        SELECT EXISTS (SELECT 1 FROM dbos.workflow_status
+                        WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = $8
+                          AND (application_name = $2 OR application_name IS NULL)
+                          AND (application_version = $3 OR application_version IS NULL)),
+               EXISTS (SELECT 1 FROM dbos.piton_executors
+                        WHERE lease_until < clock_timestamp() AND executor_id <> $1)
+            OR EXISTS (SELECT 1 FROM dbos.workflow_status WHERE status = 'DELAYED')
+            OR EXISTS (SELECT 1 FROM dbos.workflow_status s
+                        WHERE status = 'PENDING' AND starts_with(executor_id, 'piton-')
+                          AND (executor_id = $1
+                               OR NOT EXISTS (SELECT 1 FROM dbos.piton_executors e
+                                               WHERE e.executor_id = s.executor_id)))",
+};
+
+const DEAD: Statement = Statement {
+    name: "dead_executors",
+    sql: "SELECT executor_id FROM dbos.piton_executors WHERE lease_until < clock_timestamp()",
+};
+
+/// $1 executors
+const WITHOUT_TRACE: Statement = Statement {
+    name: "executors_without_trace",
+    sql: "
+        SELECT id FROM unnest($1::text[]) AS a (id)
+         WHERE NOT EXISTS (SELECT 1 FROM dbos.piton_executors WHERE executor_id = id)",
+};
+
+/// Not while something is left to take over, and not one that lives again. $1 executor
+const FORGET: Statement = Statement {
+    name: "forget_executor",
+    sql: "
+        DELETE FROM dbos.piton_executors
+         WHERE executor_id = $1 AND lease_until < clock_timestamp()
+           AND NOT EXISTS (SELECT 1 FROM dbos.workflow_status WHERE status = 'PENDING' AND executor_id = $1)",
+};
+
+/// $1 executor
+const LEAVE: Statement =
+    Statement { name: "leave", sql: "DELETE FROM dbos.piton_executors WHERE executor_id = $1" };
+
+/// $1 executor
+const EXPIRE: Statement = Statement {
+    name: "expire",
+    sql: "UPDATE dbos.piton_executors SET lease_until = '-infinity' WHERE executor_id = $1",
+};
+
+const MEMBERS: Statement = Statement {
+    name: "members",
+    sql: "
+        SELECT application_name, application_version,
+               ARRAY (SELECT jsonb_array_elements_text(workflows))
+          FROM dbos.piton_executors WHERE lease_until >= clock_timestamp()",
+};
+
+#[cfg(test)]
+pub(super) const ALL: &[Statement] = &[BEAT, DEAD, WITHOUT_TRACE, FORGET, LEAVE, EXPIRE, MEMBERS];
+
+/// How often a lease is renewed, and how long one lasts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    every: Duration,
+    lasts: Duration,
+}
+
+impl Terms {
+    /// So that a dead executor's workflows go on elsewhere within `takeover`: its lease has run out, another's next
+    /// beat has seen it, and there is time left to take them up.
+    pub(super) fn within(takeover: Duration) -> Self {
+        let every = (takeover / 5).min(Duration::from_secs(1));
+        Self { every, lasts: takeover.saturating_sub(every * 2) }
+    }
+}
+
+/// The leases of one database.
+pub(super) struct Leases {
+    pool: Arc<Pool>,
+    connector: Connector,
+    news: Arc<News>,
+    terms: Terms,
+    held: Mutex<HashMap<ExecutorId, Arc<Lease>>>,
+    seen: Arc<Seen>,
+}
+
+/// What beats saw that calls for a sweep.
+#[derive(Default)]
+struct Seen(std::sync::atomic::AtomicBool);
+
+/// The lease of an executor of this process.
+struct Lease {
+    executor: ExecutorId,
+    about: Membership,
+    terms: Terms,
+    /// False when it was given up. Held during a beat, so that none comes after the end.
+    kept: Mutex<bool>,
+    given_up: Signal,
+}
+
+impl Leases {
+    pub(super) fn new(pool: Arc<Pool>, connector: Connector, news: Arc<News>, terms: Terms) -> Self {
+        Self { pool, connector, news, terms, held: Mutex::default(), seen: Arc::default() }
+    }
+
+    fn ids(&self, statement: &Statement, params: super::connection::Params<'_>) -> DbResult<Vec<ExecutorId>> {
+        self.pool.read(|connection| {
+            let read = |row: &Row| Ok(ExecutorId::stored(column(statement, row, 0)?));
+            connection.query(statement, params)?.iter().map(read).collect()
+        })
+    }
+}
+
+impl Lease {
+    /// Renews it and says what there is to do: something to claim, something that calls for a sweep.
+    fn beat(&self, connection: &mut Connection) -> DbResult<(bool, bool)> {
+        let Membership { app, version, workflows } = &self.about;
+        let pid = i32::try_from(std::process::id()).unwrap_or_default();
+        let row = connection.first(
+            &BEAT,
+            &[
+                &self.executor.as_str(),
+                app,
+                version,
+                workflows,
+                &host(),
+                &pid,
+                &self.terms.lasts.as_secs_f64(),
+                &INTERNAL_QUEUE,
+            ],
+        )?;
+        let Some(row) = row else { return Ok((false, false)) };
+        Ok((column(&BEAT, &row, 0)?, column(&BEAT, &row, 1)?))
+    }
+
+    /// The body of its thread, until it is given up.
+    fn keep(&self, connector: &Connector, news: &News, seen: &Seen) {
+        let mut connection: Option<Connection> = None;
+        let mut troubled = false;
+        loop {
+            // A renewal that failed is tried again soon: others wait for no more than the lease.
+            let pause = if troubled { self.terms.every / 4 } else { self.terms.every };
+            self.given_up.wait_at_most(0, pause);
+            let kept = lock(&self.kept);
+            if !*kept {
+                return;
+            }
+            let beat = match connection.take().filter(Connection::is_sound) {
+                Some(connection) => Ok(connection),
+                None => connector.connect(Purpose::Engine),
+            }
+            .and_then(|mut fresh| {
+                let saw = self.beat(&mut fresh)?;
+                connection = Some(fresh);
+                Ok(saw)
+            });
+            drop(kept);
+            match beat {
+                Ok((claimable, odd)) => {
+                    if std::mem::take(&mut troubled) {
+                        say!(info, "executor {} renews its lease again", self.executor.as_str());
+                    }
+                    seen.0.fetch_or(odd, std::sync::atomic::Ordering::SeqCst);
+                    if claimable || odd {
+                        news.hear();
+                    }
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut troubled, true) {
+                        say!(warn, "executor {} cannot renew its lease: {error}", self.executor.as_str());
+                    }
+                }
+            }
+        }
+    }
+
+    fn give_up(&self) {
+        *lock(&self.kept) = false;
+        self.given_up.raise();
+    }
+}
+
+impl Liveness for Leases {
+    fn join(&self, label: Option<&str>, about: &Membership) -> Result<ExecutorId> {
+        let executor = ExecutorId::generate(label);
+        let lease = Arc::new(Lease {
+            executor: executor.clone(),
+            about: about.clone(),
+            terms: self.terms,
+            kept: Mutex::new(true),
+            given_up: Signal::default(),
+        });
+        self.pool.read(|connection| lease.beat(connection))?;
+        let thread = {
+            let (lease, connector) = (lease.clone(), self.connector.clone());
+            let (news, seen) = (self.news.clone(), self.seen.clone());
+            let builder = thread::Builder::new().name("piton-lease".to_owned());
+            builder.spawn(move || contained(|| lease.keep(&connector, &news, &seen)))
+        };
+        lock(&self.held).insert(executor.clone(), lease);
+        if let Err(error) = thread {
+            self.leave(&executor, true);
+            let what = "thread piton-lease".to_owned();
+            return Err(Error::InvalidOption { what, reason: error.to_string() });
+        }
+        Ok(executor)
+    }
+
+    /// Each beat puts the row back if somebody removed it.
+    fn uphold(&self, _executor: &ExecutorId) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn leave(&self, executor: &ExecutorId, without_trace: bool) {
+        let Some(lease) = lock(&self.held).remove(executor) else { return };
+        lease.give_up();
+        let statement = if without_trace { &LEAVE } else { &EXPIRE };
+        // If it fails, the lease runs out.
+        let left = self.pool.with(|connection| connection.execute(statement, &[&executor.as_str()]));
+        if let Err(error) = left {
+            say!(debug, "{error}");
+        }
+    }
+
+    fn calls_for_a_sweep(&self) -> bool {
+        self.seen.0.swap(false, std::sync::atomic::Ordering::SeqCst)
+    }
+
+    fn dead(&self) -> Vec<ExecutorId> {
+        // Those that cannot be seen now are seen by the next sweep.
+        let mut dead = self.ids(&DEAD, &[]).unwrap_or_default();
+        dead.retain(|executor| !lock(&self.held).contains_key(executor));
+        dead
+    }
+
+    fn without_trace(&self, executors: Vec<ExecutorId>) -> Vec<ExecutorId> {
+        if executors.is_empty() {
+            return executors;
+        }
+        let asked: Vec<&str> = executors.iter().map(ExecutorId::as_str).collect();
+        let mut gone = self.ids(&WITHOUT_TRACE, &[&asked]).unwrap_or_default();
+        gone.retain(|executor| !lock(&self.held).contains_key(executor));
+        gone
+    }
+
+    fn forget(&self, executor: &ExecutorId) {
+        let _ = self.pool.with(|connection| connection.execute(&FORGET, &[&executor.as_str()]));
+    }
+
+    fn members(&self) -> io::Result<Vec<Membership>> {
+        let read = |row: &Row| {
+            Ok(Membership {
+                app: column(&MEMBERS, row, 0)?,
+                version: column(&MEMBERS, row, 1)?,
+                workflows: column(&MEMBERS, row, 2)?,
+            })
+        };
+        let members =
+            self.pool.read(|connection| connection.query(&MEMBERS, &[])?.iter().map(read).collect());
+        members.map_err(|error| io::Error::other(error.to_string()))
+    }
+}
+
+impl Drop for Leases {
+    fn drop(&mut self) {
+        for lease in lock(&self.held).values() {
+            lease.give_up();
+        }
+    }
+}
+
+/// For people who read the table.
+fn host() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    name.map(|name| name.trim().to_owned()).or_else(|| std::env::var("HOSTNAME").ok())
+}

@@ -1,0 +1,155 @@
+//! Opening: the server is looked at before anything is changed, and the tables are brought up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postgres::error::SqlState;
+
+use super::connection::{Connection, Statement, column, in_words, source_of};
+use super::connector::{Connector, Purpose};
+use super::lease::{Leases, Terms};
+use super::news::News;
+use super::pool::Pool;
+use super::reader::Readers;
+use super::schema;
+use super::transaction::TransactionSteps;
+use super::writer::PostgresWriter;
+use crate::clock::{Stopwatch, block_for};
+use crate::error::{Error, Result};
+use crate::limits::BRING_UP_WITHIN;
+use crate::sync::Signal;
+use crate::sysdb::url::PostgresUrl;
+use crate::sysdb::{DbError, SystemDatabase};
+
+/// What the caller of [`open`] decides.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) schema: String,
+    pub(crate) migrate: bool,
+    pub(crate) listen: bool,
+    pub(crate) takeover_within: Duration,
+}
+
+/// The pool's size when the URL says nothing.
+const CONNECTIONS_MAX: usize = 8;
+
+/// What must hold for a commit to be durable, and for us to write at all.
+const SERVER: Statement = Statement {
+    name: "look_at_server",
+    sql: "
+        SELECT pg_is_in_recovery(), current_setting('server_encoding'), current_setting('fsync'),
+               current_setting('full_page_writes'), current_setting('synchronous_commit'),
+               current_setting('server_version_num')::int4, current_setting('server_version')",
+};
+
+/// The oldest server whose behaviour the tests know.
+const SERVER_VERSION_MIN: i32 = 130_000;
+
+/// Opens the system database, and creates it and its tables if they are not there.
+pub(crate) fn open(url: &PostgresUrl, settings: &Settings) -> Result<SystemDatabase> {
+    let refuse = |reason: String| Error::Open { database: url.to_string(), reason };
+    url.refuse_plaintext(cfg!(feature = "tls")).map_err(refuse)?;
+    let config = super::config::of(url).map_err(refuse)?;
+    let connector = Connector::new(config, &settings.schema);
+    let mut connection = connect(&connector, settings.migrate).map_err(refuse)?;
+    check(&mut connection).map_err(|e| refuse(e.to_string()))?.map_err(refuse)?;
+    schema::bring_up(&mut connection, &settings.schema, settings.migrate).map_err(refuse)?;
+
+    let connections_max = url.pool_max().unwrap_or(CONNECTIONS_MAX);
+    let pool = Arc::new(Pool::new(connector.clone(), Purpose::Engine, connections_max));
+    let fleet = Arc::<Signal>::default();
+    let news = News::new(&settings.schema, fleet.clone());
+    news.spawn(&pool, &connector, settings.listen)?;
+    let terms = Terms::within(settings.takeover_within);
+    Ok(SystemDatabase {
+        writer: Box::new(PostgresWriter::new(connector.clone(), connection, news.clone())),
+        reader: Arc::new(Readers::new(pool.clone())),
+        liveness: Arc::new(Leases::new(pool, connector.clone(), news, terms)),
+        #[cfg(feature = "sqlite")]
+        sqlite: None,
+        postgres: Some(TransactionSteps::new(connector, connections_max)),
+        fleet,
+        sweep_every: Duration::from_secs(1),
+    })
+}
+
+/// A server that starts up or that others bring the database up on is waited for.
+fn connect(connector: &Connector, create: bool) -> std::result::Result<Connection, String> {
+    const NAP: Duration = Duration::from_millis(50);
+    let watch = Stopwatch::start();
+    loop {
+        let error = match connector.connect(Purpose::Engine) {
+            Ok(connection) => return Ok(connection),
+            Err(error) => error,
+        };
+        match code(&error) {
+            Some(code) if code == SqlState::INVALID_CATALOG_NAME && create => {
+                if let Err(error) = create_database(connector)
+                    && watch.elapsed() >= BRING_UP_WITHIN
+                {
+                    return Err(error);
+                }
+            }
+            Some(code) if code == SqlState::INVALID_CATALOG_NAME => {
+                return Err(format!(
+                    "{}; create it first, or let the engine do it with migrate(true)",
+                    error.source
+                ));
+            }
+            Some(code) if code == SqlState::CANNOT_CONNECT_NOW || code == SqlState::TOO_MANY_CONNECTIONS => {
+                if watch.elapsed() >= BRING_UP_WITHIN {
+                    return Err(error.source.to_string());
+                }
+            }
+            _ => return Err(error.source.to_string()),
+        }
+        block_for(NAP);
+    }
+}
+
+/// Others may create it at the same time; whoever is late finds it there.
+fn create_database(connector: &Connector) -> std::result::Result<(), String> {
+    let sql = format!("CREATE DATABASE {}", super::connection::quoted(connector.database()));
+    let created = connector.to_database("postgres").connect(Purpose::Engine);
+    let created = created.and_then(|mut connection| connection.run("create_database", &sql));
+    created.map_err(|error| format!("the database is not there and cannot be created: {}", error.source))
+}
+
+fn check(connection: &mut Connection) -> std::result::Result<std::result::Result<(), String>, DbError> {
+    let row = connection.first(&SERVER, &[])?;
+    let Some(row) = row else { return Ok(Err("the server does not say what it is".to_owned())) };
+    let text = |index| column::<String>(&SERVER, &row, index);
+    let refusal = if column(&SERVER, &row, 0)? {
+        Some("the server is a standby and takes no writes; name the primary, or add target_session_attrs=read-write".to_owned())
+    } else if text(1)? != "UTF8" {
+        Some(format!(
+            "its encoding is {}, and texts of workflows are UTF-8; create the database with ENCODING 'UTF8'",
+            text(1)?
+        ))
+    } else if text(2)? != "on" {
+        Some("fsync is off on the server: acknowledged commits could be lost; switch it on".to_owned())
+    } else if text(3)? != "on" {
+        Some(
+            "full_page_writes is off on the server: a crash could damage the database; switch it on"
+                .to_owned(),
+        )
+    } else if text(4)? == "off" {
+        Some(
+            "synchronous_commit stays off: acknowledged commits could be lost; let this role switch it on"
+                .to_owned(),
+        )
+    } else if column::<i32>(&SERVER, &row, 5)? < SERVER_VERSION_MIN {
+        Some(format!("the server is PostgreSQL {}; 13 or newer is needed", text(6)?))
+    } else {
+        None
+    };
+    Ok(refusal.map_or(Ok(()), Err))
+}
+
+pub(super) fn code(error: &DbError) -> Option<SqlState> {
+    source_of::<postgres::Error>(error.source.as_ref()).and_then(|error| error.code().cloned())
+}
+
+pub(super) fn words(error: &DbError) -> String {
+    source_of::<postgres::Error>(error.source.as_ref()).map_or_else(|| error.source.to_string(), in_words)
+}

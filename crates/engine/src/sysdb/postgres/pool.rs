@@ -1,0 +1,137 @@
+//! A few connections, taken for one piece of work at a time.
+
+use std::sync::{Condvar, Mutex};
+use std::time::Duration;
+
+use super::connection::{Connection, is_inside_async, outside_async, trouble};
+use super::connector::{Connector, Purpose};
+use crate::clock::{Stopwatch, block_for};
+use crate::sync::{lock, say, wait};
+use crate::sysdb::{DbError, DbResult};
+
+/// How long a look at the database waits for a server that is away.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+pub(super) struct Pool {
+    connector: Connector,
+    purpose: Purpose,
+    max: usize,
+    state: Mutex<State>,
+    returned: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    idle: Vec<Connection>,
+    open: usize,
+}
+
+impl Pool {
+    pub(super) fn new(connector: Connector, purpose: Purpose, max: usize) -> Self {
+        Self { connector, purpose, max: max.max(1), state: Mutex::default(), returned: Condvar::new() }
+    }
+
+    /// Looks something up. A server that restarts is waited for, within a bound: the look is made again.
+    pub(super) fn read<T: Send>(
+        &self,
+        mut look: impl FnMut(&mut Connection) -> DbResult<T> + Send,
+    ) -> DbResult<T> {
+        let watch = Stopwatch::start();
+        let mut pause = PAUSE_MIN;
+        loop {
+            let error = match self.with(&mut look) {
+                Err(error) if error.may_pass && watch.elapsed() < PATIENCE => error,
+                done => return done,
+            };
+            if pause == PAUSE_MIN {
+                say!(warn, "{error}; trying again for at most {PATIENCE:?}");
+            }
+            block_for(pause);
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Runs `work` on a connection, once.
+    pub(super) fn with<T: Send>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> DbResult<T> + Send,
+    ) -> DbResult<T> {
+        let mut lent = Lent { pool: self, connection: Some(self.take()?) };
+        outside_async("pool", || match &mut lent.connection {
+            Some(connection) => work(connection),
+            None => Err(gone()),
+        })
+    }
+
+    /// The same on this very thread, for the work of a user.
+    pub(super) fn with_here<T>(&self, work: impl FnOnce(&mut Connection) -> DbResult<T>) -> DbResult<T> {
+        if is_inside_async() {
+            let reason =
+                "it blocks, so it cannot be called inside an async runtime; call it outside of block_on";
+            return Err(DbError { may_pass: false, ..trouble("transaction_step", reason) });
+        }
+        let mut lent = Lent { pool: self, connection: Some(self.take()?) };
+        match &mut lent.connection {
+            Some(connection) => work(connection),
+            None => Err(gone()),
+        }
+    }
+
+    fn take(&self) -> DbResult<Connection> {
+        let mut state = lock(&self.state);
+        loop {
+            if let Some(connection) = state.idle.pop() {
+                if connection.is_sound() {
+                    return Ok(connection);
+                }
+                state.open -= 1;
+                drop(state);
+                drop(connection);
+                state = lock(&self.state);
+                continue;
+            }
+            if state.open < self.max {
+                state.open += 1;
+                drop(state);
+                return self.connector.connect(self.purpose).inspect_err(|_| {
+                    lock(&self.state).open -= 1;
+                    self.returned.notify_one();
+                });
+            }
+            state = wait(&self.returned, state);
+        }
+    }
+
+    fn take_back(&self, connection: Connection) {
+        let sound = connection.is_sound();
+        let mut state = lock(&self.state);
+        if sound {
+            state.idle.push(connection);
+        } else {
+            state.open -= 1;
+            drop(state);
+            drop(connection);
+        }
+        self.returned.notify_one();
+    }
+}
+
+/// Goes back to the pool when dropped, also after a panic of the work.
+struct Lent<'p> {
+    pool: &'p Pool,
+    connection: Option<Connection>,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.pool.take_back(connection);
+        }
+    }
+}
+
+fn gone() -> DbError {
+    trouble("pool", "the connection is gone")
+}

@@ -1,0 +1,199 @@
+//! `operation_outputs`: what each durable operation of a workflow came to.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use postgres::types::ToSql;
+use postgres::{GenericClient, Row};
+
+use super::connection::{Connection, Prepared, Statement, column, trouble};
+use crate::clock::Timestamp;
+use crate::id::{StepId, WorkflowId};
+use crate::limits::{PASTS_BYTES_MAX, PASTS_ROWS_MAX};
+use crate::sysdb::write::Refusal;
+use crate::sysdb::{DbResult, Owner, StepRow, Verdict};
+
+/// Records outcomes once, and only for the owner, whose row is locked meanwhile: nobody takes the workflow over
+/// between the look and the commit. Missing: not the owner. False: recorded before.
+///
+/// Arrays: $1 workflow, $2 token, $3 step id, $4 name, $5 output, $6 error, $7 child, $8 started, $9 completed,
+/// $10 serialization
+const RECORD: Statement = Statement {
+    name: "record_step",
+    sql: "
+        WITH owned AS MATERIALIZED (
+             SELECT a.*, s.application_name
+               FROM unnest($1::text[], $2::text[], $3::int4[], $4::text[], $5::text[], $6::text[], $7::text[],
+                           $8::int8[], $9::int8[], $10::text[])
+                    AS a (id, token, step, name, output, error, child, started, completed, serialization)
+               JOIN dbos.workflow_status s ON s.workflow_uuid = a.id
+              WHERE s.status = 'PENDING' AND s.owner_xid = a.token
+                FOR SHARE OF s),
+        recorded AS (
+             INSERT INTO dbos.operation_outputs
+                    (workflow_uuid, function_id, function_name, output, error, child_workflow_id,
+                     started_at_epoch_ms, completed_at_epoch_ms, serialization, application_name,
+                     retention_timestamp)
+             SELECT id, step, name, output, error, child, started, completed, serialization, application_name,
+                    completed
+               FROM owned
+                 ON CONFLICT (workflow_uuid, function_id) DO NOTHING
+             RETURNING workflow_uuid)
+        SELECT id, id IN (SELECT workflow_uuid FROM recorded) FROM owned",
+};
+
+/// $1 workflow, $2 step id after which to read, $3 limit
+const READ: Statement = Statement {
+    name: "read_steps",
+    sql: "
+        SELECT workflow_uuid, function_id, function_name, output, error, child_workflow_id,
+               started_at_epoch_ms, completed_at_epoch_ms, serialization
+          FROM dbos.operation_outputs
+         WHERE workflow_uuid = $1 AND function_id > $2
+         ORDER BY function_id LIMIT $3",
+};
+
+/// Only what is not too much: of all that is asked for, the rows up to a number and a size, in the order of the ids.
+/// The last column says whether the workflow is whole.
+///
+/// $1 ids, $2 rows at most, $3 bytes at most
+const READ_PASTS: Statement = Statement {
+    name: "read_pasts",
+    sql: "
+        WITH sized AS (
+             SELECT id, sum(rows) OVER before AS rows, sum(bytes) OVER before AS bytes
+               FROM unnest($1::text[]) AS a (id)
+              CROSS JOIN LATERAL (
+                    SELECT count(*) AS rows,
+                           COALESCE(sum(octet_length(output)), 0) + COALESCE(sum(octet_length(error)), 0) AS bytes
+                      FROM dbos.operation_outputs WHERE workflow_uuid = a.id) AS past
+             WINDOW before AS (ORDER BY id))
+        SELECT s.id, function_id, function_name, output, error, child_workflow_id,
+               started_at_epoch_ms, completed_at_epoch_ms, serialization
+          FROM sized s LEFT JOIN dbos.operation_outputs o ON o.workflow_uuid = s.id
+         WHERE s.rows <= $2::int8 AND s.bytes <= $3::int8
+         ORDER BY s.id, function_id",
+};
+
+#[cfg(test)]
+pub(super) const ALL: &[Statement] = &[RECORD, READ, READ_PASTS];
+
+/// Records steps. No two of them may be of the same workflow.
+pub(super) fn record(connection: &mut Connection, steps: &[(&Owner, &StepRow)]) -> DbResult<Vec<Verdict>> {
+    let (client, prepared) = connection.parts(RECORD.name)?;
+    record_in(client, prepared, steps)
+}
+
+/// The same in a transaction that a user writes in.
+pub(super) fn record_in(
+    client: &mut impl GenericClient,
+    prepared: &mut Prepared,
+    steps: &[(&Owner, &StepRow)],
+) -> DbResult<Vec<Verdict>> {
+    fn each<'s, T>(steps: &[(&'s Owner, &'s StepRow)], get: impl Fn(&'s StepRow) -> T) -> Vec<T> {
+        steps.iter().map(|(_, step)| get(step)).collect()
+    }
+    let ids: Vec<&str> = steps.iter().map(|(owner, _)| owner.workflow.as_str()).collect();
+    let tokens: Vec<&str> = steps.iter().map(|(owner, _)| owner.token.as_str()).collect();
+    let places = steps.iter().map(|(_, step)| place(step.step_id)).collect::<DbResult<Vec<i32>>>()?;
+    let params: [&(dyn ToSql + Sync); 10] = [
+        &ids,
+        &tokens,
+        &places,
+        &each(steps, |step| &*step.name),
+        &each(steps, |step| step.output.as_deref()),
+        &each(steps, |step| step.error.as_deref()),
+        &each(steps, |step| step.child.as_ref().map(WorkflowId::as_str)),
+        &each(steps, |step| step.started_at.map(Timestamp::as_millis)),
+        &each(steps, |step| step.completed_at.map(Timestamp::as_millis)),
+        &each(steps, |step| step.serialization.as_deref()),
+    ];
+    let mut found = HashMap::new();
+    for row in prepared.query(client, &RECORD, &params)? {
+        found.insert(column::<String>(&RECORD, &row, 0)?, column::<bool>(&RECORD, &row, 1)?);
+    }
+    let mut verdicts = Vec::with_capacity(steps.len());
+    for (owner, step) in steps {
+        verdicts.push(match found.get(owner.workflow.as_str()) {
+            Some(true) => Verdict::Done,
+            None => Verdict::NotOwner,
+            // Only the owner writes here, and it takes each step id once: what is there is its own earlier try.
+            Some(false) => match recorded_at(client, prepared, owner, step.step_id)? {
+                Some(found) if step.is_same_write(&found) => Verdict::Done,
+                Some(found) => Verdict::Refused(Refusal::OtherStep { recorded: found.name.into_owned() }),
+                None => Verdict::NotOwner,
+            },
+        });
+    }
+    Ok(verdicts)
+}
+
+pub(super) fn record_one(connection: &mut Connection, owner: &Owner, step: &StepRow) -> DbResult<Verdict> {
+    Ok(record(connection, &[(owner, step)])?.pop().unwrap_or(Verdict::NotOwner))
+}
+
+/// What is recorded in this place.
+pub(super) fn recorded_at(
+    client: &mut impl GenericClient,
+    prepared: &mut Prepared,
+    owner: &Owner,
+    at: StepId,
+) -> DbResult<Option<StepRow>> {
+    let before = place(StepId(at.0.saturating_sub(1)))?;
+    let rows = prepared.query(client, &READ, &[&owner.workflow.as_str(), &before, &1_i64])?;
+    let found = rows.first().map(|row| step_row(&READ, row)).transpose()?;
+    Ok(found.filter(|found| found.step_id == at))
+}
+
+/// The recorded steps after `after`, in order.
+pub(super) fn read(
+    connection: &mut Connection,
+    workflow: &WorkflowId,
+    after: StepId,
+    limit: u32,
+) -> DbResult<Vec<StepRow>> {
+    let rows = connection.query(&READ, &[&workflow.as_str(), &place(after)?, &i64::from(limit)])?;
+    rows.iter().map(|row| step_row(&READ, row)).collect()
+}
+
+/// The steps of many workflows, until there is enough: a workflow that is missing has too many.
+pub(super) fn read_pasts(
+    connection: &mut Connection,
+    ids: &[WorkflowId],
+) -> DbResult<HashMap<WorkflowId, Vec<StepRow>>> {
+    let ids: Vec<&str> = ids.iter().map(WorkflowId::as_str).collect();
+    let rows_max = i64::try_from(PASTS_ROWS_MAX).unwrap_or(i64::MAX);
+    let bytes_max = i64::try_from(PASTS_BYTES_MAX).unwrap_or(i64::MAX);
+    let mut pasts: HashMap<WorkflowId, Vec<StepRow>> = HashMap::new();
+    for row in connection.query(&READ_PASTS, &[&ids, &rows_max, &bytes_max])? {
+        let past = pasts.entry(WorkflowId::stored(column(&READ_PASTS, &row, 0)?)).or_default();
+        // One without a recorded step has a row of its own, with nothing in it.
+        if column::<Option<i32>>(&READ_PASTS, &row, 1)?.is_some() {
+            past.push(step_row(&READ_PASTS, &row)?);
+        }
+    }
+    Ok(pasts)
+}
+
+fn step_row(statement: &Statement, row: &Row) -> DbResult<StepRow> {
+    let time = |index| column::<Option<i64>>(statement, row, index).map(|ms| ms.map(Timestamp::from_millis));
+    let step_id: i32 = column(statement, row, 1)?;
+    Ok(StepRow {
+        step_id: StepId(u32::try_from(step_id).unwrap_or_default()),
+        name: Cow::Owned(column(statement, row, 2)?),
+        output: column(statement, row, 3)?,
+        error: column(statement, row, 4)?,
+        child: column::<Option<String>>(statement, row, 5)?.map(WorkflowId::stored),
+        started_at: time(6)?,
+        completed_at: time(7)?,
+        serialization: column::<Option<String>>(statement, row, 8)?.map(Cow::Owned),
+    })
+}
+
+/// A step id as the column has it.
+fn place(step: StepId) -> DbResult<i32> {
+    i32::try_from(step.0).map_err(|_| {
+        let error = trouble(RECORD.name, "a workflow has at most 2,147,483,647 steps");
+        crate::sysdb::DbError { may_pass: false, ..error }
+    })
+}

@@ -1,0 +1,427 @@
+//! `workflow_status` and its payload tables: how runs begin, end, and leave their thread.
+//!
+//! What comes often comes as a set: one statement for all writes of a kind in a batch, and for a lone one as well.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use postgres::Row;
+
+use super::connection::{Connection, Statement, column};
+use super::steps;
+use crate::clock::Timestamp;
+use crate::id::WorkflowId;
+use crate::status::WorkflowStatus;
+use crate::sysdb::names::{INTERNAL_QUEUE, mark_of_message, mark_of_workflow};
+use crate::sysdb::write::{Attempt, Existing, NewWorkflow, Refusal, Wake};
+use crate::sysdb::{DbError, DbResult, Outcome, Owner, StepRow, StoredInput, Verdict};
+
+/// Which of them are new: those whose id is taken are missing.
+///
+/// Arrays: $1 id, $2 status, $3 name, $4 executor, $5 now, $6 version, $7 attempts, $8 queue, $9 owner, $10 parent,
+/// $11 application, $12 creator, $13 input
+const START: Statement = Statement {
+    name: "start_workflow",
+    sql: "
+        WITH asked AS (
+             SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int8[], $6::text[], $7::int8[],
+                                  $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[])
+                    AS a (id, status, name, executor, at, version, attempts, queue, owner, parent, app, creator, input)),
+        started AS (
+             INSERT INTO dbos.workflow_status
+                    (workflow_uuid, status, name, executor_id, created_at, updated_at, application_version,
+                     recovery_attempts, queue_name, owner_xid, parent_workflow_id, application_name, creator_xid,
+                     serialization)
+             SELECT id, status, name, executor, at, at, version, attempts, queue, owner, parent, app, creator,
+                    'portable_json'
+               FROM asked
+                 ON CONFLICT (workflow_uuid) DO NOTHING
+             RETURNING workflow_uuid),
+        input AS (
+             INSERT INTO dbos.workflow_input (workflow_uuid, inputs, retention_timestamp)
+             SELECT id, input, at FROM asked WHERE id IN (SELECT workflow_uuid FROM started)
+                 ON CONFLICT (workflow_uuid) DO NOTHING)
+        SELECT workflow_uuid FROM started",
+};
+
+/// $1 ids
+const TAKEN_BY: Statement = Statement {
+    name: "workflow_id_taken_by",
+    sql: "
+        SELECT s.workflow_uuid, s.name, s.creator_xid, COALESCE(i.inputs, s.inputs)
+          FROM dbos.workflow_status s LEFT JOIN dbos.workflow_input i USING (workflow_uuid)
+         WHERE s.workflow_uuid = ANY ($1)",
+};
+
+/// Locks the row until the end of the transaction: nobody takes the workflow from its owner meanwhile.
+///
+/// $1 id, $2 token
+const HOLD: Statement = Statement {
+    name: "is_owner",
+    sql: "
+        SELECT 1 FROM dbos.workflow_status
+         WHERE workflow_uuid = $1 AND status = 'PENDING' AND owner_xid = $2 FOR SHARE",
+};
+
+/// Which of them were the owner's to end. A parent that waits without a thread for one of these is woken.
+///
+/// Arrays: $1 id, $2 token, $3 status, $4 now, $5 serialization, $6 output, $7 error
+const SETTLE: Statement = Statement {
+    name: "settle",
+    sql: "
+        WITH asked AS (
+             SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int8[], $5::text[], $6::text[], $7::text[])
+                    AS a (id, token, status, at, serialization, output, error)),
+        settled AS (
+             UPDATE dbos.workflow_status s
+                SET status = a.status, updated_at = a.at, completed_at = a.at, deduplication_id = NULL,
+                    owner_xid = NULL, serialization = a.serialization
+               FROM asked a
+              WHERE s.workflow_uuid = a.id AND s.status = 'PENDING' AND s.owner_xid = a.token
+             RETURNING s.workflow_uuid AS id, s.parent_workflow_id AS parent, a.at, a.output, a.error),
+        output AS (
+             INSERT INTO dbos.workflow_output (workflow_uuid, output, error, retention_timestamp)
+             SELECT id, output, error, at FROM settled
+                 ON CONFLICT (workflow_uuid)
+                 DO UPDATE SET output = excluded.output, error = excluded.error,
+                               retention_timestamp = excluded.retention_timestamp),
+        woken AS (
+             UPDATE dbos.workflow_status p
+                SET status = 'ENQUEUED', delay_until_epoch_ms = NULL, updated_at = c.at,
+                    attributes = p.attributes - 'piton.awaits'
+               FROM settled c
+              WHERE p.workflow_uuid = c.parent AND p.status = 'DELAYED' AND jsonb_typeof(p.attributes) = 'object'
+                AND p.attributes ->> 'piton.awaits' = 'workflow ' || c.id
+             RETURNING c.id)
+        SELECT id, id IN (SELECT id FROM woken) FROM settled",
+};
+
+/// $1 ids, $2 their parents, $3 now
+const WAKE_PARENTS: Statement = Statement {
+    name: "wake_parents",
+    sql: "
+        UPDATE dbos.workflow_status p
+           SET status = 'ENQUEUED', delay_until_epoch_ms = NULL, updated_at = $3,
+               attributes = p.attributes - 'piton.awaits'
+          FROM unnest($1::text[], $2::text[]) AS c (id, parent)
+         WHERE p.workflow_uuid = c.parent AND p.status = 'DELAYED' AND jsonb_typeof(p.attributes) = 'object'
+           AND p.attributes ->> 'piton.awaits' = 'workflow ' || c.id",
+};
+
+/// The attempt is given back: leaving a thread in order is not a crash. Attributes that are no JSON object cannot
+/// carry the mark, and without it nothing wakes the workflow, so it takes their place. The awaited row is locked: one
+/// that is being ended right now is waited for, and is seen to have ended.
+///
+/// $1 id, $2 token, $3 due, $4 queue, $5 now, $6 mark, $7 awaited workflow, $8 awaited topic
+const SUSPEND: Statement = Statement {
+    name: "suspend",
+    sql: "
+        WITH awaited AS MATERIALIZED (
+             SELECT status FROM dbos.workflow_status WHERE workflow_uuid = $7::text FOR SHARE)
+        UPDATE dbos.workflow_status
+           SET status = 'DELAYED', delay_until_epoch_ms = $3::int8, queue_name = COALESCE(queue_name, $4),
+               owner_xid = NULL, started_at_epoch_ms = NULL, updated_at = $5,
+               recovery_attempts = greatest(recovery_attempts - 1, 0),
+               attributes = CASE WHEN $6::text IS NULL THEN attributes
+                                 WHEN jsonb_typeof(attributes) = 'object'
+                                 THEN attributes || jsonb_build_object('piton.awaits', $6::text)
+                                 ELSE jsonb_build_object('piton.awaits', $6::text) END
+         WHERE workflow_uuid = $1 AND status = 'PENDING' AND owner_xid = $2
+           AND NOT EXISTS (SELECT 1 FROM awaited WHERE status NOT IN ('PENDING', 'ENQUEUED', 'DELAYED'))
+           AND NOT EXISTS (SELECT 1 FROM dbos.notifications
+                            WHERE destination_uuid = $1 AND topic = $8::text AND consumed = FALSE)",
+};
+
+/// $1 id, $2 token, $3 queue, $4 now, $5 attempts to give back, $6 the time from which on it may be claimed
+const RELEASE: Statement = Statement {
+    name: "release",
+    sql: "
+        UPDATE dbos.workflow_status
+           SET status = CASE WHEN $6::int8 IS NULL THEN 'ENQUEUED' ELSE 'DELAYED' END, delay_until_epoch_ms = $6,
+               queue_name = COALESCE(queue_name, $3), owner_xid = NULL,
+               started_at_epoch_ms = NULL, updated_at = $4,
+               recovery_attempts = greatest(recovery_attempts - $5::int8, 0)
+         WHERE workflow_uuid = $1 AND status = 'PENDING' AND owner_xid = $2",
+};
+
+/// $1 ids
+const INPUTS: Statement = Statement {
+    name: "read_inputs",
+    sql: "
+        SELECT s.workflow_uuid, COALESCE(i.inputs, s.inputs), s.serialization
+          FROM dbos.workflow_status s LEFT JOIN dbos.workflow_input i USING (workflow_uuid)
+         WHERE s.workflow_uuid = ANY ($1)",
+};
+
+/// $1 ids
+const OUTCOMES: Statement = Statement {
+    name: "read_outcomes",
+    sql: "
+        SELECT s.workflow_uuid, s.status, COALESCE(o.output, s.output), COALESCE(o.error, s.error), s.serialization
+          FROM dbos.workflow_status s LEFT JOIN dbos.workflow_output o USING (workflow_uuid)
+         WHERE s.workflow_uuid = ANY ($1)",
+};
+
+#[cfg(test)]
+pub(super) const ALL: &[Statement] =
+    &[START, TAKEN_BY, HOLD, SETTLE, WAKE_PARENTS, SUSPEND, RELEASE, INPUTS, OUTCOMES];
+
+/// Holds the workflow for its owner until the end of the transaction; false if it is somebody else's.
+pub(super) fn hold(connection: &mut Connection, owner: &Owner) -> DbResult<bool> {
+    Ok(connection.first(&HOLD, &[&owner.workflow.as_str(), &owner.token.as_str()])?.is_some())
+}
+
+/// Inserts workflows, or says whose their ids are. No two of them may have the same id.
+pub(super) fn start(connection: &mut Connection, new: &[&NewWorkflow]) -> DbResult<Vec<Verdict>> {
+    let arrays = Arrays::of(new);
+    let started = connection.query(&START, &arrays.params())?;
+    if started.len() == new.len() {
+        return Ok(vec![Verdict::Done; new.len()]);
+    }
+    let mut ours = std::collections::HashSet::new();
+    for row in &started {
+        ours.insert(column::<String>(&START, row, 0)?);
+    }
+    let missing: Vec<_> = new.iter().filter(|new| !ours.contains(new.id.as_str())).copied().collect();
+    let mut taken = taken(connection, &missing)?;
+    let verdict = |new: &&NewWorkflow| taken.remove(&new.id).unwrap_or(Verdict::Done);
+    Ok(new.iter().map(verdict).collect())
+}
+
+/// Whose the ids of these new workflows are already.
+fn taken(connection: &mut Connection, new: &[&NewWorkflow]) -> DbResult<HashMap<WorkflowId, Verdict>> {
+    let ids: Vec<&str> = new.iter().map(|new| new.id.as_str()).collect();
+    let mut found = HashMap::new();
+    for row in connection.query(&TAKEN_BY, &[&ids])? {
+        let id: String = column(&TAKEN_BY, &row, 0)?;
+        let name: Option<String> = column(&TAKEN_BY, &row, 1)?;
+        let creator: Option<String> = column(&TAKEN_BY, &row, 2)?;
+        let input: Option<String> = column(&TAKEN_BY, &row, 3)?;
+        found.insert(id, (name.unwrap_or_default(), creator, input));
+    }
+    let verdict = |new: &NewWorkflow| match found.get(new.id.as_str()) {
+        None => Verdict::Refused(Refusal::NoSuchWorkflow),
+        Some((_, Some(creator), _)) if creator == new.token.as_str() => Verdict::Done,
+        Some((name, _, _)) if **name != *new.name => {
+            Verdict::Refused(Refusal::OtherWorkflow { name: name.clone() })
+        }
+        Some((_, _, input)) => {
+            Verdict::AlreadyThere(Existing { same_input: input.as_deref() == Some(new.input.as_str()) })
+        }
+    };
+    Ok(new.iter().map(|new| (new.id.clone(), verdict(new))).collect())
+}
+
+/// The child and the parent's step that started it, both or neither.
+pub(super) fn start_child(
+    connection: &mut Connection,
+    parent: &Owner,
+    step: &StepRow,
+    child: &NewWorkflow,
+) -> DbResult<Verdict> {
+    connection.atomically(|connection| {
+        if !hold(connection, parent)? {
+            return Ok(Verdict::NotOwner);
+        }
+        let started = start(connection, &[child])?.pop().unwrap_or(Verdict::NotOwner);
+        if matches!(started, Verdict::Refused(_)) {
+            return Ok(started);
+        }
+        match steps::record_one(connection, parent, step)? {
+            Verdict::Done => Ok(started),
+            other => Ok(other),
+        }
+    })
+}
+
+/// Writes outcomes where the owner is still the owner. No two of them may be of the same workflow.
+pub(super) fn settle(
+    connection: &mut Connection,
+    ends: &[(&Owner, &Outcome, Timestamp)],
+) -> DbResult<Vec<Verdict>> {
+    let ids: Vec<&str> = ends.iter().map(|(owner, ..)| owner.workflow.as_str()).collect();
+    let tokens: Vec<&str> = ends.iter().map(|(owner, ..)| owner.token.as_str()).collect();
+    let statuses: Vec<&str> = ends.iter().map(|(_, outcome, _)| outcome.status.as_str()).collect();
+    let times: Vec<i64> = ends.iter().map(|(.., at)| at.as_millis()).collect();
+    let serializations: Vec<Option<&str>> =
+        ends.iter().map(|(_, outcome, _)| outcome.serialization.as_deref()).collect();
+    let outputs: Vec<Option<&str>> = ends.iter().map(|(_, outcome, _)| outcome.output.as_deref()).collect();
+    let errors: Vec<Option<&str>> = ends.iter().map(|(_, outcome, _)| outcome.error.as_deref()).collect();
+    let rows =
+        connection.query(&SETTLE, &[&ids, &tokens, &statuses, &times, &serializations, &outputs, &errors])?;
+    let mut woke = HashMap::new();
+    for row in &rows {
+        woke.insert(column::<String>(&SETTLE, row, 0)?, column::<bool>(&SETTLE, row, 1)?);
+    }
+    let left: Vec<&str> = ids.iter().filter(|id| !woke.contains_key(**id)).copied().collect();
+    // An earlier try that was committed left exactly this outcome; then there is nothing more to say.
+    let mut found = HashMap::new();
+    if !left.is_empty() {
+        for row in connection.query(&OUTCOMES, &[&left])? {
+            let outcome = outcome_row(&row)?;
+            found.insert(outcome.workflow.clone(), outcome);
+        }
+    }
+    let verdict =
+        |(owner, outcome, _): &(&Owner, &Outcome, Timestamp)| match woke.get(owner.workflow.as_str()) {
+            Some(true) => Verdict::Woke,
+            Some(false) => Verdict::Done,
+            None if found.get(&owner.workflow) == Some(*outcome) => Verdict::Done,
+            None => Verdict::NotOwner,
+        };
+    Ok(ends.iter().map(verdict).collect())
+}
+
+/// Call it whenever workflows end other than by a settlement: their parents may wait without a thread.
+pub(super) fn wake_parents(
+    connection: &mut Connection,
+    ended: &[(String, Option<String>)],
+    at: Timestamp,
+) -> DbResult<()> {
+    let with_parents = || ended.iter().filter_map(|(id, parent)| Some((id.as_str(), parent.as_deref()?)));
+    let (ids, parents): (Vec<&str>, Vec<&str>) = with_parents().unzip();
+    if !ids.is_empty() {
+        connection.execute(&WAKE_PARENTS, &[&ids, &parents, &at.as_millis()])?;
+    }
+    Ok(())
+}
+
+pub(super) fn suspend(
+    connection: &mut Connection,
+    owner: &Owner,
+    until: &Wake,
+    at: Timestamp,
+) -> DbResult<Verdict> {
+    let (due, mark, awaited, topic) = match until {
+        Wake::At(due) => (Some(*due), None, None, None),
+        Wake::WhenSettled(id) => (None, Some(mark_of_workflow(id.as_str())), Some(id.as_str()), None),
+        Wake::WhenMessage { topic, deadline } => {
+            (Some(*deadline), Some(mark_of_message(topic)), None, Some(topic.as_str()))
+        }
+    };
+    let (id, token) = (owner.workflow.as_str(), owner.token.as_str());
+    let (due, at) = (due.map(Timestamp::as_millis), at.as_millis());
+    let left =
+        connection.execute(&SUSPEND, &[&id, &token, &due, &INTERNAL_QUEUE, &at, &mark, &awaited, &topic])?;
+    if left == 1 {
+        return Ok(Verdict::Done);
+    }
+    let owner = hold(connection, owner)?;
+    Ok(if owner { Verdict::Refused(Refusal::NoNeedToWait) } else { Verdict::NotOwner })
+}
+
+pub(super) fn release(
+    connection: &mut Connection,
+    owner: &Owner,
+    attempt: Attempt,
+    again_at: Option<Timestamp>,
+    at: Timestamp,
+) -> DbResult<Verdict> {
+    let given_back = i64::from(attempt == Attempt::GivenBack);
+    let again_at = again_at.map(Timestamp::as_millis);
+    let (id, token) = (owner.workflow.as_str(), owner.token.as_str());
+    let released = connection
+        .execute(&RELEASE, &[&id, &token, &INTERNAL_QUEUE, &at.as_millis(), &given_back, &again_at])?;
+    Ok(if released == 1 { Verdict::Done } else { Verdict::NotOwner })
+}
+
+pub(super) fn read_inputs(
+    connection: &mut Connection,
+    ids: &[WorkflowId],
+) -> DbResult<Vec<(WorkflowId, StoredInput)>> {
+    let ids: Vec<&str> = ids.iter().map(WorkflowId::as_str).collect();
+    let read = |row: &Row| {
+        let input = StoredInput { text: column(&INPUTS, row, 1)?, serialization: column(&INPUTS, row, 2)? };
+        Ok((WorkflowId::stored(column(&INPUTS, row, 0)?), input))
+    };
+    connection.query(&INPUTS, &[&ids])?.iter().map(read).collect()
+}
+
+pub(super) fn read_outcome(connection: &mut Connection, workflow: &WorkflowId) -> DbResult<Option<Outcome>> {
+    let ids = [workflow.as_str()];
+    connection.first(&OUTCOMES, &[&ids.as_slice()])?.as_ref().map(outcome_row).transpose()
+}
+
+fn outcome_row(row: &Row) -> DbResult<Outcome> {
+    Ok(Outcome {
+        workflow: WorkflowId::stored(column(&OUTCOMES, row, 0)?),
+        status: status_column(&OUTCOMES, row, 1)?,
+        output: column(&OUTCOMES, row, 2)?,
+        error: column(&OUTCOMES, row, 3)?,
+        serialization: column::<Option<String>>(&OUTCOMES, row, 4)?.map(Cow::Owned),
+    })
+}
+
+pub(super) fn status_column(statement: &Statement, row: &Row, index: usize) -> DbResult<WorkflowStatus> {
+    let text: Option<String> = column(statement, row, index)?;
+    let text = text.unwrap_or_default();
+    WorkflowStatus::parse(&text).ok_or_else(|| DbError {
+        statement: statement.name,
+        may_pass: false,
+        source: Box::<dyn std::error::Error + Send + Sync>::from(format!(
+            "`{text}` is not a workflow status"
+        ))
+        .into(),
+    })
+}
+
+/// The columns of new workflows.
+struct Arrays<'n> {
+    ids: Vec<&'n str>,
+    statuses: Vec<&'static str>,
+    names: Vec<&'n str>,
+    executors: Vec<Option<&'n str>>,
+    times: Vec<i64>,
+    versions: Vec<&'n str>,
+    attempts: Vec<i64>,
+    queues: Vec<Option<&'n str>>,
+    owners: Vec<Option<&'n str>>,
+    parents: Vec<Option<&'n str>>,
+    apps: Vec<&'n str>,
+    creators: Vec<&'n str>,
+    inputs: Vec<&'n str>,
+}
+
+impl<'n> Arrays<'n> {
+    fn of(new: &[&'n NewWorkflow]) -> Self {
+        fn each<'n, T>(new: &[&'n NewWorkflow], get: impl Fn(&'n NewWorkflow) -> T) -> Vec<T> {
+            new.iter().map(|new| get(new)).collect()
+        }
+        let status = |new: &NewWorkflow| {
+            if new.claimed { WorkflowStatus::Pending } else { WorkflowStatus::Enqueued }.as_str()
+        };
+        Self {
+            ids: each(new, |new| new.id.as_str()),
+            statuses: each(new, status),
+            names: each(new, |new| &*new.name),
+            executors: each(new, |new| new.claimed.then_some(new.identity.executor.as_str())),
+            times: each(new, |new| new.at.as_millis()),
+            versions: each(new, |new| new.identity.version.as_str()),
+            attempts: each(new, |new| i64::from(new.claimed)),
+            queues: each(new, |new| (!new.claimed).then_some(INTERNAL_QUEUE)),
+            owners: each(new, |new| new.claimed.then_some(new.token.as_str())),
+            parents: each(new, |new| new.parent.as_ref().map(WorkflowId::as_str)),
+            apps: each(new, |new| new.identity.app.as_str()),
+            creators: each(new, |new| new.token.as_str()),
+            inputs: each(new, |new| new.input.as_str()),
+        }
+    }
+
+    fn params(&self) -> [&(dyn postgres::types::ToSql + Sync); 13] {
+        [
+            &self.ids,
+            &self.statuses,
+            &self.names,
+            &self.executors,
+            &self.times,
+            &self.versions,
+            &self.attempts,
+            &self.queues,
+            &self.owners,
+            &self.parents,
+            &self.apps,
+            &self.creators,
+            &self.inputs,
+        ]
+    }
+}
