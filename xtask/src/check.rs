@@ -19,7 +19,7 @@ const CHECKS: [Check; 9] = [
         let doc = ["doc", "--workspace", "--no-deps", "--document-private-items"];
         run(cargo().args(doc).env("RUSTDOCFLAGS", "-D warnings"))
     }),
-    ("the engine without a backend, and each crate alone", each_crate_alone),
+    ("the engine with each backend, and each crate alone", each_crate_alone),
     ("demos", demos),
     ("the same demos crash in the same places", same_seed_same_story),
     ("torture: 300 kills", || run(xtask()?.args(["torture", "--kills", "300", "--seed", "1"]))),
@@ -55,7 +55,12 @@ fn each_crate_alone() -> anyhow::Result<()> {
     for package in ["model", "store", "engine"] {
         run(cargo().args(["check", "--quiet", "--package", package]))?;
     }
-    run(cargo().args(["check", "--quiet", "--package", "engine", "--no-default-features"]))
+    for features in ["", "postgres", "sqlite,postgres"] {
+        let check =
+            ["check", "--quiet", "--package", "engine", "--no-default-features", "--features", features];
+        run(cargo().args(check))?;
+    }
+    Ok(())
 }
 
 /// What each example ends with. Numbers: exit code, unique users, rows.

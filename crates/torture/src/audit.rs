@@ -154,7 +154,7 @@ const RULES: [(Breach, &str, &str); 13] = [
               SELECT substr(message_uuid, 1, instr(message_uuid, '::') - 1) AS sender, count(*) AS messages
                 FROM notifications GROUP BY sender)
          SELECT o.workflow_uuid || ' step ' || o.function_id FROM operation_outputs o
-           LEFT JOIN sent ON sent.sender = o.workflow_uuid || '-' || o.function_id
+           LEFT JOIN sent ON sent.sender = o.workflow_uuid || printf('-%010d', o.function_id)
           WHERE function_name = 'DBOS.send' AND COALESCE(sent.messages, 0) <> 1",
     ),
     (

@@ -138,8 +138,10 @@ fn a_password_in_a_url_is_shown_to_nobody() {
 #[test]
 fn a_url_that_is_not_understood_gets_the_way_out() {
     let demo = Demo::new("ex1");
-    let url = "postgresql://localhost/db";
-    cannot_run(&demo, &["--database-url", url], &["PostgreSQL is not supported yet", "write sqlite:PATH"]);
+    let url = "postgresql://127.0.0.1:1/db";
+    cannot_run(&demo, &["--database-url", url], &["cannot open the system database", "127.0.0.1:1/db"]);
+    let url = "postgresql://localhost";
+    cannot_run(&demo, &["--database-url", url], &["names no database", "write postgresql://USER@HOST"]);
     for url in ["", "shop.db", "sqlite:", "mysql://localhost/db", "http://localhost/"] {
         cannot_run(&demo, &["--database-url", url], &["database URL", "write sqlite:PATH"]);
     }

@@ -26,6 +26,8 @@ use crate::status::WorkflowStatus;
 use crate::sync::Signal;
 
 pub(crate) use url::Url;
+#[cfg(feature = "postgres")]
+pub(crate) use url::{Host, PostgresUrl, Tls};
 pub(crate) use write::{Verdict, Write};
 
 /// Who this process is to the others.

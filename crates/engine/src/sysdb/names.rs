@@ -3,10 +3,6 @@
 /// The queue of everything that waits for an executor without a queue of its own.
 pub(super) const INTERNAL_QUEUE: &str = "_dbos_internal_queue";
 
-/// The attribute in which a workflow marks what it waits for without a thread.
-#[cfg(feature = "postgres")]
-pub(super) const AWAITS: &str = "piton.awaits";
-
 /// The attribute in which a resume leaves its token, to know itself again.
 #[cfg(feature = "postgres")]
 pub(super) const RESUMED: &str = "piton.resumed";

@@ -157,7 +157,7 @@ fn a_path_that_cannot_be_a_file_is_refused_with_the_reason() {
 fn urls_and_options_without_meaning_are_refused() {
     let refused = |url: &str| Engine::options().open(url).unwrap_err().to_string();
     assert!(refused("sqlite::memory:").contains("dies with the process"));
-    assert!(refused("postgresql://u:secret@h/d").contains("PostgreSQL is not supported yet"));
+    assert!(refused("postgresql://u:secret@h/d").contains("the server is on another machine"));
     assert!(!refused("postgresql://u:secret@h/d").contains("secret"));
     let app = App::new();
     assert!(Engine::options().workers_max(0).open(&app.url()).is_err());

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use postgres::{Client, Config, NoTls};
 
+use super::config;
 use super::connection::{Connection, failed, outside_async};
-use crate::sysdb::DbResult;
+use crate::sysdb::{DbResult, PostgresUrl};
 
 /// A server that is not there is noticed within these times, and not within the minutes of the system's defaults.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,26 +35,27 @@ pub(super) struct Connector {
 
 impl Connector {
     /// What the URL does not say of time-outs is said here.
-    pub(super) fn new(mut config: Config, schema: &str) -> Self {
-        if config.get_connect_timeout().is_none() {
+    pub(super) fn new(url: &PostgresUrl, schema: &str) -> Self {
+        let mut config = config::of(url);
+        if url.connect_timeout.is_none() {
             config.connect_timeout(CONNECT_TIMEOUT);
         }
-        if config.get_tcp_user_timeout().is_none() {
+        if url.tcp_user_timeout.is_none() {
             config.tcp_user_timeout(TCP_USER_TIMEOUT);
         }
-        if config.get_keepalives_interval().is_none() {
+        if url.keepalives_idle.is_none() {
             config.keepalives_idle(KEEPALIVES_IDLE);
+        }
+        if url.keepalives_interval.is_none() {
             config.keepalives_interval(KEEPALIVES_INTERVAL);
+        }
+        if url.keepalives_count.is_none() {
             config.keepalives_retries(KEEPALIVES_RETRIES);
         }
-        if config.get_application_name().is_none() {
+        if url.application_name.is_none() {
             config.application_name("piton");
         }
         Self { config, schema: schema.into() }
-    }
-
-    pub(super) fn schema(&self) -> &str {
-        &self.schema
     }
 
     /// To the database of that name on the same server.

@@ -9,7 +9,8 @@ use crate::sysdb::names::mark_of_message;
 use crate::sysdb::write::{NewMessage, Refusal};
 use crate::sysdb::{DbResult, Owner, StepRow, Verdict};
 
-/// The same message id is sent once. Wakes a receiver that waits without a thread.
+/// The same message id is sent once. Its time is the server's, so that messages of several hosts have one order. Wakes a
+/// receiver that waits without a thread.
 ///
 /// $1 id, $2 destination, $3 topic, $4 message, $5 now, $6 mark of the wait
 const SEND: Statement = Statement {
@@ -18,7 +19,7 @@ const SEND: Statement = Statement {
         WITH sent AS (
              INSERT INTO dbos.notifications
                     (message_uuid, destination_uuid, topic, message, created_at_epoch_ms, serialization)
-             SELECT $1, workflow_uuid, $3, $4, $5, 'portable_json'
+             SELECT $1, workflow_uuid, $3, $4, (EXTRACT(epoch FROM clock_timestamp()) * 1000.0)::bigint, 'portable_json'
                FROM dbos.workflow_status WHERE workflow_uuid = $2
                  ON CONFLICT (message_uuid) DO NOTHING
              RETURNING destination_uuid),
@@ -38,7 +39,8 @@ const DESTINATION: Statement = Statement {
     sql: "SELECT 1 FROM dbos.workflow_status WHERE workflow_uuid = $1",
 };
 
-/// In the order of their times; those of one sender and one millisecond in the order of their ids.
+/// In the order of their times; those of one sender and one millisecond in the order of their ids, which is that of
+/// sending.
 ///
 /// $1 receiver, $2 topic, $3 step id
 const TAKE: Statement = Statement {
@@ -49,7 +51,7 @@ const TAKE: Statement = Statement {
          WHERE message_uuid = (
                SELECT message_uuid FROM dbos.notifications
                 WHERE destination_uuid = $1 AND topic = $2 AND consumed = FALSE
-                ORDER BY created_at_epoch_ms, message_uuid LIMIT 1)
+                ORDER BY created_at_epoch_ms, message_uuid COLLATE \"C\" LIMIT 1)
         RETURNING message, serialization",
 };
 

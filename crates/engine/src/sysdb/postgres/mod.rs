@@ -23,3 +23,65 @@ mod writer;
 
 pub(crate) use open::{Settings, open};
 pub(crate) use transaction::{TransactionSteps, tries_max};
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use super::connection::{Connection, Statement};
+    use super::connector::{Connector, Purpose};
+    use super::*;
+    use crate::sysdb::Url;
+
+    /// A fresh database with the tables, and all statements; `None` where PostgreSQL is not installed.
+    fn every_statement() -> Option<(Connection, Vec<&'static Statement>)> {
+        let cluster = cluster::try_shared()?;
+        let url = cluster.url(&cluster.fresh_database());
+        drop(crate::Engine::options().open(&url).unwrap());
+        let Url::Postgres(url) = Url::parse(&url).unwrap() else { return None };
+        let connection = Connector::new(&url, connection::SCHEMA).connect(Purpose::Engine).unwrap();
+        let topics = [
+            claims::ALL,
+            lease::ALL,
+            manage::ALL,
+            messages::ALL,
+            reader::ALL,
+            steps::ALL,
+            transaction::ALL,
+            workflows::ALL,
+        ];
+        Some((connection, topics.into_iter().flatten().collect()))
+    }
+
+    /// The plan for parameters of which nothing is known. Where an index could be used at all, it is.
+    fn plan(connection: &mut Connection, statement: &Statement) -> String {
+        let (client, _) = connection.parts(statement.name).unwrap();
+        let prepared = client.prepare(statement.sql).unwrap_or_else(|e| panic!("{}: {e:?}", statement.name));
+        let nulls = vec!["NULL"; prepared.params().len()].join(", ");
+        let arguments = if nulls.is_empty() { nulls } else { format!("({nulls})") };
+        let name = statement.name;
+        client
+            .batch_execute(&format!("SET enable_seqscan = off; PREPARE p_{name} AS {}", statement.sql))
+            .unwrap();
+        let rows = client.simple_query(&format!("EXPLAIN EXECUTE p_{name}{arguments}")).unwrap();
+        let line = |message: &postgres::SimpleQueryMessage| match message {
+            postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        };
+        rows.iter().filter_map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    /// A statement that names a column which does not exist fails here and not in the field; what one costs may depend
+    /// on how many workflows run, never on how many ever ran.
+    #[test]
+    fn every_statement_prepares_and_none_reads_a_whole_table() {
+        let Some((mut connection, statements)) = every_statement() else { return };
+        for statement in statements {
+            let plan = plan(&mut connection, statement);
+            for table in
+                ["workflow_status", "workflow_input", "workflow_output", "operation_outputs", "notifications"]
+            {
+                assert!(!plan.contains(&format!("Seq Scan on {table}")), "{}:\n{plan}", statement.name);
+            }
+        }
+    }
+}

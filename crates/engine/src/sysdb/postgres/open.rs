@@ -18,8 +18,7 @@ use crate::clock::{Stopwatch, block_for};
 use crate::error::{Error, Result};
 use crate::limits::BRING_UP_WITHIN;
 use crate::sync::Signal;
-use crate::sysdb::url::PostgresUrl;
-use crate::sysdb::{DbError, SystemDatabase};
+use crate::sysdb::{DbError, PostgresUrl, SystemDatabase};
 
 /// What the caller of [`open`] decides.
 #[derive(Debug, Clone)]
@@ -48,14 +47,13 @@ const SERVER_VERSION_MIN: i32 = 130_000;
 /// Opens the system database, and creates it and its tables if they are not there.
 pub(crate) fn open(url: &PostgresUrl, settings: &Settings) -> Result<SystemDatabase> {
     let refuse = |reason: String| Error::Open { database: url.to_string(), reason };
-    url.refuse_plaintext(cfg!(feature = "tls")).map_err(refuse)?;
-    let config = super::config::of(url).map_err(refuse)?;
-    let connector = Connector::new(config, &settings.schema);
+    url.check_tls(cfg!(feature = "tls")).map_err(refuse)?;
+    let connector = Connector::new(url, &settings.schema);
     let mut connection = connect(&connector, settings.migrate).map_err(refuse)?;
     check(&mut connection).map_err(|e| refuse(e.to_string()))?.map_err(refuse)?;
     schema::bring_up(&mut connection, &settings.schema, settings.migrate).map_err(refuse)?;
 
-    let connections_max = url.pool_max().unwrap_or(CONNECTIONS_MAX);
+    let connections_max = url.pool_max.unwrap_or(CONNECTIONS_MAX);
     let pool = Arc::new(Pool::new(connector.clone(), Purpose::Engine, connections_max));
     let fleet = Arc::<Signal>::default();
     let news = News::new(&settings.schema, fleet.clone());

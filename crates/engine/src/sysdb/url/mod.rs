@@ -1,31 +1,22 @@
 //! Database URLs: what is understood, what is refused and why.
 
+#[cfg(feature = "postgres")]
+mod postgres;
+
 use std::fmt;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
+
+#[cfg(feature = "postgres")]
+pub(crate) use postgres::{Host, PostgresUrl, Tls};
 
 /// A database URL taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Url {
     Sqlite(PathBuf),
     #[cfg(feature = "postgres")]
-    Postgres(PostgresUrl),
-}
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct PostgresUrl(pub(crate) String);
-impl fmt::Display for PostgresUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Masked(&self.0).fmt(f)
-    }
-}
-impl PostgresUrl {
-    pub(crate) fn refuse_plaintext(&self, _: bool) -> std::result::Result<(), String> {
-        Ok(())
-    }
-    pub(crate) fn pool_max(&self) -> Option<usize> {
-        None
-    }
+    Postgres(Box<PostgresUrl>),
 }
 
 impl Url {
@@ -38,15 +29,15 @@ impl Url {
         };
         match scheme {
             "sqlite" => {}
-            #[cfg(feature = "postgres")]
-            "postgres" | "postgresql" => return Ok(Self::Postgres(PostgresUrl(url.to_owned()))),
-            #[cfg(not(feature = "postgres"))]
-            "postgres" | "postgresql" => {
+            "postgres" | "postgresql" | "postgresql+psycopg" | "postgresql+psycopg2" => {
+                return postgres(rest);
+            }
+            _ => {
                 return refuse(
-                    "PostgreSQL is not supported yet; write sqlite:PATH, for example sqlite:shop.db",
+                    "the scheme is unknown; write sqlite:PATH, for example sqlite:shop.db, or \
+                     postgresql://USER@HOST/DATABASE",
                 );
             }
-            _ => return refuse("the scheme is unknown; write sqlite:PATH, for example sqlite:shop.db"),
         }
         let path = match rest.strip_prefix("//") {
             None => rest,
@@ -77,6 +68,27 @@ impl Url {
     }
 }
 
+/// Nothing of it is shown when it is refused: any part may be one of the password.
+fn postgres(rest: &str) -> Result<Url> {
+    let refuse =
+        |reason: &str| Error::InvalidUrl { url: "postgresql://***".to_owned(), reason: reason.to_owned() };
+    #[cfg(not(feature = "postgres"))]
+    {
+        let _ = rest;
+        Err(refuse(
+            "this program was built without the feature `postgres`; build with it, or write sqlite:PATH",
+        ))
+    }
+    #[cfg(feature = "postgres")]
+    {
+        let rest = rest.strip_prefix("//");
+        let rest =
+            rest.ok_or_else(|| refuse("it lacks the two slashes; write postgresql://USER@HOST/DATABASE"))?;
+        let url = PostgresUrl::parse(rest).map_err(|reason| refuse(&reason))?;
+        Ok(Url::Postgres(Box::new(url)))
+    }
+}
+
 /// A URL fit for logs and errors: no password, no options.
 struct Masked<'u>(&'u str);
 
@@ -96,8 +108,11 @@ mod tests {
     use super::*;
 
     fn path(url: &str) -> PathBuf {
-        let Url::Sqlite(path) = Url::parse(url).unwrap();
-        path
+        match Url::parse(url).unwrap() {
+            Url::Sqlite(path) => path,
+            #[cfg(feature = "postgres")]
+            Url::Postgres(url) => panic!("{url}"),
+        }
     }
 
     fn refusal(url: &str) -> String {
@@ -135,13 +150,15 @@ mod tests {
             assert!(error.starts_with("database URL "), "{error}");
         }
         assert!(refusal("shop.db").contains("write sqlite:PATH"));
-        assert!(refusal("postgresql://localhost/x").contains("PostgreSQL is not supported yet"));
+        #[cfg(not(feature = "postgres"))]
+        assert!(refusal("postgresql://localhost/x").contains("built without the feature `postgres`"));
     }
 
     #[test]
     fn no_password_is_ever_shown() {
         for url in [
             "postgresql://trustle:s3cret@localhost:5432/test?sslmode=disable&password=s3cret",
+            "postgresql://s3cret",
             "mysql:root:s3cret@host",
             "redis://:s3cret@h/0",
             "sqlite:x?key=s3cret",
