@@ -11,10 +11,11 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex};
 
-use crate::clock::Stopwatch;
-use crate::limits::{BATCH_WRITES_MAX, COMMIT_RETRY_MAX, COMMIT_RETRY_MIN};
+use crate::clock::{Clock, Stopwatch, Timestamp};
+use crate::limits::{BATCH_WRITES_MAX, CALL_WITHIN, COMMIT_RETRY_MAX, COMMIT_RETRY_MIN};
 use crate::observer::{Event, Observers};
-use crate::sync::{Signal, lock, say, wait};
+use crate::outage::{Outage, Part};
+use crate::sync::{Signal, lock, say, wait, wait_for};
 use crate::sysdb::{DbError, DbResult, Verdict, Write, Writer};
 use crate::testing::Gate;
 
@@ -25,14 +26,17 @@ pub(crate) enum CommitError {
     Closed,
     /// The database refused it for good.
     Refused(DbError),
+    /// The database does not answer, for this reason, and the caller waits no longer. Unless the write was not `begun`,
+    /// it may be committed yet.
+    Unanswered { begun: bool, reason: String },
 }
 
 /// Who asks for a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Caller {
-    /// A thread of the engine: may commit for others.
+    /// A thread of the engine: may commit for others, and waits as long as it takes.
     Engine,
-    /// Any other thread.
+    /// Any other thread: waits at most [`CALL_WITHIN`].
     Outside,
 }
 
@@ -41,12 +45,20 @@ pub(crate) struct Committer {
     /// Wakes the committer's own thread.
     lead_for_outside: Condvar,
     writer: Mutex<Box<dyn Writer>>,
-    gate: Gate,
-    observers: Observers,
-    /// Raised when a commit leaves work for the fleet.
-    fleet: Arc<Signal>,
     /// Raised when the committer closes, to end a wait between retries.
     closing: Signal,
+    around: Surroundings,
+}
+
+/// What a committer tells, and what it goes by.
+pub(crate) struct Surroundings {
+    pub(crate) gate: Gate,
+    pub(crate) observers: Observers,
+    /// Raised when a commit leaves work for the fleet.
+    pub(crate) fleet: Arc<Signal>,
+    pub(crate) outage: Arc<Outage>,
+    /// How long a caller has waited, whatever happens to the wall clock.
+    pub(crate) steady_clock: Clock,
 }
 
 /// Those who wait, in order.
@@ -75,8 +87,17 @@ enum Job {
 /// Where a waiting thread is told what to do.
 #[derive(Default)]
 struct Place {
-    turn: Mutex<Option<Turn>>,
+    turn: Mutex<Told>,
     told: Condvar,
+}
+
+#[derive(Default)]
+enum Told {
+    #[default]
+    Nothing,
+    Turn(Turn),
+    /// The thread has gone.
+    InVain,
 }
 
 enum Turn {
@@ -94,64 +115,90 @@ type Answer = Result<Verdict, CommitError>;
 const COURIER_FROM: usize = 4;
 
 impl Place {
-    fn tell(&self, turn: Turn) {
-        *lock(&self.turn) = Some(turn);
+    /// Gives the turn back when nobody waits for it any more.
+    fn tell(&self, turn: Turn) -> Result<(), Turn> {
+        let mut told = lock(&self.turn);
+        if matches!(*told, Told::InVain) {
+            return Err(turn);
+        }
+        *told = Told::Turn(turn);
         self.told.notify_one();
+        Ok(())
     }
 
-    fn wait(&self) -> Turn {
-        let mut turn = lock(&self.turn);
+    /// Waits, for ever or until then; after that, what is told is told in vain.
+    fn wait(&self, clock: &Clock, until: Option<Timestamp>) -> Option<Turn> {
+        let mut told = lock(&self.turn);
         loop {
-            match turn.take() {
-                Some(turn) => return turn,
-                None => turn = wait(&self.told, turn),
+            if let Told::Turn(turn) = std::mem::take(&mut *told) {
+                return Some(turn);
             }
+            told = match until.map(|until| clock.nap_until(until)) {
+                None => wait(&self.told, told),
+                Some(Some(nap)) => wait_for(&self.told, told, nap),
+                Some(None) => {
+                    *told = Told::InVain;
+                    return None;
+                }
+            };
         }
     }
 }
 
 impl Committer {
-    pub(crate) fn new(writer: Box<dyn Writer>, gate: Gate, observers: Observers, fleet: Arc<Signal>) -> Self {
+    pub(crate) fn new(writer: Box<dyn Writer>, around: Surroundings) -> Self {
         Self {
             line: Mutex::default(),
             lead_for_outside: Condvar::new(),
             writer: Mutex::new(writer),
-            gate,
-            observers,
-            fleet,
             closing: Signal::default(),
+            around,
         }
     }
 
     /// Makes a write durable and says what became of it.
     pub(crate) fn commit(&self, write: Write, caller: Caller) -> Result<Verdict, CommitError> {
         let place = self.stand_in_line(Job::Write(Box::new(write)), caller)?;
+        let until = match caller {
+            Caller::Engine => None,
+            Caller::Outside => self.around.steady_clock.now().checked_add(CALL_WITHIN),
+        };
         loop {
-            match place.wait() {
-                Turn::Lead => self.lead(),
-                Turn::Verdict(verdict) => return verdict,
-                Turn::Courier(verdict, others) => {
+            match place.wait(&self.around.steady_clock, until) {
+                Some(Turn::Lead) => self.lead(),
+                Some(Turn::Verdict(verdict)) => return verdict,
+                Some(Turn::Courier(verdict, others)) => {
                     hand_out(others);
                     return verdict;
                 }
-                Turn::Alone => {}
+                Some(Turn::Alone) => {}
+                None => return Err(self.leave_line(&place)),
             }
         }
+    }
+
+    /// Of one who waits no longer.
+    fn leave_line(&self, place: &Arc<Place>) -> CommitError {
+        let mut line = lock(&self.line);
+        let before = line.tickets.len();
+        line.tickets.retain(|ticket| !Arc::ptr_eq(&ticket.place, place));
+        let reason = self.around.outage.reason().unwrap_or_else(|| "it is busy with other writes".to_owned());
+        CommitError::Unanswered { begun: line.tickets.len() == before, reason }
     }
 
     /// Runs `work` while nobody commits. Only for threads of the engine.
     pub(crate) fn alone<T>(&self, work: impl FnOnce() -> T) -> Result<T, CommitError> {
         let place = self.stand_in_line(Job::Alone, Caller::Engine)?;
         loop {
-            match place.wait() {
-                Turn::Lead => self.lead(),
-                Turn::Alone => {
+            match place.wait(&self.around.steady_clock, None) {
+                Some(Turn::Lead) => self.lead(),
+                Some(Turn::Alone) => {
                     // The lead is passed on even if `work` panics.
                     let _pass_on = PassOn(self);
                     return Ok(work());
                 }
-                Turn::Verdict(Err(error)) => return Err(error),
-                Turn::Verdict(Ok(_)) | Turn::Courier(..) => {}
+                Some(Turn::Verdict(Err(error))) => return Err(error),
+                Some(Turn::Verdict(Ok(_)) | Turn::Courier(..)) | None => {}
             }
         }
     }
@@ -175,7 +222,8 @@ impl Committer {
     fn appoint(&self, line: &mut Line) {
         match line.tickets.front() {
             Some(ticket) if line.tickets.len() == 1 && ticket.caller == Caller::Engine => {
-                ticket.place.tell(Turn::Lead);
+                // A thread of the engine waits as long as it takes.
+                let _ = ticket.place.tell(Turn::Lead);
             }
             _ => {
                 line.outside_leads = true;
@@ -196,7 +244,7 @@ impl Committer {
             match line.tickets.front() {
                 Some(Ticket { job: Job::Alone, place, .. }) => {
                     // It passes the lead on itself.
-                    place.tell(Turn::Alone);
+                    let _ = place.tell(Turn::Alone);
                     line.tickets.pop_front();
                     return Vec::new();
                 }
@@ -239,14 +287,21 @@ impl Committer {
         loop {
             let seen = self.closing.now();
             let watch = Stopwatch::start();
-            match self.gate.around(|| writes.iter().map(Write::kind).collect(), || self.try_batch(writes)) {
+            match self
+                .around
+                .gate
+                .around(|| writes.iter().map(Write::kind).collect(), || self.try_batch(writes))
+            {
                 Ok(verdicts) => {
+                    self.around.outage.passed(Part::Writes);
                     self.call_the_fleet(writes, &verdicts);
-                    self.observers.tell(|| Event::Committed { writes: writes.len(), took: watch.elapsed() });
+                    self.around
+                        .observers
+                        .tell(|| Event::Committed { writes: writes.len(), took: watch.elapsed() });
                     return verdicts.into_iter().map(Ok).collect();
                 }
                 Err(error) if error.may_pass => {
-                    say!(warn, "{error}; trying again in {pause:?}");
+                    self.around.outage.failed(Part::Writes, &error);
                     self.closing.wait_at_most(seen, pause);
                     if lock(&self.line).closed {
                         return writes.iter().map(|_| Err(CommitError::Closed)).collect();
@@ -260,7 +315,7 @@ impl Committer {
 
     fn call_the_fleet(&self, writes: &[Write], verdicts: &[Verdict]) {
         if writes.iter().any(Write::makes_claimable) || verdicts.contains(&Verdict::Woke) {
-            self.fleet.raise();
+            self.around.fleet.raise();
         }
     }
 
@@ -297,11 +352,11 @@ impl Committer {
             line.outside_leads = false;
             drop(line);
             let mut answers = self.lead_once();
-            if answers.len() >= COURIER_FROM
-                && let Some((courier, answer)) = answers.pop()
+            if answers.len() < COURIER_FROM {
+                hand_out(answers);
+            } else if let Some((courier, answer)) = answers.pop()
+                && let Err(Turn::Courier(_, answers)) = courier.tell(Turn::Courier(answer, answers))
             {
-                courier.tell(Turn::Courier(answer, answers));
-            } else {
                 hand_out(answers);
             }
         }
@@ -322,7 +377,7 @@ impl Committer {
         self.closing.raise();
         self.lead_for_outside.notify_all();
         for ticket in left {
-            ticket.place.tell(Turn::Verdict(Err(CommitError::Closed)));
+            let _ = ticket.place.tell(Turn::Verdict(Err(CommitError::Closed)));
         }
     }
 }
@@ -338,7 +393,7 @@ impl Drop for PassOn<'_> {
 
 fn hand_out(answers: Vec<(Arc<Place>, Answer)>) {
     for (place, answer) in answers {
-        place.tell(Turn::Verdict(answer));
+        let _ = place.tell(Turn::Verdict(answer));
     }
 }
 

@@ -268,6 +268,7 @@ impl Context {
         let reason = match error {
             CommitError::Closed => Stop::ShuttingDown,
             CommitError::Refused(error) => Stop::Database(error.to_string().into()),
+            CommitError::Unanswered { reason, .. } => Stop::Database(reason.as_str().into()),
         };
         self.end(Ended::Stopped(reason))
     }

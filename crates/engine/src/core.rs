@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use crate::committer::{Caller, CommitError, Committer};
+use crate::committer::{Caller, CommitError, Committer, Surroundings};
 use crate::error::{Error, Result, Stop};
 use crate::id::{OwnerToken, WorkflowId};
 use crate::options::EngineOptions;
+use crate::outage::Outage;
 use crate::registry::Registry;
 use crate::sync::{Inflight, Signal, lock};
 use crate::sysdb::{Identity, Liveness, Owner, Reader, SystemDatabase, Verdict, Write};
@@ -31,6 +32,7 @@ pub(crate) struct Core {
     /// Raised when there may be work for the fleet's thread.
     pub(crate) fleet: Arc<Signal>,
     pub(crate) sweep_every: Duration,
+    pub(crate) outage: Arc<Outage>,
     pub(crate) stopping: AtomicBool,
     /// Starts of callers that are under way. A shutdown lets them come to their end.
     pub(crate) starts: Inflight,
@@ -42,9 +44,15 @@ pub(crate) struct Core {
 
 impl Core {
     pub(crate) fn new(options: EngineOptions, database: SystemDatabase) -> Self {
-        let fleet = database.fleet;
-        let (gate, observers) = (options.gate.clone(), options.observers.clone());
-        let committer = Committer::new(database.writer, gate, observers, fleet.clone());
+        let (fleet, outage) = (database.fleet, database.outage);
+        let around = Surroundings {
+            gate: options.gate.clone(),
+            observers: options.observers.clone(),
+            fleet: fleet.clone(),
+            outage: outage.clone(),
+            steady_clock: options.clock.steady(),
+        };
+        let committer = Committer::new(database.writer, around);
         Self {
             workers: Workers::new(options.workers_max, options.stack_bytes),
             registry: Registry::default(),
@@ -56,6 +64,7 @@ impl Core {
             #[cfg(feature = "postgres")]
             postgres: database.postgres,
             sweep_every: database.sweep_every,
+            outage,
             hub: Arc::default(),
             runs: Runs::default(),
             fleet,
@@ -130,6 +139,7 @@ impl Core {
         self.committer.commit(write, Caller::Outside).map_err(|error| match error {
             CommitError::Closed => Error::ShuttingDown,
             CommitError::Refused(error) => error.into(),
+            CommitError::Unanswered { begun, reason } => Error::Unanswered { begun, reason },
         })
     }
 }

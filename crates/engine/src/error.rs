@@ -179,6 +179,17 @@ pub enum Error {
         /// Who called.
         callback: &'static str,
     },
+    /// The system database does not answer, and the call waited for it long enough (30 s).
+    #[error(
+        "the system database does not answer ({reason}); {}",
+        if *.begun { "the call may take effect yet, so make it again under the same id" } else { "nothing was written" }
+    )]
+    Unanswered {
+        /// The write was handed to the database: it may be made when that answers again.
+        begun: bool,
+        /// What the last try ended with.
+        reason: String,
+    },
     /// The system database failed.
     #[error("system database: {statement}: {source}")]
     Database {

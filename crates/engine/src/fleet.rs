@@ -200,9 +200,11 @@ impl Fleet<'_> {
     }
 }
 
-/// The next look tries again.
+/// The next look tries again. What may pass is said where it happens.
 fn note(part: DbResult<()>) {
-    if let Err(error) = part {
+    if let Err(error) = part
+        && !error.may_pass
+    {
         say!(warn, "{error}; looking again");
     }
 }

@@ -14,7 +14,7 @@ use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::id::{StepId, WorkflowId};
 use crate::status::WorkflowStatus;
-use crate::sync::{Signal, say};
+use crate::sync::Signal;
 use crate::sysdb::Outcome;
 use crate::waiter::{Subscription, Topic};
 use crate::worker::lending_the_slot;
@@ -131,10 +131,7 @@ pub(crate) fn ended(
     match core.reader.outcome(workflow) {
         Ok(Some(outcome)) => Ok(outcome.status.is_terminal().then_some(outcome)),
         Ok(None) => Err(Error::NotFound { workflow: workflow.clone() }),
-        Err(error) if error.may_pass => {
-            say!(warn, "{error}; looking again");
-            Ok(None)
-        }
+        Err(error) if error.may_pass => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

@@ -91,6 +91,7 @@ mod manage;
 mod message;
 mod observer;
 mod options;
+mod outage;
 mod recovery;
 mod registry;
 mod retry;

@@ -66,6 +66,9 @@ pub(crate) const POLL_MAX: Duration = Duration::from_millis(25);
 pub(crate) const COMMIT_RETRY_MIN: Duration = Duration::from_millis(2);
 pub(crate) const COMMIT_RETRY_MAX: Duration = Duration::from_secs(1);
 
+/// How long a call from outside waits for a database that does not answer. Workflows wait as long as it takes.
+pub(crate) const CALL_WITHIN: Duration = Duration::from_secs(30);
+
 /// How often the body of a transaction step runs at most in one attempt, when it says that the disk is full or fails,
 /// or that a connection is gone: it may be a disk or a connection of its own.
 #[cfg(any(feature = "sqlite", feature = "postgres"))]

@@ -16,6 +16,7 @@ use crate::id::StepId;
 use crate::inside::Inside;
 use crate::limits::{COMMIT_RETRY_MAX, COMMIT_RETRY_MIN};
 use crate::options::StepOptions;
+use crate::outage::Part;
 use crate::step::what;
 use crate::sync::say;
 use crate::sysdb::{DbResult, StepRow, Transacted};
@@ -208,7 +209,10 @@ impl Context {
         let mut earlier = None;
         loop {
             match attempt(self, earlier) {
-                Ok(Ok(Transacted::Committed(value))) => return Ok(value),
+                Ok(Ok(Transacted::Committed(value))) => {
+                    self.core.outage.passed(Part::Writes);
+                    return Ok(value);
+                }
                 Ok(Ok(Transacted::Recorded(row))) => {
                     return self.replay(place, &row).map_err(Tried::Stopped);
                 }
@@ -217,7 +221,8 @@ impl Context {
                     if body_failures >= tries_max(error.as_ref()) {
                         return Err(Tried::Failed { failure, error });
                     }
-                    self.pause_after(&failure, &mut pause).map_err(Tried::Stopped)?;
+                    say!(debug, "{failure}; trying again in {pause:?}");
+                    self.pause_longer(&mut pause).map_err(Tried::Stopped)?;
                 }
                 Ok(Ok(Transacted::Failed(tried))) => return Err(tried),
                 Ok(Ok(Transacted::Refused(reason))) => {
@@ -229,7 +234,8 @@ impl Context {
                 }
                 Ok(Ok(Transacted::NotOwner)) => return Err(Tried::Stopped(self.lost())),
                 Ok(Err(error)) if error.may_pass => {
-                    self.pause_after(&error, &mut pause).map_err(Tried::Stopped)?;
+                    self.core.outage.failed(Part::Writes, &error);
+                    self.pause_longer(&mut pause).map_err(Tried::Stopped)?;
                     earlier = Some(place.step_id);
                 }
                 Ok(Err(error)) => {
@@ -250,9 +256,8 @@ impl Context {
         Ok((self.success(place, text, codec.name()), value))
     }
 
-    /// Waits before the next try.
-    fn pause_after(&mut self, error: &dyn std::fmt::Display, pause: &mut Duration) -> Result<()> {
-        say!(warn, "{error}; trying again in {pause:?}");
+    /// Waits before the next try, and longer before the one after it.
+    fn pause_longer(&mut self, pause: &mut Duration) -> Result<()> {
         self.pause(*pause)?;
         *pause = (*pause * 2).min(COMMIT_RETRY_MAX);
         Ok(())

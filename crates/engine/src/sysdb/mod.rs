@@ -22,6 +22,7 @@ use crate::codec;
 use crate::error::{Error, Failure};
 use crate::id::{ExecutorId, OwnerToken, StepId, WorkflowId};
 use crate::listing::{Progress, StepRecord, WorkflowFilter, WorkflowInfo};
+use crate::outage::Outage;
 use crate::status::WorkflowStatus;
 use crate::sync::Signal;
 
@@ -245,4 +246,6 @@ pub(crate) struct SystemDatabase {
     pub(crate) fleet: Arc<Signal>,
     /// How often the fleet sweeps.
     pub(crate) sweep_every: Duration,
+    /// What is known of trouble with the database.
+    pub(crate) outage: Arc<Outage>,
 }

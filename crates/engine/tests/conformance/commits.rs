@@ -7,7 +7,7 @@ use std::time::Duration;
 use engine::testing::{CommitHook, Fate, Moment};
 use engine::{Context, Engine, Error, Event, Observer, Workflow, WorkflowFilter, WorkflowId, WorkflowStatus};
 
-use crate::support::{App, Counter, Result, eventually};
+use crate::support::{App, Counter, Latch, Result, eventually};
 
 /// Every kind of write: steps, a transaction step, children, a sleep, messages.
 fn register(engine: &Engine, bodies: &Counter) -> Workflow<u32, u32> {
@@ -102,6 +102,57 @@ fn commits_that_fail_in_every_way_lose_and_double_nothing() {
         }),
         20,
     );
+}
+
+/// A workflow waits for the database as long as it takes, a caller does not.
+#[test]
+fn a_call_while_the_database_does_not_answer_ends_with_the_reason() {
+    let app = App::new();
+    let away = Arc::new(AtomicBool::new(false));
+    let is_away = away.clone();
+    let hook: Arc<CommitHook> = Arc::new(move |point| {
+        let fails = point.moment == Moment::Before && is_away.load(Ordering::SeqCst);
+        if fails { Fate::FailForNow } else { Fate::Go }
+    });
+    let engine = app.options().commit_hook(hook).open(&app.url()).unwrap();
+    let (latch, held) = (Latch::default(), Latch::default());
+    let holding = held.clone();
+    let workflow = engine.register("w", move |ctx: &mut Context, n: u32| {
+        ctx.step("s", |_| {
+            holding.hold();
+            Ok::<_, Error>(n)
+        })
+    });
+    let workflow = workflow.unwrap();
+    engine.launch().unwrap();
+    let running = workflow.start(&engine, 1).unwrap();
+    held.wait_for(1);
+    away.store(true, Ordering::SeqCst);
+    held.open();
+    std::thread::scope(|scope| {
+        let callers = [0, 1].map(|n| {
+            let (engine, workflow, latch) = (&engine, &workflow, &latch);
+            scope.spawn(move || {
+                latch.arrive();
+                workflow.start_as(engine, &format!("late-{n}"), 2).map(drop).unwrap_err()
+            })
+        });
+        latch.wait_for(2);
+        eventually("both have ended", || {
+            app.clock.advance(Duration::from_secs(10));
+            callers.iter().all(std::thread::ScopedJoinHandle::is_finished)
+        });
+        for caller in callers {
+            let error = caller.join().unwrap();
+            assert!(matches!(error, Error::Unanswered { .. }), "{error:?}");
+            assert!(error.to_string().contains("failed by a test"), "{error}");
+        }
+    });
+    away.store(false, Ordering::SeqCst);
+    assert_eq!(running.result().unwrap(), 1, "the workflow went on by itself");
+    for n in 0..2 {
+        assert_eq!(workflow.start_as(&engine, &format!("late-{n}"), 2).unwrap().result().unwrap(), 2);
+    }
 }
 
 /// A write that the database refuses for good fails alone: its neighbours in the batch are committed.

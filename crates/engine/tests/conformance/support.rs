@@ -154,6 +154,13 @@ impl Latch {
         }
     }
 
+    /// Says that it is here, and goes on.
+    pub(crate) fn arrive(&self) {
+        let (state, changed) = &*self.0;
+        state.lock().unwrap().arrived += 1;
+        changed.notify_all();
+    }
+
     /// In the test: waits until so many bodies are held or were.
     pub(crate) fn wait_for(&self, bodies: usize) {
         let (state, changed) = &*self.0;

@@ -53,7 +53,8 @@ pub(super) fn of(url: &PostgresUrl) -> Config {
     if let Some(settings) = &url.settings {
         config.options(settings);
     }
-    if url.read_write {
+    // Of several servers one takes writes.
+    if url.read_write || url.hosts.len() > 1 {
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
     }
     if url.require_channel_binding {

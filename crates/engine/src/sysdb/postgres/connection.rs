@@ -103,6 +103,14 @@ impl Connection {
         self.broken = true;
     }
 
+    /// Runs `work`; after an error that a fresh connection would not have, this one is not used again.
+    pub(super) fn watched<T>(&mut self, work: impl FnOnce(&mut Self) -> DbResult<T>) -> DbResult<T> {
+        work(self).inspect_err(|error| {
+            let code = source_of::<postgres::Error>(error.source.as_ref()).and_then(postgres::Error::code);
+            self.broken |= code.is_some_and(|code| STALE.contains(code));
+        })
+    }
+
     /// Whether it can be used again.
     pub(super) fn is_sound(&self) -> bool {
         !self.broken && !self.in_transaction && self.client.as_ref().is_some_and(|client| !client.is_closed())
@@ -222,18 +230,20 @@ fn may_pass(error: &postgres::Error) -> bool {
             || is_about_connecting(error);
     };
     let class = code.code().get(..2).unwrap_or_default();
-    matches!(class, "08" | "53" | "57" | "58" | "40" | "55")
-        || [
-            SqlState::READ_ONLY_SQL_TRANSACTION,
-            SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
-            SqlState::IN_FAILED_SQL_TRANSACTION,
-            // Behind a pooler, or after a change of the tables by others: a fresh connection prepares anew.
-            SqlState::INVALID_SQL_STATEMENT_NAME,
-            SqlState::DUPLICATE_PSTATEMENT,
-            SqlState::FEATURE_NOT_SUPPORTED,
-        ]
-        .contains(code)
+    matches!(class, "08" | "53" | "57" | "58" | "40" | "55") || STALE.contains(code) || PASSING.contains(code)
 }
+
+const PASSING: [SqlState; 2] =
+    [SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT, SqlState::IN_FAILED_SQL_TRANSACTION];
+
+/// What a fresh connection does not have: a prepared statement that is gone, as behind a pooler; one that no longer fits
+/// tables which others have changed; a server that is a standby by now.
+const STALE: [SqlState; 4] = [
+    SqlState::INVALID_SQL_STATEMENT_NAME,
+    SqlState::DUPLICATE_PSTATEMENT,
+    SqlState::FEATURE_NOT_SUPPORTED,
+    SqlState::READ_ONLY_SQL_TRANSACTION,
+];
 
 fn is_about_connecting(error: &postgres::Error) -> bool {
     let text = error.to_string();

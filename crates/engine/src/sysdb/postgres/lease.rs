@@ -17,6 +17,7 @@ use super::news::News;
 use super::pool::Pool;
 use crate::error::{Error, Result};
 use crate::id::ExecutorId;
+use crate::outage::{Outage, Part};
 use crate::sync::{Signal, contained, lock, say};
 use crate::sysdb::names::INTERNAL_QUEUE;
 use crate::sysdb::{DbResult, Liveness, Membership};
@@ -114,6 +115,7 @@ pub(super) struct Leases {
     terms: Terms,
     held: Mutex<HashMap<ExecutorId, Arc<Lease>>>,
     seen: Arc<Seen>,
+    outage: Arc<Outage>,
 }
 
 /// What beats saw that calls for a sweep.
@@ -131,8 +133,14 @@ struct Lease {
 }
 
 impl Leases {
-    pub(super) fn new(pool: Arc<Pool>, connector: Connector, news: Arc<News>, terms: Terms) -> Self {
-        Self { pool, connector, news, terms, held: Mutex::default(), seen: Arc::default() }
+    pub(super) fn new(
+        pool: Arc<Pool>,
+        connector: Connector,
+        news: Arc<News>,
+        terms: Terms,
+        outage: Arc<Outage>,
+    ) -> Self {
+        Self { pool, connector, news, terms, held: Mutex::default(), seen: Arc::default(), outage }
     }
 
     fn ids(&self, statement: &Statement, params: super::connection::Params<'_>) -> DbResult<Vec<ExecutorId>> {
@@ -166,7 +174,7 @@ impl Lease {
     }
 
     /// The body of its thread, until it is given up.
-    fn keep(&self, connector: &Connector, news: &News, seen: &Seen) {
+    fn keep(&self, connector: &Connector, news: &News, seen: &Seen, outage: &Outage) {
         let mut connection: Option<Connection> = None;
         let mut troubled = false;
         loop {
@@ -189,18 +197,16 @@ impl Lease {
             drop(kept);
             match beat {
                 Ok((claimable, odd)) => {
-                    if std::mem::take(&mut troubled) {
-                        say!(info, "executor {} renews its lease again", self.executor.as_str());
-                    }
+                    troubled = false;
+                    outage.passed(Part::Lease);
                     seen.0.fetch_or(odd, std::sync::atomic::Ordering::SeqCst);
                     if claimable || odd {
                         news.hear();
                     }
                 }
                 Err(error) => {
-                    if !std::mem::replace(&mut troubled, true) {
-                        say!(warn, "executor {} cannot renew its lease: {error}", self.executor.as_str());
-                    }
+                    troubled = true;
+                    outage.failed(Part::Lease, &error);
                 }
             }
         }
@@ -225,9 +231,9 @@ impl Liveness for Leases {
         self.pool.read(|connection| lease.beat(connection))?;
         let thread = {
             let (lease, connector) = (lease.clone(), self.connector.clone());
-            let (news, seen) = (self.news.clone(), self.seen.clone());
+            let (news, seen, outage) = (self.news.clone(), self.seen.clone(), self.outage.clone());
             let builder = thread::Builder::new().name("piton-lease".to_owned());
-            builder.spawn(move || contained(|| lease.keep(&connector, &news, &seen)))
+            builder.spawn(move || contained(|| lease.keep(&connector, &news, &seen, &outage)))
         };
         lock(&self.held).insert(executor.clone(), lease);
         if let Err(error) = thread {

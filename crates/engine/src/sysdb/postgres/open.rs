@@ -17,6 +17,7 @@ use super::writer::PostgresWriter;
 use crate::clock::{Stopwatch, block_for};
 use crate::error::{Error, Result};
 use crate::limits::BRING_UP_WITHIN;
+use crate::outage::Outage;
 use crate::sync::Signal;
 use crate::sysdb::{DbError, PostgresUrl, SystemDatabase};
 
@@ -54,7 +55,8 @@ pub(crate) fn open(url: &PostgresUrl, settings: &Settings) -> Result<SystemDatab
     schema::bring_up(&mut connection, &settings.schema, settings.migrate).map_err(refuse)?;
 
     let connections_max = url.pool_max.unwrap_or(CONNECTIONS_MAX);
-    let pool = Arc::new(Pool::new(connector.clone(), Purpose::Engine, connections_max));
+    let outage = Arc::<Outage>::default();
+    let pool = Arc::new(Pool::new(connector.clone(), Purpose::Engine, connections_max, outage.clone()));
     let fleet = Arc::<Signal>::default();
     let news = News::new(&settings.schema, fleet.clone());
     news.spawn(&pool, &connector, settings.listen)?;
@@ -62,12 +64,13 @@ pub(crate) fn open(url: &PostgresUrl, settings: &Settings) -> Result<SystemDatab
     Ok(SystemDatabase {
         writer: Box::new(PostgresWriter::new(connector.clone(), connection, news.clone())),
         reader: Arc::new(Readers::new(pool.clone())),
-        liveness: Arc::new(Leases::new(pool, connector.clone(), news, terms)),
+        liveness: Arc::new(Leases::new(pool, connector.clone(), news, terms, outage.clone())),
         #[cfg(feature = "sqlite")]
         sqlite: None,
-        postgres: Some(TransactionSteps::new(connector, connections_max)),
+        postgres: Some(TransactionSteps::new(connector, connections_max, outage.clone())),
         fleet,
         sweep_every: Duration::from_secs(1),
+        outage,
     })
 }
 

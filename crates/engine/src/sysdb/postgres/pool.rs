@@ -1,12 +1,13 @@
 //! A few connections, taken for one piece of work at a time.
 
-use std::sync::{Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use super::connection::{Connection, is_inside_async, outside_async, trouble};
 use super::connector::{Connector, Purpose};
 use crate::clock::{Stopwatch, block_for};
-use crate::sync::{lock, say, wait};
+use crate::outage::{Outage, Part};
+use crate::sync::{lock, wait};
 use crate::sysdb::{DbError, DbResult};
 
 /// How long a look at the database waits for a server that is away.
@@ -20,6 +21,7 @@ pub(super) struct Pool {
     max: usize,
     state: Mutex<State>,
     returned: Condvar,
+    outage: Arc<Outage>,
 }
 
 #[derive(Default)]
@@ -29,8 +31,9 @@ struct State {
 }
 
 impl Pool {
-    pub(super) fn new(connector: Connector, purpose: Purpose, max: usize) -> Self {
-        Self { connector, purpose, max: max.max(1), state: Mutex::default(), returned: Condvar::new() }
+    pub(super) fn new(connector: Connector, purpose: Purpose, max: usize, outage: Arc<Outage>) -> Self {
+        let (state, returned) = (Mutex::default(), Condvar::new());
+        Self { connector, purpose, max: max.max(1), state, returned, outage }
     }
 
     /// Looks something up. A server that restarts is waited for, within a bound: the look is made again.
@@ -41,12 +44,17 @@ impl Pool {
         let watch = Stopwatch::start();
         let mut pause = PAUSE_MIN;
         loop {
-            let error = match self.with(&mut look) {
-                Err(error) if error.may_pass && watch.elapsed() < PATIENCE => error,
-                done => return done,
-            };
-            if pause == PAUSE_MIN {
-                say!(warn, "{error}; trying again for at most {PATIENCE:?}");
+            match self.with(&mut look) {
+                Err(error) if error.may_pass => {
+                    self.outage.failed(Part::Reads, &error);
+                    if watch.elapsed() >= PATIENCE {
+                        return Err(error);
+                    }
+                }
+                done => {
+                    self.outage.passed(Part::Reads);
+                    return done;
+                }
             }
             block_for(pause);
             pause = (pause * 2).min(PAUSE_MAX);
@@ -60,7 +68,7 @@ impl Pool {
     ) -> DbResult<T> {
         let mut lent = Lent { pool: self, connection: Some(self.take()?) };
         outside_async("pool", || match &mut lent.connection {
-            Some(connection) => work(connection),
+            Some(connection) => connection.watched(work),
             None => Err(gone()),
         })
     }
@@ -74,7 +82,7 @@ impl Pool {
         }
         let mut lent = Lent { pool: self, connection: Some(self.take()?) };
         match &mut lent.connection {
-            Some(connection) => work(connection),
+            Some(connection) => connection.watched(work),
             None => Err(gone()),
         }
     }

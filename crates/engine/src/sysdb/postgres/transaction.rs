@@ -1,6 +1,7 @@
 //! Transaction steps: a user's writes and the record of the step, in one commit.
 
 use std::error::Error as StdError;
+use std::sync::Arc;
 
 use postgres::error::SqlState;
 use postgres::{GenericClient, IsolationLevel, Transaction};
@@ -11,6 +12,7 @@ use super::pool::Pool;
 use super::steps;
 use crate::id::StepId;
 use crate::limits::BODY_TRIES_MAX;
+use crate::outage::Outage;
 use crate::sysdb::{DbError, DbResult, Owner, StepRow, Transacted, Verdict};
 use crate::testing::Gate;
 
@@ -42,8 +44,8 @@ const CLOSE: Statement = Statement {
 pub(super) const ALL: &[Statement] = &[OPEN, CLOSE];
 
 impl TransactionSteps {
-    pub(super) fn new(connector: Connector, connections_max: usize) -> Self {
-        Self { pool: Pool::new(connector, Purpose::Steps, connections_max) }
+    pub(super) fn new(connector: Connector, connections_max: usize, outage: Arc<Outage>) -> Self {
+        Self { pool: Pool::new(connector, Purpose::Steps, connections_max, outage) }
     }
 
     /// Runs `body` in a transaction and commits it with the step row that it returns. After an error it is not

@@ -28,7 +28,7 @@ impl Writer for PostgresWriter {
             Some(connection) => connection,
             None => self.connector.connect(Purpose::Engine)?,
         };
-        let done = outside_async("commit", || commit(&mut connection, batch));
+        let done = outside_async("commit", || connection.watched(|connection| commit(connection, batch)));
         self.connection = Some(connection);
         if let Ok(verdicts) = &done {
             self.news.tell(batch, verdicts);

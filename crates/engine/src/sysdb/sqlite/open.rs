@@ -17,6 +17,7 @@ use super::writer::SqliteWriter;
 use crate::clock::block_for;
 use crate::error::{Error, Result};
 use crate::limits::SWEEP_EVERY;
+use crate::outage::Outage;
 use crate::sync::say;
 use crate::sysdb::SystemDatabase;
 
@@ -49,6 +50,7 @@ pub(crate) fn open(path: &Path, shared_with_application: bool) -> Result<SystemD
         schema::Problem::Sqlite(e) => refuse(in_words(&e)),
         schema::Problem::Refused(reason) => refuse(reason),
     })?;
+    let outage = Arc::<Outage>::default();
     Ok(SystemDatabase {
         writer: Box::new(SqliteWriter::new(writer, FileIdentity::of(&path))),
         liveness: Arc::new(ExecutorLocks::beside(&path)),
@@ -57,7 +59,8 @@ pub(crate) fn open(path: &Path, shared_with_application: bool) -> Result<SystemD
         postgres: None,
         fleet: Arc::default(),
         sweep_every: SWEEP_EVERY,
-        reader: Arc::new(Readers::new(path)),
+        reader: Arc::new(Readers::new(path, outage.clone())),
+        outage,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use rusqlite::Connection;
 
@@ -13,6 +13,7 @@ use super::{claims, manage, messages, steps, workflows};
 use crate::clock::Timestamp;
 use crate::id::{ExecutorId, StepId, WorkflowId};
 use crate::listing::{Progress, WorkflowFilter, WorkflowInfo};
+use crate::outage::{Outage, Part};
 use crate::status::WorkflowStatus;
 use crate::sysdb::{
     DbResult, FleetReader, Identity, Outcome, Outlook, Owner, Past, Reader, StepRow, StoredInput,
@@ -38,6 +39,7 @@ pub(super) struct Readers {
     path: PathBuf,
     pool: Mutex<Pool>,
     returned: Condvar,
+    outage: Arc<Outage>,
 }
 
 #[derive(Default)]
@@ -47,15 +49,22 @@ struct Pool {
 }
 
 impl Readers {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, pool: Mutex::default(), returned: Condvar::new() }
+    pub(super) fn new(path: PathBuf, outage: Arc<Outage>) -> Self {
+        Self { path, pool: Mutex::default(), returned: Condvar::new(), outage }
     }
 
     fn read<T>(&self, work: impl FnOnce(&Connection) -> DbResult<T>) -> DbResult<T> {
-        let connection = self.take()?;
-        let result = work(&connection);
-        self.pool().idle.push(connection);
-        self.returned.notify_one();
+        let result = self.take().and_then(|connection| {
+            let result = work(&connection);
+            self.pool().idle.push(connection);
+            self.returned.notify_one();
+            result
+        });
+        match &result {
+            Ok(_) => self.outage.passed(Part::Reads),
+            Err(error) if error.may_pass => self.outage.failed(Part::Reads, error),
+            Err(_) => {}
+        }
         result
     }
 

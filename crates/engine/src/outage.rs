@@ -1,0 +1,103 @@
+//! A database that does not answer: said once, and once more when it answers again.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::clock::Stopwatch;
+use crate::sync::{lock, say};
+use crate::sysdb::DbError;
+
+/// Who notices: some of them may work while others do not, as on a disk that is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Writes,
+    Reads,
+    #[cfg(feature = "postgres")]
+    Lease,
+}
+
+/// What one engine knows of its database's trouble.
+#[derive(Debug, Default)]
+pub(crate) struct Outage {
+    /// Whether there is any, to be asked without a lock.
+    lasts: AtomicBool,
+    trouble: Mutex<Trouble>,
+}
+
+#[derive(Debug, Default)]
+struct Trouble {
+    parts: Vec<Part>,
+    since: Option<Stopwatch>,
+    reason: Option<String>,
+}
+
+impl Outage {
+    /// A call failed in a way that may pass, and is made again.
+    pub(crate) fn failed(&self, part: Part, error: &DbError) {
+        let reason = error.to_string();
+        let is_new = {
+            let mut trouble = lock(&self.trouble);
+            if !trouble.parts.contains(&part) {
+                trouble.parts.push(part);
+            }
+            trouble.reason = Some(reason.clone());
+            self.lasts.store(true, Ordering::Release);
+            let is_new = trouble.since.is_none();
+            trouble.since.get_or_insert_with(Stopwatch::start);
+            is_new
+        };
+        if is_new {
+            say!(warn, "the system database does not answer as it should: {reason}; trying until it does");
+        } else {
+            say!(debug, "{reason}; trying again");
+        }
+    }
+
+    /// A call succeeded.
+    pub(crate) fn passed(&self, part: Part) {
+        if !self.lasts.load(Ordering::Acquire) {
+            return;
+        }
+        let lasted = {
+            let mut trouble = lock(&self.trouble);
+            trouble.parts.retain(|failing| *failing != part);
+            if !trouble.parts.is_empty() {
+                return;
+            }
+            trouble.reason = None;
+            self.lasts.store(false, Ordering::Release);
+            trouble.since.take()
+        };
+        if let Some(lasted) = lasted {
+            say!(info, "the system database answers again, after {:.1} s", lasted.elapsed().as_secs_f64());
+        }
+    }
+
+    /// Why it does not answer, as far as that is known.
+    pub(crate) fn reason(&self) -> Option<String> {
+        lock(&self.trouble).reason.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error() -> DbError {
+        let source = Box::<dyn std::error::Error + Send + Sync>::from("the disk is full");
+        DbError { statement: "commit", may_pass: true, source: source.into() }
+    }
+
+    #[test]
+    fn an_outage_is_over_when_every_part_that_failed_has_succeeded() {
+        let outage = Outage::default();
+        outage.passed(Part::Writes);
+        assert_eq!(outage.reason(), None);
+        outage.failed(Part::Writes, &error());
+        outage.failed(Part::Reads, &error());
+        outage.passed(Part::Reads);
+        assert_eq!(outage.reason().as_deref(), Some("commit: the disk is full"));
+        outage.passed(Part::Writes);
+        assert_eq!(outage.reason(), None);
+    }
+}
