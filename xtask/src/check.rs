@@ -11,7 +11,7 @@ use crate::cargo::cargo;
 
 type Check = (&'static str, fn() -> anyhow::Result<()>);
 
-const CHECKS: [Check; 9] = [
+const CHECKS: [Check; 10] = [
     ("the README's test command", || run(cargo().args(["test", "--workspace"]))),
     ("format", || run(cargo().args(["fmt", "--all", "--check"]))),
     ("lints", || run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))),
@@ -20,6 +20,9 @@ const CHECKS: [Check; 9] = [
         run(cargo().args(doc).env("RUSTDOCFLAGS", "-D warnings"))
     }),
     ("the engine with each backend, and each crate alone", each_crate_alone),
+    ("encrypted connections", || {
+        run(cargo().args(["test", "-p", "engine", "--features", "tls", "--test", "tls"]))
+    }),
     ("demos", demos),
     ("the same demos crash in the same places", same_seed_same_story),
     ("torture: 300 kills", || run(xtask()?.args(["torture", "--kills", "300", "--seed", "1"]))),

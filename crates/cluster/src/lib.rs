@@ -16,6 +16,7 @@ mod owner;
 
 use std::fs;
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -31,6 +32,8 @@ pub struct Settings {
     pub parent: Option<PathBuf>,
     /// `NAME=VALUE` as `postgresql.conf` has them. What matters for durability is on unless it is switched off here.
     pub options: Vec<String>,
+    /// Files to put into its data directory, by name and content.
+    pub files: Vec<(String, String)>,
 }
 
 /// A running server. Dropped, or when its process dies, it stops and its directory goes.
@@ -79,7 +82,15 @@ impl Cluster {
         writeln!(file, "listen_addresses = ''")?;
         writeln!(file, "unix_socket_directories = '{}'", self.dir.display())?;
         writeln!(file, "max_connections = 400")?;
-        settings.options.iter().try_for_each(|option| writeln!(file, "{option}"))
+        settings.options.iter().try_for_each(|option| writeln!(file, "{option}"))?;
+        for (name, content) in &settings.files {
+            let path = self.data().join(name);
+            let mut file =
+                fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+            file.write_all(content.as_bytes())?;
+            self.owner.give(&path)?;
+        }
+        Ok(())
     }
 
     /// The URL of a database on it, for a superuser without a password.

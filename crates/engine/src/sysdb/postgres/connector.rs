@@ -4,10 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postgres::{Client, Config, NoTls};
+use postgres::{Client, Config};
 
 use super::config;
 use super::connection::{Connection, failed, outside_async};
+use super::tls::Encryption;
 use crate::sysdb::{DbResult, PostgresUrl};
 
 /// A server that is not there is noticed within these times, and not within the minutes of the system's defaults.
@@ -30,12 +31,13 @@ pub(super) enum Purpose {
 #[derive(Clone)]
 pub(super) struct Connector {
     config: Config,
+    encryption: Encryption,
     schema: Arc<str>,
 }
 
 impl Connector {
     /// What the URL does not say of time-outs is said here.
-    pub(super) fn new(url: &PostgresUrl, schema: &str) -> Self {
+    pub(super) fn new(url: &PostgresUrl, schema: &str) -> Result<Self, String> {
         let mut config = config::of(url);
         if url.connect_timeout.is_none() {
             config.connect_timeout(CONNECT_TIMEOUT);
@@ -55,7 +57,7 @@ impl Connector {
         if url.application_name.is_none() {
             config.application_name("piton");
         }
-        Self { config, schema: schema.into() }
+        Ok(Self { config, encryption: Encryption::of(url)?, schema: schema.into() })
     }
 
     /// To the database of that name on the same server.
@@ -81,7 +83,7 @@ impl Connector {
 
     /// Without any setting.
     pub(super) fn client(&self) -> Result<Client, postgres::Error> {
-        self.config.connect(NoTls)
+        self.encryption.connect(&self.config)
     }
 }
 

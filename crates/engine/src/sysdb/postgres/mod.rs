@@ -17,6 +17,7 @@ mod pool;
 mod reader;
 mod schema;
 mod steps;
+mod tls;
 mod transaction;
 mod workflows;
 mod writer;
@@ -38,7 +39,7 @@ mod tests {
         let url = cluster.url(&cluster.fresh_database());
         drop(crate::Engine::options().open(&url).unwrap());
         let Url::Postgres(url) = Url::parse(&url).unwrap() else { return None };
-        let connection = Connector::new(&url, connection::SCHEMA).connect(Purpose::Engine).unwrap();
+        let connection = Connector::new(&url, connection::SCHEMA).unwrap().connect(Purpose::Engine).unwrap();
         let topics = [
             claims::ALL,
             lease::ALL,

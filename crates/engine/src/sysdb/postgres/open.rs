@@ -49,7 +49,7 @@ const SERVER_VERSION_MIN: i32 = 130_000;
 pub(crate) fn open(url: &PostgresUrl, settings: &Settings) -> Result<SystemDatabase> {
     let refuse = |reason: String| Error::Open { database: url.to_string(), reason };
     url.check_tls(cfg!(feature = "tls")).map_err(refuse)?;
-    let connector = Connector::new(url, &settings.schema);
+    let connector = Connector::new(url, &settings.schema).map_err(refuse)?;
     let mut connection = connect(&connector, settings.migrate).map_err(refuse)?;
     check(&mut connection).map_err(|e| refuse(e.to_string()))?.map_err(refuse)?;
     schema::bring_up(&mut connection, &settings.schema, settings.migrate).map_err(refuse)?;

@@ -1,0 +1,124 @@
+//! How connections are encrypted.
+
+use postgres::{Client, Config, NoTls};
+
+use crate::sysdb::{PostgresUrl, Tls};
+
+/// What the URL asks for, ready to connect with.
+#[derive(Clone)]
+pub(super) enum Encryption {
+    None,
+    #[cfg(feature = "tls")]
+    Rustls(Box<tokio_postgres_rustls::MakeRustlsConnect>),
+}
+
+impl Encryption {
+    /// Reads the certificates that the URL names.
+    pub(super) fn of(url: &PostgresUrl) -> Result<Self, String> {
+        match url.tls() {
+            Tls::Disable => Ok(Self::None),
+            #[cfg(feature = "tls")]
+            tls => {
+                let config = rustls_config::of(tls, url.root_certificate.as_deref())?;
+                Ok(Self::Rustls(Box::new(tokio_postgres_rustls::MakeRustlsConnect::new(config))))
+            }
+            // Refused before, but for what may go without.
+            #[cfg(not(feature = "tls"))]
+            Tls::Prefer | Tls::Require | Tls::VerifyFull => Ok(Self::None),
+        }
+    }
+
+    pub(super) fn connect(&self, config: &Config) -> Result<Client, postgres::Error> {
+        match self {
+            Self::None => config.connect(NoTls),
+            #[cfg(feature = "tls")]
+            Self::Rustls(tls) => config.connect(tls.as_ref().clone()),
+        }
+    }
+}
+
+#[cfg(feature = "tls")]
+mod rustls_config {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+    use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+    use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+    use rustls_platform_verifier::BuilderVerifierExt as _;
+
+    use crate::sysdb::Tls;
+
+    /// The name that libpq gives to the certificates of the system.
+    const SYSTEM: &str = "system";
+
+    /// The server's certificate is checked against a file of roots or those of the system, and always with its name;
+    /// with `prefer`, and with `require` without a file, it is not, as libpq has it.
+    pub(super) fn of(tls: Tls, roots: Option<&Path>) -> Result<ClientConfig, String> {
+        let provider = Arc::new(ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider.clone());
+        let builder = builder.with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
+        let file = roots.filter(|roots| roots.as_os_str() != SYSTEM);
+        let builder = match (tls, file) {
+            (Tls::Prefer, _) | (Tls::Require, None) if roots.is_none() => {
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider)))
+            }
+            (_, Some(file)) => builder.with_root_certificates(read(file)?),
+            (_, None) => builder.with_platform_verifier().map_err(|e| {
+                format!("the certificates of this system cannot be used: {e}; name a file by sslrootcert")
+            })?,
+        };
+        Ok(builder.with_no_client_auth())
+    }
+
+    fn read(file: &Path) -> Result<RootCertStore, String> {
+        let refuse = |reason: String| format!("sslrootcert {}: {reason}", file.display());
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_file_iter(file).map_err(|e| refuse(e.to_string()))? {
+            let certificate = certificate.map_err(|e| refuse(e.to_string()))?;
+            roots.add(certificate).map_err(|e| refuse(e.to_string()))?;
+        }
+        if roots.is_empty() { Err(refuse("it holds no certificate".to_owned())) } else { Ok(roots) }
+    }
+
+    /// Encrypts to whoever answers: safe from those who listen, not from those in between.
+    #[derive(Debug)]
+    struct Anyone(Arc<CryptoProvider>);
+
+    impl ServerCertVerifier for Anyone {
+        fn verify_server_cert(
+            &self,
+            _: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: UnixTime,
+        ) -> Result<ServerCertVerified, rustls::Error> {
+            Ok(ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.0.signature_verification_algorithms.supported_schemes()
+        }
+    }
+}
