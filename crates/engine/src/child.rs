@@ -16,6 +16,7 @@ use crate::core::Run;
 use crate::error::{AWAITED_CANCELLED, AWAITED_PARKED, Error, Failure, Result, Stop};
 use crate::handle;
 use crate::id::{OwnerToken, WorkflowId, check_name};
+use crate::queue::{EnqueueOptions, Queue};
 use crate::registry::Workflow;
 use crate::status::WorkflowStatus;
 use crate::sysdb::write::{NewWorkflow, Refusal, Wake};
@@ -130,6 +131,56 @@ impl Context {
         Ok(Child { id, output: PhantomData })
     }
 
+    /// Puts a child into a queue, for whoever serves that. Takes one step id and one commit.
+    ///
+    /// # Errors
+    /// As [`Context::start`], but the workflow need not be registered in this program.
+    pub fn enqueue<I, O>(&mut self, workflow: &Workflow<I, O>, queue: &Queue, input: I) -> Result<Child<O>>
+    where
+        I: Serialize + DeserializeOwned,
+        O: DeserializeOwned,
+    {
+        self.enqueue_with(workflow, queue, &EnqueueOptions::new(), input)
+    }
+
+    /// The same with options.
+    ///
+    /// # Errors
+    /// As [`Context::enqueue`], [`Error::InvalidName`], [`Error::InvalidOption`], and [`Error::StepFailed`] when the id
+    /// belongs to another workflow.
+    pub fn enqueue_with<I, O>(
+        &mut self,
+        workflow: &Workflow<I, O>,
+        queue: &Queue,
+        options: &EnqueueOptions<'_>,
+        input: I,
+    ) -> Result<Child<O>>
+    where
+        I: Serialize + DeserializeOwned,
+        O: DeserializeOwned,
+    {
+        // All that can be refused is refused before the place is taken.
+        let new = workflow.queued(&self.core, queue, options, input)?;
+        let place = self.place_unchecked(workflow.name())?;
+        let id = self.id_of_child(&place, options.id.map(|_| new.id.clone()))?;
+        if let Some(recorded) = self.replayed(&place)? {
+            let id = self.began_before(&place, &id, &recorded)?;
+            return Ok(Child { id, output: PhantomData });
+        }
+        let parent = Some(self.workflow_id().clone());
+        self.commit_child(&place, NewWorkflow { id: id.clone(), parent, at: self.now(), ..new })?;
+        Ok(Child { id, output: PhantomData })
+    }
+
+    fn id_of_child(&self, place: &Place<'_>, given: Option<WorkflowId>) -> Result<WorkflowId> {
+        let id = given.map_or_else(|| WorkflowId::of_child(self.workflow_id(), place.step_id), Ok)?;
+        if id == *self.workflow_id() {
+            let (what, name) = ("id of a child", id.to_string());
+            return Err(Error::InvalidName { what, name, reason: "is the workflow's own".to_owned() });
+        }
+        Ok(id)
+    }
+
     /// Records the start of a child. Inline, it gives back what to run; beside, it is on its way.
     fn begin<I, O>(
         &mut self,
@@ -143,19 +194,13 @@ impl Context {
     {
         check_name("workflow name", workflow.name())?;
         self.core.registry.get(workflow.name())?;
-        let input = codec::encode_input(workflow.name(), input)?;
+        let input = codec::encode_input(workflow.name(), input, false)?;
         let place = self.place_unchecked(workflow.name())?;
-        let id = match id {
-            Some(id) => id,
-            None => WorkflowId::of_child(self.workflow_id(), place.step_id)?,
-        };
-        if id == *self.workflow_id() {
-            let (what, name) = ("id of a child", id.to_string());
-            return Err(Error::InvalidName { what, name, reason: "is the workflow's own".to_owned() });
-        }
+        let id = self.id_of_child(&place, id)?;
         if let Some(recorded) = self.replayed(&place)? {
             return self.began_before(&place, &id, &recorded).map(|id| (id, None));
         }
+        let identity = self.core.identity()?.clone();
         let slot = if how == How::Beside { self.core.workers.try_slot() } else { None };
         let owner = Owner { workflow: id.clone(), token: OwnerToken::generate() };
         let child = NewWorkflow {
@@ -163,9 +208,12 @@ impl Context {
             name: workflow.shared_name(),
             input: input.clone(),
             parent: Some(self.workflow_id().clone()),
-            identity: self.core.identity()?.clone(),
+            app: identity.app.clone(),
+            version: Some(identity.version.clone()),
             token: owner.token.clone(),
-            claimed: how == How::Inline || slot.is_some(),
+            claimed_by: (how == How::Inline || slot.is_some()).then(|| identity.executor.clone()),
+            queue: None,
+            priority: 0,
             at: self.now(),
         };
         let assignment = Assignment::fresh(Run::new(owner), workflow.shared_name(), input);

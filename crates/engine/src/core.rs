@@ -12,7 +12,7 @@ use crate::options::EngineOptions;
 use crate::outage::Outage;
 use crate::registry::Registry;
 use crate::sync::{Inflight, Signal, lock};
-use crate::sysdb::{Identity, Liveness, Owner, Reader, SystemDatabase, Verdict, Write};
+use crate::sysdb::{Identity, Liveness, Owner, Reader, Served, SystemDatabase, Verdict, Write};
 use crate::waiter::Hub;
 use crate::worker::Workers;
 
@@ -39,7 +39,7 @@ pub(crate) struct Core {
     backlog: AtomicBool,
     /// The engine has shut down over a running body.
     leaving: AtomicBool,
-    identity: OnceLock<Arc<Identity>>,
+    served: OnceLock<Arc<Served>>,
 }
 
 impl Core {
@@ -72,19 +72,24 @@ impl Core {
             starts: Inflight::default(),
             backlog: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
-            identity: OnceLock::new(),
+            served: OnceLock::new(),
             options,
         }
     }
 
     /// Who this process is; known from the launch on.
     pub(crate) fn identity(&self) -> Result<&Arc<Identity>> {
-        self.identity.get().ok_or(Error::NotLaunched)
+        self.served().map(|served| &served.identity)
     }
 
-    /// False when it was set before.
-    pub(crate) fn set_identity(&self, identity: Arc<Identity>) -> bool {
-        self.identity.set(identity).is_ok()
+    /// What it takes up; known from the launch on.
+    pub(crate) fn served(&self) -> Result<&Arc<Served>> {
+        self.served.get().ok_or(Error::NotLaunched)
+    }
+
+    /// Once, by the launch.
+    pub(crate) fn set_served(&self, served: Served) {
+        let _ = self.served.set(Arc::new(served));
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -105,9 +110,9 @@ impl Core {
     }
 
     /// Calls the fleet when a good part of the slots is free: a claim is a commit, so it should take many. Fewer
-    /// are noticed by the fleet's next look.
-    pub(crate) fn slot_was_freed(&self) {
-        if self.has_backlog() && self.workers.many_slots_are_free() {
+    /// are noticed by the fleet's next look. A queue may have a limit that has room again.
+    pub(crate) fn slot_was_freed(&self, run: &Run) {
+        if run.queue.is_some() || (self.has_backlog() && self.workers.many_slots_are_free()) {
             self.fleet.raise();
         }
     }
@@ -151,6 +156,8 @@ pub(crate) struct Runs(Mutex<HashMap<OwnerToken, Vec<Arc<Run>>>>);
 /// One execution, as others see it: they can tell it to stop.
 pub(crate) struct Run {
     pub(crate) owner: Owner,
+    /// The queue it came from, if that is not the engine's own.
+    pub(crate) queue: Option<Arc<str>>,
     stop: Mutex<Option<Stop>>,
     /// Raised when it should look up from whatever it waits for.
     pub(crate) signal: Arc<Signal>,
@@ -158,7 +165,11 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn new(owner: Owner) -> Arc<Self> {
-        Arc::new(Self { owner, stop: Mutex::default(), signal: Arc::default() })
+        Self::from_queue(owner, None)
+    }
+
+    pub(crate) fn from_queue(owner: Owner, queue: Option<Arc<str>>) -> Arc<Self> {
+        Arc::new(Self { owner, queue, stop: Mutex::default(), signal: Arc::default() })
     }
 
     pub(crate) fn workflow(&self) -> &WorkflowId {
@@ -219,6 +230,12 @@ impl Runs {
     pub(crate) fn tell_to_stop(&self, owner: &Owner, reason: &Stop) {
         let told: Vec<_> = lock(&self.0).get(&owner.token).into_iter().flatten().cloned().collect();
         told.iter().filter(|run| run.owner == *owner).for_each(|run| run.tell_to_stop(reason.clone()));
+    }
+
+    /// How many that came from this queue run here.
+    pub(crate) fn count_of(&self, queue: &str) -> usize {
+        let runs = lock(&self.0);
+        runs.values().flatten().filter(|run| run.queue.as_deref() == Some(queue)).count()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

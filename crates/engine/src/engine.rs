@@ -18,9 +18,11 @@ use crate::fleet;
 use crate::id::WorkflowId;
 use crate::limits::{DROP_DEADLINE, SERVICE_GRACE};
 use crate::options::{EngineOptions, WorkflowOptions};
+use crate::queue::{Queue, QueueOptions};
 use crate::registry::Workflow;
 use crate::sync::{Signal, lock, say};
-use crate::sysdb::{Identity, Membership, SystemDatabase, Write};
+use crate::sysdb::write::Refusal;
+use crate::sysdb::{INTERNAL_QUEUE, Identity, Membership, Served, SystemDatabase, Verdict, Write};
 use crate::worker::is_worker;
 
 /// An open engine. Clones are the same engine; when the last one is dropped it shuts down.
@@ -99,12 +101,42 @@ impl Engine {
         self.core().registry.register(name, options, function)
     }
 
+    /// Makes this program serve a queue, with these limits. Names are unique in a database.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyRegistered`], [`Error::AlreadyLaunched`], [`Error::InvalidName`], [`Error::InvalidOption`] for
+    /// limits without meaning. That the name belongs to another application is found by [`Engine::launch`].
+    ///
+    /// # Example
+    /// ```
+    /// # use engine::{Context, Engine, EnqueueOptions, Error, QueueOptions, Result};
+    /// # fn main() -> Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = Engine::options().open_file(dir.path().join("x.db"))?;
+    /// let mail = engine.register("mail", |ctx: &mut Context, to: String| ctx.step("send", |_| Ok::<_, Error>(to.len())))?;
+    /// let queue = engine.register_queue("mails", QueueOptions::new().concurrency(10))?;
+    /// engine.launch()?;
+    /// let urgent = EnqueueOptions::new().id("mail-1");
+    /// let handles = [
+    ///     mail.enqueue(&engine, &queue, "a@example.org".to_owned())?,
+    ///     mail.enqueue_with(&engine, &queue, &urgent, "b@example.org".to_owned())?,
+    /// ];
+    /// for handle in handles {
+    ///     assert_eq!(handle.result()?, 13);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn register_queue(&self, name: &str, options: QueueOptions) -> Result<Queue> {
+        self.core().registry.register_queue(name, options)
+    }
+
     /// Starts to run workflows: those to come, and those that an executor left behind when it died. After an error
     /// it can be called again.
     ///
     /// # Errors
-    /// [`Error::AlreadyLaunched`], [`Error::ShuttingDown`], [`Error::Open`] when this process cannot show the
-    /// others that it lives, [`Error::Database`].
+    /// [`Error::AlreadyLaunched`], [`Error::ShuttingDown`], [`Error::QueueInUse`], [`Error::Open`] when this process
+    /// cannot show the others that it lives, [`Error::Unanswered`], [`Error::Database`].
     pub fn launch(&self) -> Result<()> {
         let core = self.core();
         if core.is_stopping() {
@@ -135,21 +167,17 @@ impl Guard {
             app: core.options.app.clone(),
             version: core.options.version.clone(),
             workflows: core.registry.freeze().to_vec(),
+            queues: std::iter::once(INTERNAL_QUEUE.to_owned())
+                .chain(core.registry.queues().into_keys())
+                .collect(),
         };
         let executor = core.liveness.join(core.options.label.as_deref(), &about)?;
-        let identity = Arc::new(Identity { executor, app: about.app, version: about.version });
-        let take_up = || {
-            let at = core.options.clock.now();
-            core.commit_from_outside(Write::RegisterVersion { identity: identity.clone(), at })?;
-            core.commit_from_outside(Write::Revive {
-                identity: identity.clone(),
-                known: about.workflows,
-                at,
-            })?;
-            Ok(())
-        };
-        take_up().inspect_err(|_: &Error| core.liveness.leave(&identity.executor, true))?;
-        core.set_identity(identity.clone());
+        let (app, version) = (about.app.as_str().into(), about.version.as_str().into());
+        let identity = Arc::new(Identity { executor, app, version });
+        let served = Served { identity: identity.clone(), names: about.workflows, queues: about.queues };
+        let served = self.make_known(served);
+        let served = served.inspect_err(|_| core.liveness.leave(&identity.executor, true))?;
+        core.set_served(served);
         if core.is_stopping() {
             // A shutdown came in between and saw nobody to take leave for.
             core.liveness.leave(&identity.executor, true);
@@ -157,6 +185,26 @@ impl Guard {
         }
         core.fleet.raise();
         Ok(())
+    }
+}
+
+impl Guard {
+    /// Makes known what this executor serves, and takes up what waited for somebody who does.
+    fn make_known(&self, served: Served) -> Result<Served> {
+        let core = &self.core;
+        let (identity, at) = (&served.identity, core.options.clock.now());
+        core.commit_from_outside(Write::RegisterVersion { identity: identity.clone(), at })?;
+        for (name, options) in core.registry.queues() {
+            let (identity, queue) = (identity.clone(), name.as_str().into());
+            let registered =
+                core.commit_from_outside(Write::RegisterQueue { identity, queue, options, at })?;
+            if let Verdict::Refused(Refusal::OtherApplication { name: application }) = registered {
+                return Err(Error::QueueInUse { name, application });
+            }
+        }
+        let known = served.names.clone();
+        core.commit_from_outside(Write::Revive { identity: identity.clone(), known, at })?;
+        Ok(served)
     }
 }
 

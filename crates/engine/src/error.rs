@@ -139,11 +139,21 @@ pub enum Error {
         /// The names there are.
         registered: String,
     },
-    /// Two functions want the same workflow name.
-    #[error("a workflow named `{name}` is registered already")]
+    /// Two functions want the same workflow name, or two queues are to have one name.
+    #[error("a {what} named `{name}` is registered already")]
     AlreadyRegistered {
+        /// A workflow or a queue.
+        what: &'static str,
         /// The name.
         name: String,
+    },
+    /// The name of a queue belongs to another application in the same database.
+    #[error("queue `{name}` belongs to application `{application}` in this database; choose another name")]
+    QueueInUse {
+        /// The name.
+        name: String,
+        /// Whose it is.
+        application: String,
     },
     /// The id belongs to another workflow.
     #[error("workflow id {workflow} belongs to a run of `{recorded}`, so it cannot name one of `{asked}`")]
@@ -164,8 +174,8 @@ pub enum Error {
     /// The engine does not run yet; [`crate::Engine::launch`] starts it.
     #[error("the engine is not launched; call launch() first")]
     NotLaunched,
-    /// Workflows are registered before the launch, so that recovery finds them.
-    #[error("the engine is launched already; register workflows before launch()")]
+    /// Workflows and queues are registered before the launch, so that recovery finds them.
+    #[error("the engine is launched already; register workflows and queues before launch()")]
     AlreadyLaunched,
     /// The engine takes no more work.
     #[error("the engine is shutting down")]

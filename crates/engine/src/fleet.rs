@@ -17,7 +17,7 @@ use crate::recovery;
 use crate::status::WorkflowStatus;
 use crate::sync::say;
 use crate::sysdb::write::{Attempt, Claim, ClaimedRow};
-use crate::sysdb::{DbResult, Owner, Verdict, Write};
+use crate::sysdb::{DbResult, INTERNAL_QUEUE, OpenQueue, Owner, Served, Verdict, Write};
 use crate::workflow::{self, Assignment};
 
 /// The body of the fleet's thread, until the engine stops.
@@ -32,6 +32,7 @@ pub(crate) fn serve(core: &Arc<Core>) {
         traceless: None,
         unknown_since: None,
         served: None,
+        turn: 0,
     };
     while !core.is_stopping() {
         let call = core.fleet.now();
@@ -53,6 +54,8 @@ struct Fleet<'c> {
     unknown_since: Option<Stopwatch>,
     /// Since the last question for waits that have ended unnoticed, and how long until the next.
     served: Option<(Stopwatch, Duration)>,
+    /// How often work was looked for.
+    turn: usize,
 }
 
 impl Fleet<'_> {
@@ -76,7 +79,7 @@ impl Fleet<'_> {
         }
         let due = self.next_due.is_some_and(|due| self.core.options.clock.now() >= due);
         if due {
-            self.commit(Write::WakeDue { now: self.core.options.clock.now() });
+            self.wake_due();
         }
         if called || changed || due || sweep || self.core.has_backlog() {
             note(self.take_up_work());
@@ -120,7 +123,8 @@ impl Fleet<'_> {
             return Ok(());
         }
         let watch = Stopwatch::start();
-        let waiting = self.core.reader.served_waits()?;
+        let Ok(identity) = self.core.identity() else { return Ok(()) };
+        let waiting = self.core.reader.served_waits(&identity.app)?;
         self.served = Some((Stopwatch::start(), SERVED_EVERY_MIN.max(watch.elapsed() * SHARE)));
         if !waiting.is_empty() {
             self.commit(Write::WakeServed { waiting, now: self.core.options.clock.now() });
@@ -128,32 +132,49 @@ impl Fleet<'_> {
         Ok(())
     }
 
+    fn wake_due(&self) {
+        let Ok(identity) = self.core.identity() else { return };
+        self.commit(Write::WakeDue { identity: identity.clone(), now: self.core.options.clock.now() });
+    }
+
     fn take_up_work(&mut self) -> DbResult<()> {
-        let Ok(identity) = self.core.identity() else { return Ok(()) };
-        let outlook = self.core.reader.outlook(identity, self.core.registry.freeze())?;
+        let Ok(served) = self.core.served() else { return Ok(()) };
+        let mut outlook = self.core.reader.outlook(served)?;
         self.next_due = outlook.next_due;
-        if outlook.claimable {
-            self.claim();
-        } else {
-            self.core.note_backlog(false);
+        // Before the slots are counted: one that is freed from here on calls again.
+        self.core.note_backlog(true);
+        // Each queue is the first in its turn, so that none takes all the slots every time.
+        self.turn = self.turn.wrapping_add(1);
+        if !outlook.open.is_empty() {
+            let first = self.turn % outlook.open.len();
+            outlook.open.rotate_left(first);
         }
+        let mut backlog = false;
+        for queue in &outlook.open {
+            backlog |= self.claim(served, queue);
+        }
+        self.core.note_backlog(backlog);
         Ok(())
     }
 
-    /// Takes as many waiting workflows as there are free slots.
-    fn claim(&self) {
-        let Ok(identity) = self.core.identity() else { return };
-        // Before the slots are counted: one that is freed from here on calls again.
-        self.core.note_backlog(true);
-        let mut slots = self.core.workers.slots(CLAIM_MAX);
+    /// Takes as many workflows that wait in a queue as there are free slots, and as its limits let it. Says whether more
+    /// may wait for a slot; one that waits for a limit is called for when a workflow of its queue ends.
+    fn claim(&self, served: &Arc<Served>, queue: &OpenQueue) -> bool {
+        let left_of = |max: u32| (max as usize).saturating_sub(self.core.runs.count_of(&queue.name));
+        let room = queue.worker_concurrency.map(left_of);
+        if room == Some(0) {
+            return false;
+        }
+        let mut slots = self.core.workers.slots(room.unwrap_or(CLAIM_MAX).min(CLAIM_MAX));
         if slots.is_empty() {
-            return;
+            return true;
         }
         let token = OwnerToken::generate();
         self.core.runs.reserve(&token);
         let claimed = self.commit(Write::Claim(Claim {
-            identity: identity.clone(),
-            names: self.core.registry.freeze().to_vec(),
+            served: served.clone(),
+            queue: queue.name.clone(),
+            concurrency: queue.concurrency,
             token: token.clone(),
             limit: slots.len(),
             at: self.core.options.clock.now(),
@@ -162,10 +183,9 @@ impl Fleet<'_> {
             Some(Verdict::Claimed(rows)) => rows,
             _ => Vec::new(),
         };
-        if rows.len() < slots.len() {
-            self.core.note_backlog(false);
-        }
-        let runs: Vec<_> = rows.iter().map(|row| self.enter(&token, row)).collect();
+        let more = rows.len() == slots.len() && room != Some(slots.len());
+        let from: Option<Arc<str>> = (queue.name != INTERNAL_QUEUE).then(|| queue.name.as_str().into());
+        let runs: Vec<_> = rows.iter().map(|row| self.enter(&token, row, from.clone())).collect();
         self.core.runs.unreserve(&token);
         let assignments = self.with_their_pasts(runs, &rows);
         for assignment in assignments {
@@ -177,10 +197,12 @@ impl Fleet<'_> {
                 self.core.runs.leave(&assignment.run);
             }
         }
+        more
     }
 
-    fn enter(&self, token: &OwnerToken, row: &ClaimedRow) -> Arc<Run> {
-        let run = Run::new(Owner { workflow: row.workflow.clone(), token: token.clone() });
+    fn enter(&self, token: &OwnerToken, row: &ClaimedRow, from: Option<Arc<str>>) -> Arc<Run> {
+        let owner = Owner { workflow: row.workflow.clone(), token: token.clone() };
+        let run = Run::from_queue(owner, from);
         self.core.runs.enter(&run);
         run
     }

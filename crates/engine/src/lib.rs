@@ -92,6 +92,7 @@ mod message;
 mod observer;
 mod options;
 mod outage;
+mod queue;
 mod recovery;
 mod registry;
 mod retry;
@@ -121,6 +122,7 @@ pub use limits::{NAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
 pub use listing::{Progress, StepRecord, WorkflowFilter, WorkflowInfo};
 pub use observer::{Event, Observer};
 pub use options::{EngineOptions, ShouldRetry, StepOptions, WorkflowOptions};
+pub use queue::{EnqueueOptions, Queue, QueueOptions};
 pub use registry::Workflow;
 pub use status::WorkflowStatus;
 

@@ -1,7 +1,5 @@
 //! What became of workflows whose executor is gone: a loop in every live executor, not only at its launch.
 
-use std::sync::Arc;
-
 use crate::clock::Stopwatch;
 use crate::committer::Caller;
 use crate::core::Core;
@@ -12,13 +10,14 @@ use crate::observer::Event;
 use crate::registry::listed;
 use crate::sync::say;
 use crate::sysdb::write::{Attempt, Unknown};
-use crate::sysdb::{DbResult, Identity, Verdict, Write};
+use crate::sysdb::{DbResult, Identity, Served, Verdict, Write};
 use crate::{codec, workflow};
 
 /// Every now and then. `unknown_since` is for the next sweep: since when workflows wait whose names nobody knows.
 pub(crate) fn sweep(core: &Core, unknown_since: &mut Option<Stopwatch>) -> DbResult<()> {
     // One that is not launched runs nothing, and takes nothing over.
-    let Ok(identity) = core.identity() else { return Ok(()) };
+    let Ok(served) = core.served() else { return Ok(()) };
+    let identity = &served.identity;
     if let Err(error) = core.liveness.uphold(&identity.executor) {
         say!(warn, "this executor cannot show the others that it lives: {error}");
     }
@@ -26,7 +25,7 @@ pub(crate) fn sweep(core: &Core, unknown_since: &mut Option<Stopwatch>) -> DbRes
         take_over(core, &executor);
     }
     release_the_lost(core, identity)?;
-    refuse_the_unknown(core, identity, unknown_since)
+    refuse_the_unknown(core, served, unknown_since)
 }
 
 /// One conditional statement: a second one, here or in another process, finds nothing. Failures are logged by the
@@ -63,21 +62,18 @@ fn release_the_lost(core: &Core, identity: &Identity) -> DbResult<()> {
 }
 
 /// Workflows that wait for a name which no living executor of this application knows.
-fn refuse_the_unknown(
-    core: &Core,
-    identity: &Arc<Identity>,
-    unknown_since: &mut Option<Stopwatch>,
-) -> DbResult<()> {
-    let registered = core.registry.freeze();
+fn refuse_the_unknown(core: &Core, served: &Served, unknown_since: &mut Option<Stopwatch>) -> DbResult<()> {
+    let identity = &served.identity;
     let at = core.options.clock.now();
     let waiting_since = at.saturating_sub(UNKNOWN_AFTER);
-    if !core.reader.unknown_wait(identity, registered, waiting_since)? {
+    if !core.reader.unknown_wait(served, waiting_since)? {
         *unknown_since = None;
         return Ok(());
     }
     // While it is not known who knows what, nothing is refused.
     let Some(known) = known_names(core, identity) else { return Ok(()) };
-    if !core.reader.unknown_wait(identity, &known, waiting_since)? {
+    let all = Served { names: known.clone(), ..served.clone() };
+    if !core.reader.unknown_wait(&all, waiting_since)? {
         *unknown_since = None;
         return Ok(());
     }
@@ -95,13 +91,7 @@ fn refuse_the_unknown(
         ),
     );
     let error = codec::encode_failure(&failure);
-    let refuse = Write::RefuseUnknown(Unknown {
-        identity: identity.clone(),
-        known: known.clone(),
-        error,
-        waiting_since,
-        at,
-    });
+    let refuse = Write::RefuseUnknown(Unknown { served: all, error, waiting_since, at });
     let refused = match core.committer.commit(refuse, Caller::Engine) {
         Ok(Verdict::Changed(refused)) if !refused.is_empty() => refused,
         _ => return Ok(()),
@@ -130,7 +120,7 @@ fn known_names(core: &Core, identity: &Identity) -> Option<Vec<String>> {
             return None;
         }
     };
-    let peers = peers.filter(|peer| peer.app == identity.app && peer.version == identity.version);
+    let peers = peers.filter(|peer| *peer.app == *identity.app && *peer.version == *identity.version);
     let mut known: Vec<String> =
         peers.flat_map(|peer| peer.workflows).chain(core.registry.freeze().iter().cloned()).collect();
     known.sort();

@@ -13,6 +13,7 @@ use crate::context::Context;
 use crate::error::{BoxError, Error, Failure, Result, UNENCODABLE};
 use crate::id::check_name;
 use crate::options::WorkflowOptions;
+use crate::queue::{Queue, QueueOptions};
 use crate::sysdb::StoredInput;
 
 /// A registered workflow that takes an `I` and returns an `O`: what starts runs of it.
@@ -52,6 +53,9 @@ impl<I, O> fmt::Debug for Workflow<I, O> {
     }
 }
 
+/// How the names of the engine's own queues begin.
+const RESERVED: &str = "_dbos_";
+
 /// Decodes the input, runs the function, encodes the output.
 type Body = dyn Fn(&mut Context, &StoredInput) -> Result<String, Failure> + Send + Sync;
 
@@ -60,10 +64,11 @@ pub(crate) struct Registered {
     pub(crate) body: Box<Body>,
 }
 
-/// The workflows of this program. Fixed at the launch, so that recovery knows what it can run.
+/// The workflows and queues of this program. Fixed at the launch, so that recovery knows what it can run.
 #[derive(Default)]
 pub(crate) struct Registry {
     workflows: RwLock<BTreeMap<String, Arc<Registered>>>,
+    queues: RwLock<BTreeMap<String, QueueOptions>>,
     names: OnceLock<Vec<String>>,
 }
 
@@ -95,10 +100,35 @@ impl Registry {
         };
         let mut workflows = self.workflows.write().unwrap_or_else(PoisonError::into_inner);
         if workflows.contains_key(name) {
-            return Err(Error::AlreadyRegistered { name: name.to_owned() });
+            return Err(Error::AlreadyRegistered { what: "workflow", name: name.to_owned() });
         }
         workflows.insert(name.to_owned(), Arc::new(Registered { options, body: Box::new(body) }));
         Ok(Workflow::named(name))
+    }
+
+    pub(crate) fn register_queue(&self, name: &str, options: QueueOptions) -> Result<Queue> {
+        check_name("queue name", name)?;
+        if name.starts_with(RESERVED) {
+            let (what, reason) = ("queue name", format!("starts with {RESERVED}, as the engine's own do"));
+            return Err(Error::InvalidName { what, name: name.to_owned(), reason });
+        }
+        options.check().map_err(|reason| Error::InvalidOption {
+            what: format!("queue {name}"),
+            reason: reason.to_owned(),
+        })?;
+        if self.names.get().is_some() {
+            return Err(Error::AlreadyLaunched);
+        }
+        let mut queues = self.queues.write().unwrap_or_else(PoisonError::into_inner);
+        if queues.contains_key(name) {
+            return Err(Error::AlreadyRegistered { what: "queue", name: name.to_owned() });
+        }
+        queues.insert(name.to_owned(), options);
+        Ok(Queue::named(name))
+    }
+
+    pub(crate) fn queues(&self) -> BTreeMap<String, QueueOptions> {
+        self.queues.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn get(&self, name: &str) -> Result<Arc<Registered>> {

@@ -64,12 +64,12 @@ pub(crate) enum Ending {
 pub(crate) fn dispatch(core: &Arc<Core>, assignment: Assignment, slot: Slot, caller: Caller) {
     let run = assignment.run.clone();
     let job = {
-        let core = core.clone();
+        let (core, run) = (core.clone(), run.clone());
         Box::new(move || {
             let slot = Arc::new(slot);
             slot.holding(|| execute(&core, assignment, slot.clone(), None));
             drop(slot);
-            core.slot_was_freed();
+            core.slot_was_freed(&run);
             core.leave_if_last();
         })
     };

@@ -5,6 +5,7 @@
 //!
 //! Does not know: SQL, workflows.
 
+mod arguments;
 mod bincode;
 mod portable_json;
 mod shape;
@@ -17,7 +18,8 @@ use serde::de::DeserializeOwned;
 use crate::error::{Error, Failure, Result};
 use crate::limits::PAYLOAD_BYTES_MAX;
 
-pub(crate) use portable_json::{decode_failure, decode_input, encode_failure, encode_input};
+pub(crate) use arguments::{decode_input, encode_input};
+pub(crate) use portable_json::{decode_failure, encode_failure};
 
 /// How the output of a step is written down. Inputs, outputs of workflows and errors are always JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -1,12 +1,10 @@
 //! `portable_json`: what every DBOS SDK reads and writes.
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::{caught, check_size, codec_of};
-use crate::codec::Codec;
-use crate::error::{Error, Failure, Result};
+use super::{check_size, codec_of};
+use crate::error::Failure;
 
 pub(super) fn encode<T: Serialize>(value: &T) -> Result<String, String> {
     serde_json::to_string(value).map_err(|e| e.to_string())
@@ -14,59 +12,6 @@ pub(super) fn encode<T: Serialize>(value: &T) -> Result<String, String> {
 
 pub(super) fn decode<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_str(text).map_err(|e| e.to_string())
-}
-
-/// The arguments of a workflow. Ours have one; other SDKs may write several, or named ones.
-#[derive(Default, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Arguments {
-    positional_args: Option<Vec<Value>>,
-    named_args: Option<serde_json::Map<String, Value>>,
-}
-
-/// `()` is no argument; everything else is one.
-pub(crate) fn encode_input<T: Serialize + DeserializeOwned>(workflow: &str, input: T) -> Result<String> {
-    let write = || {
-        let value = serde_json::to_value(&input).map_err(|e| e.to_string())?;
-        // Dropped here, where a panic of its `Drop` is caught.
-        drop(input);
-        let args = if value.is_null() { vec![] } else { vec![value] };
-        let arguments = Arguments { positional_args: Some(args), named_args: Some(serde_json::Map::new()) };
-        let text = encode(&arguments)?;
-        check_size(&text)?;
-        read::<T>(&text)?;
-        Ok(text)
-    };
-    let what = || format!("input of workflow {workflow}");
-    caught(write).map_err(|reason| Error::Unencodable { what: what(), reason })
-}
-
-pub(crate) fn decode_input<T: DeserializeOwned>(
-    workflow: &str,
-    serialization: Option<&str>,
-    text: Option<&str>,
-) -> Result<T> {
-    let read = || match (codec_of(serialization)?, text) {
-        (Codec::PortableJson, Some(text)) => read(text),
-        (Codec::Bincode, Some(_)) => Err("inputs are never written as rs_bincode".to_owned()),
-        (_, None) => Err("nothing is recorded".to_owned()),
-    };
-    let what = || format!("input of workflow {workflow}");
-    caught(read).map_err(|reason| Error::Undecodable { what: what(), reason })
-}
-
-/// One argument is the input itself; several are a tuple; named ones are a struct.
-fn read<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    let arguments: Arguments = decode(text)?;
-    let mut positional = arguments.positional_args.unwrap_or_default();
-    let named = arguments.named_args.unwrap_or_default();
-    let input = match positional.len() {
-        0 if named.is_empty() => Value::Null,
-        0 => Value::Object(named),
-        1 => positional.remove(0),
-        _ => Value::Array(positional),
-    };
-    T::deserialize(input).map_err(|e| e.to_string())
 }
 
 /// A failure always fits: its parts are texts and JSON. One over the cap is cut to its message.
@@ -93,46 +38,6 @@ pub(crate) fn decode_failure(serialization: Option<&str>, text: &str) -> Failure
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn input<T: DeserializeOwned>(text: &str) -> Result<T> {
-        decode_input("w", Some("portable_json"), Some(text))
-    }
-
-    #[test]
-    fn an_input_is_one_positional_argument_and_unit_is_none() {
-        let text = encode_input("w", "x".to_owned()).unwrap();
-        assert_eq!(text, r#"{"positionalArgs":["x"],"namedArgs":{}}"#);
-        let text = encode_input("w", ()).unwrap();
-        assert_eq!(text, r#"{"positionalArgs":[],"namedArgs":{}}"#);
-        input::<()>(&text).unwrap();
-    }
-
-    #[test]
-    fn arguments_of_other_sdks_are_read_in_every_form() {
-        #[derive(Deserialize)]
-        struct Order {
-            c: i32,
-        }
-        assert_eq!(input::<(i32, i32)>(r#"{"namedArgs":{},"positionalArgs":[1,2]}"#).unwrap(), (1, 2));
-        assert_eq!(input::<(i32, i32)>(r#"{"positionalArgs":[[1,2]]}"#).unwrap(), (1, 2));
-        assert_eq!(input::<Order>(r#"{"namedArgs":{"c":9},"positionalArgs":null}"#).unwrap().c, 9);
-        assert_eq!(input::<Order>(r#"{"positionalArgs":[{"c":9}]}"#).unwrap().c, 9);
-        assert_eq!(input::<Option<u8>>(r#"{"positionalArgs":[null]}"#).unwrap(), None);
-    }
-
-    #[test]
-    fn an_undecodable_input_names_the_workflow_and_the_reason() {
-        let error = input::<u8>(r#"{"positionalArgs":["x"]}"#).unwrap_err().to_string();
-        assert!(error.starts_with("input of workflow w cannot be decoded: invalid type: string"), "{error}");
-        assert!(input::<u8>("garbage").is_err());
-        assert!(decode_input::<u8>("w", None, None).unwrap_err().to_string().contains("nothing is recorded"));
-    }
-
-    #[test]
-    fn an_input_that_cannot_be_read_back_is_refused_when_it_is_given() {
-        assert!(encode_input("w", vec![f64::NAN]).is_err());
-        assert!(encode_input("w", std::collections::HashMap::from([((1, 2), 3)])).is_err(), "keys are texts");
-    }
 
     #[test]
     fn floats_come_back_to_the_last_bit() {

@@ -17,6 +17,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock::Timestamp;
 use crate::codec;
 use crate::error::{Error, Failure};
@@ -26,6 +28,7 @@ use crate::outage::Outage;
 use crate::status::WorkflowStatus;
 use crate::sync::Signal;
 
+pub(crate) use names::INTERNAL_QUEUE;
 pub(crate) use url::Url;
 #[cfg(feature = "postgres")]
 pub(crate) use url::{Host, PostgresUrl, Tls};
@@ -35,8 +38,17 @@ pub(crate) use write::{Verdict, Write};
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
     pub(crate) executor: ExecutorId,
-    pub(crate) app: String,
-    pub(crate) version: String,
+    pub(crate) app: Arc<str>,
+    pub(crate) version: Arc<str>,
+}
+
+/// What an executor can take up: workflows of these names that wait in these queues.
+#[derive(Debug, Clone)]
+pub(crate) struct Served {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) names: Vec<String>,
+    /// With the engine's own queue.
+    pub(crate) queues: Vec<String>,
 }
 
 /// The right to write for one execution of a workflow.
@@ -114,21 +126,30 @@ pub(crate) struct Past {
     pub(crate) steps: Vec<StepRow>,
 }
 
+/// A queue in which a workflow waits that may be taken up, as far as the limit of all executors together goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OpenQueue {
+    pub(crate) name: String,
+    /// How many of its workflows may run at once, everywhere and in one executor.
+    pub(crate) concurrency: Option<u32>,
+    pub(crate) worker_concurrency: Option<u32>,
+}
+
 /// What there is to do for an executor that is idle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Outlook {
-    /// Some workflow can be claimed.
-    pub(crate) claimable: bool,
+    pub(crate) open: Vec<OpenQueue>,
     /// When the next `DELAYED` workflow wakes up.
     pub(crate) next_due: Option<Timestamp>,
 }
 
 /// What an executor tells the others.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Membership {
     pub(crate) app: String,
     pub(crate) version: String,
     pub(crate) workflows: Vec<String>,
+    pub(crate) queues: Vec<String>,
 }
 
 /// Why the database did not do as it was told.
@@ -200,13 +221,13 @@ pub(crate) trait Reader: FleetReader {
 pub(crate) trait FleetReader: Send + Sync {
     /// Those whose token no longer stands in their row, and what does.
     fn lost_among(&self, owners: &[Owner]) -> DbResult<Vec<(Owner, Option<WorkflowStatus>)>>;
-    fn outlook(&self, identity: &Identity, names: &[String]) -> DbResult<Outlook>;
+    fn outlook(&self, served: &Served) -> DbResult<Outlook>;
     /// The pasts of many workflows with one question for all, as far as they are not large.
     fn pasts(&self, workflows: &[WorkflowId]) -> DbResult<HashMap<WorkflowId, Past>>;
-    /// Whether a workflow waits, since then or longer, that has none of these names.
-    fn unknown_wait(&self, identity: &Identity, names: &[String], since: Timestamp) -> DbResult<bool>;
-    /// Those that wait without a thread for something that is there.
-    fn served_waits(&self) -> DbResult<Vec<WorkflowId>>;
+    /// Whether a workflow of this application waits, since then or longer, that has none of these names.
+    fn unknown_wait(&self, served: &Served, since: Timestamp) -> DbResult<bool>;
+    /// Those of an application that wait without a thread for something that is there.
+    fn served_waits(&self, app: &str) -> DbResult<Vec<WorkflowId>>;
     /// The executors of this engine that have a workflow in `PENDING`.
     fn busy_executors(&self) -> DbResult<Vec<ExecutorId>>;
     /// What is `PENDING` under this executor.

@@ -1,7 +1,7 @@
 //! Names that the engine writes into rows, the same on every backend.
 
 /// The queue of everything that waits for an executor without a queue of its own.
-pub(super) const INTERNAL_QUEUE: &str = "_dbos_internal_queue";
+pub(crate) const INTERNAL_QUEUE: &str = "_dbos_internal_queue";
 
 /// The attribute in which a resume leaves its token, to know itself again.
 #[cfg(feature = "postgres")]

@@ -6,9 +6,10 @@
 
 use std::sync::Arc;
 
-use super::{Identity, Outcome, Owner, StepRow};
+use super::{Identity, Outcome, Owner, Served, StepRow};
 use crate::clock::Timestamp;
 use crate::id::{ExecutorId, OwnerToken, StepId, WorkflowId};
+use crate::queue::QueueOptions;
 use crate::status::WorkflowStatus;
 
 /// Everything that the engine makes durable.
@@ -28,8 +29,8 @@ pub(crate) enum Write {
     Release { owner: Owner, attempt: Attempt, again_at: Option<Timestamp>, at: Timestamp },
     /// Takes waiting workflows: the one door to execution.
     Claim(Claim),
-    /// `DELAYED` workflows whose time has come become claimable.
-    WakeDue { now: Timestamp },
+    /// `DELAYED` workflows of the application whose time has come become claimable.
+    WakeDue { identity: Arc<Identity>, now: Timestamp },
     /// The same for these, if what they wait for is there.
     WakeServed { waiting: Vec<WorkflowId>, now: Timestamp },
     /// The workflows of a dead executor become claimable.
@@ -40,6 +41,8 @@ pub(crate) enum Write {
     Revive { identity: Arc<Identity>, known: Vec<String>, at: Timestamp },
     /// This program's version becomes known to clients.
     RegisterVersion { identity: Arc<Identity>, at: Timestamp },
+    /// So does a queue that it serves, with its limits.
+    RegisterQueue { identity: Arc<Identity>, queue: Arc<str>, options: QueueOptions, at: Timestamp },
     /// Stops a workflow, and its descendants if asked to.
     Cancel { workflow: WorkflowId, children: bool, at: Timestamp },
     /// Makes a workflow claimable, whatever it stands at.
@@ -54,11 +57,12 @@ impl Write {
     /// Whether it may leave a workflow that can be claimed, or one that wakes up at a time.
     pub(crate) fn makes_claimable(&self) -> bool {
         match self {
-            Self::StartWorkflow(new) | Self::StartChild { child: new, .. } => !new.claimed,
+            Self::StartWorkflow(new) | Self::StartChild { child: new, .. } => new.claimed_by.is_none(),
             Self::RecordStep { .. }
             | Self::Settle { .. }
             | Self::Claim(_)
             | Self::RegisterVersion { .. }
+            | Self::RegisterQueue { .. }
             | Self::Send { .. }
             | Self::Receive { .. } => false,
             Self::Suspend { .. }
@@ -89,6 +93,7 @@ impl Write {
             Self::RefuseUnknown(_) => "refuse_unknown",
             Self::Revive { .. } => "revive",
             Self::RegisterVersion { .. } => "register_version",
+            Self::RegisterQueue { .. } => "register_queue",
             Self::Cancel { .. } => "cancel",
             Self::Resume { .. } => "resume",
             Self::Send { .. } => "send",
@@ -104,29 +109,36 @@ pub(crate) struct NewWorkflow {
     pub(crate) name: Arc<str>,
     pub(crate) input: String,
     pub(crate) parent: Option<WorkflowId>,
-    pub(crate) identity: Arc<Identity>,
+    pub(crate) app: Arc<str>,
+    /// Without one, the newest program of the application takes it.
+    pub(crate) version: Option<Arc<str>>,
     /// Marks the row as ours, so that a repeated start knows its own.
     pub(crate) token: OwnerToken,
     /// Started as claimed, to run at once; otherwise it waits for a worker.
-    pub(crate) claimed: bool,
+    pub(crate) claimed_by: Option<ExecutorId>,
+    /// Where it waits; the engine's own queue if none is named.
+    pub(crate) queue: Option<Arc<str>>,
+    pub(crate) priority: u32,
     pub(crate) at: Timestamp,
 }
 
 /// Workflows of names that nobody knows, and what to tell of them.
 #[derive(Debug, Clone)]
 pub(crate) struct Unknown {
-    pub(crate) identity: Arc<Identity>,
-    pub(crate) known: Vec<String>,
+    /// With all names that are known.
+    pub(crate) served: Served,
     pub(crate) error: String,
     pub(crate) waiting_since: Timestamp,
     pub(crate) at: Timestamp,
 }
 
-/// Who takes how many.
+/// Who takes how many, and from which queue.
 #[derive(Debug, Clone)]
 pub(crate) struct Claim {
-    pub(crate) identity: Arc<Identity>,
-    pub(crate) names: Vec<String>,
+    pub(crate) served: Arc<Served>,
+    pub(crate) queue: String,
+    /// How many of the queue's workflows may run at once, everywhere.
+    pub(crate) concurrency: Option<u32>,
     pub(crate) token: OwnerToken,
     pub(crate) limit: usize,
     pub(crate) at: Timestamp,
@@ -199,6 +211,8 @@ pub(crate) enum Refusal {
     NoMessage,
     /// Another outcome stands in the place of this step.
     OtherStep { recorded: String },
+    /// The name of the queue belongs to another application.
+    OtherApplication { name: String },
 }
 
 /// A workflow that this executor now owns.

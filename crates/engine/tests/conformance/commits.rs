@@ -108,11 +108,14 @@ fn commits_that_fail_in_every_way_lose_and_double_nothing() {
 #[test]
 fn a_call_while_the_database_does_not_answer_ends_with_the_reason() {
     let app = App::new();
-    let away = Arc::new(AtomicBool::new(false));
-    let is_away = away.clone();
+    let (away, failures) = (Arc::new(AtomicBool::new(false)), Counter::default());
+    let (is_away, counted) = (away.clone(), failures.clone());
     let hook: Arc<CommitHook> = Arc::new(move |point| {
-        let fails = point.moment == Moment::Before && is_away.load(Ordering::SeqCst);
-        if fails { Fate::FailForNow } else { Fate::Go }
+        if point.moment == Moment::After || !is_away.load(Ordering::SeqCst) {
+            return Fate::Go;
+        }
+        counted.count();
+        Fate::FailForNow
     });
     let engine = app.options().commit_hook(hook).open(&app.url()).unwrap();
     let (latch, held) = (Latch::default(), Latch::default());
@@ -129,6 +132,8 @@ fn a_call_while_the_database_does_not_answer_ends_with_the_reason() {
     held.wait_for(1);
     away.store(true, Ordering::SeqCst);
     held.open();
+    // The second try tells that the first one is known to have failed.
+    eventually("the record of the step has failed", || failures.get() > 1);
     std::thread::scope(|scope| {
         let callers = [0, 1].map(|n| {
             let (engine, workflow, latch) = (&engine, &workflow, &latch);

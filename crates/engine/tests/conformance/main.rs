@@ -14,6 +14,7 @@ mod manage;
 mod messages;
 mod opening;
 mod ownership;
+mod queues;
 mod recovery;
 mod retries;
 mod shutdown;

@@ -1,51 +1,21 @@
-//! Who takes up which workflow: claims, and what makes a workflow claimable again.
+//! What makes a workflow claimable again, and what became of those that were claimed.
 //!
 //! Some conditions on the status are said twice: the partial indexes ask for their own condition.
 
 use postgres::Row;
 
 use super::connection::{Connection, Statement, column};
+use super::served_version;
 use super::workflows::{self, status_column};
 use crate::clock::Timestamp;
 use crate::error::NOT_REGISTERED;
 use crate::id::{ExecutorId, OwnerToken, WorkflowId};
 use crate::status::WorkflowStatus;
 use crate::sysdb::names::INTERNAL_QUEUE;
-use crate::sysdb::write::{Claim, ClaimedRow, Unknown};
-use crate::sysdb::{DbResult, Identity, Outlook, Owner, Verdict};
+use crate::sysdb::write::Unknown;
+use crate::sysdb::{DbResult, Identity, Owner, Served, Verdict};
 
-/// Rows that another executor is taking right now are passed over. What an earlier try of the same claim took is found
-/// by the token.
-///
-/// $1 queue, $2 application, $3 version, $4 names, $5 limit, $6 executor, $7 token, $8 now
-const CLAIM: Statement = Statement {
-    name: "claim",
-    sql: "
-        WITH earlier AS MATERIALIZED (
-             SELECT workflow_uuid, name, recovery_attempts, created_at FROM dbos.workflow_status
-              WHERE status = 'PENDING' AND executor_id = $6 AND owner_xid = $7),
-        picked AS MATERIALIZED (
-             SELECT workflow_uuid FROM dbos.workflow_status
-              WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = $1
-                AND (application_name = $2 OR application_name IS NULL)
-                AND (application_version = $3 OR application_version IS NULL)
-                AND name = ANY ($4)
-              ORDER BY priority, created_at
-              LIMIT greatest($5::int8 - (SELECT count(*) FROM earlier), 0)
-                FOR UPDATE SKIP LOCKED),
-        taken AS (
-             UPDATE dbos.workflow_status s
-                SET status = 'PENDING', executor_id = $6, owner_xid = $7, application_name = $2,
-                    application_version = $3, started_at_epoch_ms = $8, updated_at = $8,
-                    recovery_attempts = COALESCE(s.recovery_attempts, 0) + 1
-               FROM picked p WHERE s.workflow_uuid = p.workflow_uuid
-             RETURNING s.workflow_uuid, s.name, s.recovery_attempts, s.created_at)
-        SELECT workflow_uuid, name, recovery_attempts
-          FROM (SELECT * FROM earlier UNION ALL SELECT * FROM taken) AS claimed
-         ORDER BY created_at, workflow_uuid",
-};
-
-/// $1 now
+/// $1 now, $2 application
 const WAKE_DUE: Statement = Statement {
     name: "wake_due",
     sql: "
@@ -54,19 +24,23 @@ const WAKE_DUE: Statement = Statement {
                attributes = CASE WHEN jsonb_typeof(attributes) = 'object' THEN attributes - 'piton.awaits'
                                  ELSE attributes END
          WHERE status = 'DELAYED' AND delay_until_epoch_ms <= $1
+           AND (application_name = $2 OR application_name IS NULL)
         RETURNING workflow_uuid",
 };
 
 /// What others did may have ended a wait without waking it: a workflow that is the child of somebody else, a message
 /// that another program wrote, an end or a message that was committed while the wait was. One that has lost its mark,
 /// and has no time to wake at either, looks for itself.
+///
+/// $1 application
 const SERVED_WAITS: Statement = Statement {
     name: "served_waits",
     sql: "
         WITH waiting AS MATERIALIZED (
              SELECT workflow_uuid AS id, delay_until_epoch_ms AS due,
                     CASE WHEN jsonb_typeof(attributes) = 'object' THEN attributes ->> 'piton.awaits' END AS mark
-               FROM dbos.workflow_status WHERE status = 'DELAYED')
+               FROM dbos.workflow_status
+              WHERE status = 'DELAYED' AND (application_name = $1 OR application_name IS NULL))
         SELECT id FROM waiting
          WHERE (due IS NULL AND mark IS NULL)
             OR (mark LIKE 'workflow %'
@@ -109,17 +83,20 @@ const REQUEUE: Statement = Statement {
         RETURNING s.workflow_uuid",
 };
 
-/// $1 queue, $2 application, $3 version, $4 known names, $5 now, $6 since when it waits at the latest, $7 error
+/// $1 queues, $2 application, $3 version, $4 known names, $5 now, $6 since when it waits at the latest, $7 error
 const REFUSE_UNKNOWN: Statement = Statement {
     name: "refuse_unknown",
-    sql: "
+    sql: concat!(
+        "
         WITH refused AS (
              UPDATE dbos.workflow_status
                 SET status = 'ERROR', completed_at = $5, updated_at = $5, deduplication_id = NULL,
                     serialization = COALESCE(serialization, 'portable_json')
-              WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = $1
+              WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = ANY ($1)
                 AND application_name = $2
-                AND (application_version = $3 OR application_version IS NULL)
+                AND ",
+        served_version!(),
+        "
                 AND name <> ALL ($4) AND updated_at <= $6
              RETURNING workflow_uuid, parent_workflow_id),
         output AS (
@@ -128,7 +105,8 @@ const REFUSE_UNKNOWN: Statement = Statement {
                  ON CONFLICT (workflow_uuid)
                  DO UPDATE SET output = NULL, error = excluded.error,
                                retention_timestamp = excluded.retention_timestamp)
-        SELECT workflow_uuid, parent_workflow_id FROM refused",
+        SELECT workflow_uuid, parent_workflow_id FROM refused"
+    ),
 };
 
 /// The start of an error's text is compared, because a text of somebody else need not be JSON.
@@ -162,28 +140,20 @@ const REGISTER_VERSION: Statement = Statement {
         VALUES ($1, $2, $3, $3, $4) ON CONFLICT DO NOTHING",
 };
 
-/// $1 queue, $2 application, $3 version, $4 known names
-const OUTLOOK: Statement = Statement {
-    name: "outlook",
-    sql: "
-        SELECT EXISTS (SELECT 1 FROM dbos.workflow_status
-                        WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = $1
-                          AND (application_name = $2 OR application_name IS NULL)
-                          AND (application_version = $3 OR application_version IS NULL)
-                          AND name = ANY ($4)),
-               (SELECT min(delay_until_epoch_ms) FROM dbos.workflow_status WHERE status = 'DELAYED')",
-};
-
-/// $1 queue, $2 application, $3 version, $4 known names, $5 since when it waits at the latest
+/// $1 queues, $2 application, $3 version, $4 known names, $5 since when it waits at the latest
 const UNKNOWN_WAIT: Statement = Statement {
     name: "unknown_wait",
-    sql: "
+    sql: concat!(
+        "
         SELECT 1 FROM dbos.workflow_status
-         WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = $1
+         WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = ANY ($1)
            AND application_name = $2
-           AND (application_version = $3 OR application_version IS NULL)
+           AND ",
+        served_version!(),
+        "
            AND name <> ALL ($4) AND updated_at <= $5
-         LIMIT 1",
+         LIMIT 1"
+    ),
 };
 
 /// $1 prefix of this engine's ids
@@ -214,7 +184,6 @@ const LOST_AMONG: Statement = Statement {
 
 #[cfg(test)]
 pub(super) const ALL: &[Statement] = &[
-    CLAIM,
     WAKE_DUE,
     SERVED_WAITS,
     WAKE_SERVED,
@@ -222,46 +191,19 @@ pub(super) const ALL: &[Statement] = &[
     REFUSE_UNKNOWN,
     REVIVE,
     REGISTER_VERSION,
-    OUTLOOK,
     UNKNOWN_WAIT,
     BUSY_EXECUTORS,
     OWNED_BY,
     LOST_AMONG,
 ];
 
-/// Takes the oldest waiting workflows that this executor can run. The attempt is counted here, before anything
-/// of them is looked at.
-pub(super) fn claim(connection: &mut Connection, claim: &Claim) -> DbResult<Verdict> {
-    let Identity { executor, app, version } = claim.identity.as_ref();
-    let limit = i64::try_from(claim.limit).unwrap_or(i64::MAX);
-    let rows = connection.query(
-        &CLAIM,
-        &[
-            &INTERNAL_QUEUE,
-            app,
-            version,
-            &claim.names,
-            &limit,
-            &executor.as_str(),
-            &claim.token.as_str(),
-            &claim.at.as_millis(),
-        ],
-    )?;
-    let read = |row: &Row| {
-        let (workflow, name) =
-            (WorkflowId::stored(column(&CLAIM, row, 0)?), column::<Option<String>>(&CLAIM, row, 1)?);
-        let attempts = count_column(&CLAIM, row, 2)?;
-        Ok(ClaimedRow { workflow, name: name.unwrap_or_default(), attempts })
-    };
-    Ok(Verdict::Claimed(rows.iter().map(read).collect::<DbResult<_>>()?))
+pub(super) fn wake_due(connection: &mut Connection, app: &str, now: Timestamp) -> DbResult<Verdict> {
+    let woken = connection.query(&WAKE_DUE, &[&now.as_millis(), &app])?;
+    Ok(Verdict::Changed(ids(&WAKE_DUE, &woken)?))
 }
 
-pub(super) fn wake_due(connection: &mut Connection, now: Timestamp) -> DbResult<Verdict> {
-    Ok(Verdict::Changed(ids(&WAKE_DUE, &connection.query(&WAKE_DUE, &[&now.as_millis()])?)?))
-}
-
-pub(super) fn served_waits(connection: &mut Connection) -> DbResult<Vec<WorkflowId>> {
-    ids(&SERVED_WAITS, &connection.query(&SERVED_WAITS, &[])?)
+pub(super) fn served_waits(connection: &mut Connection, app: &str) -> DbResult<Vec<WorkflowId>> {
+    ids(&SERVED_WAITS, &connection.query(&SERVED_WAITS, &[&app])?)
 }
 
 pub(super) fn wake_served(
@@ -284,12 +226,13 @@ pub(super) fn requeue(
 }
 
 pub(super) fn refuse_unknown(connection: &mut Connection, unknown: &Unknown) -> DbResult<Verdict> {
-    let Unknown { identity, known, error, waiting_since, at } = unknown;
+    let Unknown { served, error, waiting_since, at } = unknown;
+    let Identity { app, version, .. } = served.identity.as_ref();
     let (since, now) = (waiting_since.as_millis(), at.as_millis());
     connection.atomically(|connection| {
         let rows = connection.query(
             &REFUSE_UNKNOWN,
-            &[&INTERNAL_QUEUE, &identity.app, &identity.version, known, &now, &since, error],
+            &[&served.queues, &&**app, &&**version, &served.names, &now, &since, error],
         )?;
         let read = |row: &Row| Ok((column(&REFUSE_UNKNOWN, row, 0)?, column(&REFUSE_UNKNOWN, row, 1)?));
         let refused = rows.iter().map(read).collect::<DbResult<Vec<(String, Option<String>)>>>()?;
@@ -307,7 +250,7 @@ pub(super) fn revive(
     let Identity { app, version, .. } = identity;
     let error = start_of_error(NOT_REGISTERED);
     let params: [&(dyn postgres::types::ToSql + Sync); 6] =
-        [app, version, &known, &error, &INTERNAL_QUEUE, &at.as_millis()];
+        [&&**app, &&**version, &known, &error, &INTERNAL_QUEUE, &at.as_millis()];
     Ok(Verdict::Changed(ids(&REVIVE, &connection.query(&REVIVE, &params)?)?))
 }
 
@@ -323,33 +266,14 @@ pub(super) fn register_version(
 ) -> DbResult<Verdict> {
     let id = OwnerToken::generate();
     connection
-        .execute(&REGISTER_VERSION, &[&id.as_str(), &identity.version, &at.as_millis(), &identity.app])?;
+        .execute(&REGISTER_VERSION, &[&id.as_str(), &&*identity.version, &at.as_millis(), &&*identity.app])?;
     Ok(Verdict::Done)
 }
 
-pub(super) fn outlook(
-    connection: &mut Connection,
-    identity: &Identity,
-    names: &[String],
-) -> DbResult<Outlook> {
-    let row = connection.first(&OUTLOOK, &[&INTERNAL_QUEUE, &identity.app, &identity.version, &names])?;
-    let Some(row) = row else { return Ok(Outlook::default()) };
-    Ok(Outlook {
-        claimable: column(&OUTLOOK, &row, 0)?,
-        next_due: column::<Option<i64>>(&OUTLOOK, &row, 1)?.map(Timestamp::from_millis),
-    })
-}
-
-pub(super) fn unknown_wait(
-    connection: &mut Connection,
-    identity: &Identity,
-    names: &[String],
-    since: Timestamp,
-) -> DbResult<bool> {
-    let found = connection.first(
-        &UNKNOWN_WAIT,
-        &[&INTERNAL_QUEUE, &identity.app, &identity.version, &names, &since.as_millis()],
-    )?;
+pub(super) fn unknown_wait(connection: &mut Connection, served: &Served, since: Timestamp) -> DbResult<bool> {
+    let Identity { app, version, .. } = served.identity.as_ref();
+    let found = connection
+        .first(&UNKNOWN_WAIT, &[&served.queues, &&**app, &&**version, &served.names, &since.as_millis()])?;
     Ok(found.is_some())
 }
 

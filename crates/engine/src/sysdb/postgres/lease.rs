@@ -19,23 +19,23 @@ use crate::error::{Error, Result};
 use crate::id::ExecutorId;
 use crate::outage::{Outage, Part};
 use crate::sync::{Signal, contained, lock, say};
-use crate::sysdb::names::INTERNAL_QUEUE;
 use crate::sysdb::{DbResult, Liveness, Membership};
 
 /// Renews the lease, and looks whether there is anything to do: the one statement of an idle executor.
 ///
 /// $1 executor, $2 application, $3 version, $4 workflows it can run, $5 host, $6 process, $7 seconds that the lease
-/// lasts, $8 queue
+/// lasts, $8 queues
 const BEAT: Statement = Statement {
     name: "beat",
     sql: "
         WITH beat AS (
              INSERT INTO dbos.piton_executors
-                    (executor_id, application_name, application_version, workflows, host, pid, lease_until)
-             VALUES ($1, $2, $3, to_jsonb($4::text[]), $5, $6, clock_timestamp() + make_interval(secs => $7))
+                    (executor_id, application_name, application_version, workflows, queues, host, pid, lease_until)
+             VALUES ($1, $2, $3, to_jsonb($4::text[]), to_jsonb($8::text[]), $5, $6,
+                     clock_timestamp() + make_interval(secs => $7))
                  ON CONFLICT (executor_id) DO UPDATE SET lease_until = excluded.lease_until)
         SELECT EXISTS (SELECT 1 FROM dbos.workflow_status
-                        WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = $8
+                        WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = ANY ($8)
                           AND (application_name = $2 OR application_name IS NULL)
                           AND (application_version = $3 OR application_version IS NULL)),
                EXISTS (SELECT 1 FROM dbos.piton_executors
@@ -84,7 +84,7 @@ const MEMBERS: Statement = Statement {
     name: "members",
     sql: "
         SELECT application_name, application_version,
-               ARRAY (SELECT jsonb_array_elements_text(workflows))
+               ARRAY (SELECT jsonb_array_elements_text(workflows)), ARRAY (SELECT jsonb_array_elements_text(queues))
           FROM dbos.piton_executors WHERE lease_until >= clock_timestamp()",
 };
 
@@ -154,7 +154,7 @@ impl Leases {
 impl Lease {
     /// Renews it and says what there is to do: something to claim, something that calls for a sweep.
     fn beat(&self, connection: &mut Connection) -> DbResult<(bool, bool)> {
-        let Membership { app, version, workflows } = &self.about;
+        let Membership { app, version, workflows, queues } = &self.about;
         let pid = i32::try_from(std::process::id()).unwrap_or_default();
         let row = connection.first(
             &BEAT,
@@ -166,7 +166,7 @@ impl Lease {
                 &host(),
                 &pid,
                 &self.terms.lasts.as_secs_f64(),
-                &INTERNAL_QUEUE,
+                queues,
             ],
         )?;
         let Some(row) = row else { return Ok((false, false)) };
@@ -291,6 +291,7 @@ impl Liveness for Leases {
                 app: column(&MEMBERS, row, 0)?,
                 version: column(&MEMBERS, row, 1)?,
                 workflows: column(&MEMBERS, row, 2)?,
+                queues: column(&MEMBERS, row, 3)?,
             })
         };
         let members =

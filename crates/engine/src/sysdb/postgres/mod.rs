@@ -14,6 +14,7 @@ mod messages;
 mod news;
 mod open;
 mod pool;
+mod queues;
 mod reader;
 mod schema;
 mod steps;
@@ -21,6 +22,18 @@ mod tls;
 mod transaction;
 mod workflows;
 mod writer;
+
+/// The condition of rows that programs of version $3 of application $2 may take: those of their version, and those
+/// without one if theirs is the newest.
+macro_rules! served_version {
+    () => {
+        "(application_version = $3
+             OR (application_version IS NULL
+                 AND $3 = COALESCE((SELECT version_name FROM dbos.application_versions WHERE application_name = $2
+                                     ORDER BY version_timestamp DESC LIMIT 1), $3)))"
+    };
+}
+use served_version;
 
 pub(crate) use open::{Settings, open};
 pub(crate) use transaction::{TransactionSteps, tries_max};
@@ -45,6 +58,7 @@ mod tests {
             lease::ALL,
             manage::ALL,
             messages::ALL,
+            queues::ALL,
             reader::ALL,
             steps::ALL,
             transaction::ALL,

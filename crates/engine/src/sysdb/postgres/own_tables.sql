@@ -4,6 +4,7 @@ CREATE TABLE IF NOT EXISTS {schema}.piton_executors (
     application_name text NOT NULL,
     application_version text NOT NULL,
     workflows jsonb NOT NULL,
+    queues jsonb NOT NULL,
     host text,
     pid integer,
     joined_at timestamptz NOT NULL DEFAULT now(),

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use super::connection::Statement;
 use super::pool::Pool;
-use super::{claims, manage, messages, steps, workflows};
+use super::{claims, manage, messages, queues, steps, workflows};
 use crate::clock::Timestamp;
 use crate::id::{ExecutorId, StepId, WorkflowId};
 use crate::listing::{Progress, WorkflowFilter, WorkflowInfo};
 use crate::status::WorkflowStatus;
 use crate::sysdb::{
-    DbResult, FleetReader, Identity, Outcome, Outlook, Owner, Past, Reader, StepRow, StoredInput,
+    DbResult, FleetReader, Outcome, Outlook, Owner, Past, Reader, Served, StepRow, StoredInput,
 };
 
 /// $1 ids
@@ -78,8 +78,8 @@ impl FleetReader for Readers {
         self.pool.read(|connection| claims::lost_among(connection, owners))
     }
 
-    fn outlook(&self, identity: &Identity, names: &[String]) -> DbResult<Outlook> {
-        self.pool.read(|connection| claims::outlook(connection, identity, names))
+    fn outlook(&self, served: &Served) -> DbResult<Outlook> {
+        self.pool.read(|connection| queues::outlook(connection, served))
     }
 
     fn pasts(&self, ids: &[WorkflowId]) -> DbResult<HashMap<WorkflowId, Past>> {
@@ -91,12 +91,12 @@ impl FleetReader for Readers {
         })
     }
 
-    fn unknown_wait(&self, identity: &Identity, names: &[String], since: Timestamp) -> DbResult<bool> {
-        self.pool.read(|connection| claims::unknown_wait(connection, identity, names, since))
+    fn unknown_wait(&self, served: &Served, since: Timestamp) -> DbResult<bool> {
+        self.pool.read(|connection| claims::unknown_wait(connection, served, since))
     }
 
-    fn served_waits(&self) -> DbResult<Vec<WorkflowId>> {
-        self.pool.read(claims::served_waits)
+    fn served_waits(&self, app: &str) -> DbResult<Vec<WorkflowId>> {
+        self.pool.read(|connection| claims::served_waits(connection, app))
     }
 
     fn busy_executors(&self) -> DbResult<Vec<ExecutorId>> {

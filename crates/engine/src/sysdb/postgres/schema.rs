@@ -13,13 +13,15 @@ const OWN: &str = include_str!("own_tables.sql");
 /// The lock under which every DBOS program brings the tables up.
 const LOCK: Statement = Statement { name: "bring_up_lock", sql: "SELECT pg_advisory_xact_lock(1234567890)" };
 
-/// $1 schema
+/// One view of them: another process may create them between two looks. $1 schema
 const LOOK: Statement = Statement {
     name: "look_at_schema",
     sql: "
-        SELECT to_regclass(format('%I.dbos_migrations', $1::text)) IS NOT NULL,
-               to_regclass(format('%I.workflow_status', $1::text)) IS NOT NULL,
-               to_regclass(format('%I.piton_executors', $1::text)) IS NOT NULL",
+        SELECT count(*) FILTER (WHERE relname = 'dbos_migrations') > 0,
+               count(*) FILTER (WHERE relname = 'workflow_status') > 0,
+               count(*) FILTER (WHERE relname = 'piton_executors') > 0
+          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE nspname = $1",
 };
 
 const READ_VERSION: Statement =

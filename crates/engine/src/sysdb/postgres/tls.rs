@@ -14,6 +14,10 @@ pub(super) enum Encryption {
 
 impl Encryption {
     /// Reads the certificates that the URL names.
+    #[cfg_attr(
+        not(feature = "tls"),
+        expect(clippy::unnecessary_wraps, reason = "without TLS nothing is read")
+    )]
     pub(super) fn of(url: &PostgresUrl) -> Result<Self, String> {
         match url.tls() {
             Tls::Disable => Ok(Self::None),

@@ -10,31 +10,34 @@ use postgres::Row;
 use super::connection::{Connection, Statement, column};
 use super::steps;
 use crate::clock::Timestamp;
-use crate::id::WorkflowId;
+use crate::id::{ExecutorId, WorkflowId};
 use crate::status::WorkflowStatus;
 use crate::sysdb::names::{INTERNAL_QUEUE, mark_of_message, mark_of_workflow};
 use crate::sysdb::write::{Attempt, Existing, NewWorkflow, Refusal, Wake};
 use crate::sysdb::{DbError, DbResult, Outcome, Owner, StepRow, StoredInput, Verdict};
 
-/// Which of them are new: those whose id is taken are missing.
+/// Which of them are new: those whose id is taken are missing. In the order of their ids, so that two processes that
+/// start the same ones do not wait for each other in a circle.
 ///
 /// Arrays: $1 id, $2 status, $3 name, $4 executor, $5 now, $6 version, $7 attempts, $8 queue, $9 owner, $10 parent,
-/// $11 application, $12 creator, $13 input
+/// $11 application, $12 creator, $13 input, $14 priority
 const START: Statement = Statement {
     name: "start_workflow",
     sql: "
         WITH asked AS (
              SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int8[], $6::text[], $7::int8[],
-                                  $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[])
-                    AS a (id, status, name, executor, at, version, attempts, queue, owner, parent, app, creator, input)),
+                                  $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[],
+                                  $14::int4[])
+                    AS a (id, status, name, executor, at, version, attempts, queue, owner, parent, app, creator, input,
+                          priority)),
         started AS (
              INSERT INTO dbos.workflow_status
                     (workflow_uuid, status, name, executor_id, created_at, updated_at, application_version,
                      recovery_attempts, queue_name, owner_xid, parent_workflow_id, application_name, creator_xid,
-                     serialization)
+                     priority, serialization)
              SELECT id, status, name, executor, at, at, version, attempts, queue, owner, parent, app, creator,
-                    'portable_json'
-               FROM asked
+                    priority, 'portable_json'
+               FROM asked ORDER BY id
                  ON CONFLICT (workflow_uuid) DO NOTHING
              RETURNING workflow_uuid),
         input AS (
@@ -372,7 +375,7 @@ struct Arrays<'n> {
     names: Vec<&'n str>,
     executors: Vec<Option<&'n str>>,
     times: Vec<i64>,
-    versions: Vec<&'n str>,
+    versions: Vec<Option<&'n str>>,
     attempts: Vec<i64>,
     queues: Vec<Option<&'n str>>,
     owners: Vec<Option<&'n str>>,
@@ -380,6 +383,7 @@ struct Arrays<'n> {
     apps: Vec<&'n str>,
     creators: Vec<&'n str>,
     inputs: Vec<&'n str>,
+    priorities: Vec<i32>,
 }
 
 impl<'n> Arrays<'n> {
@@ -388,26 +392,30 @@ impl<'n> Arrays<'n> {
             new.iter().map(|new| get(new)).collect()
         }
         let status = |new: &NewWorkflow| {
-            if new.claimed { WorkflowStatus::Pending } else { WorkflowStatus::Enqueued }.as_str()
+            if new.claimed_by.is_some() { WorkflowStatus::Pending } else { WorkflowStatus::Enqueued }.as_str()
         };
         Self {
             ids: each(new, |new| new.id.as_str()),
             statuses: each(new, status),
             names: each(new, |new| &*new.name),
-            executors: each(new, |new| new.claimed.then_some(new.identity.executor.as_str())),
+            executors: each(new, |new| new.claimed_by.as_ref().map(ExecutorId::as_str)),
             times: each(new, |new| new.at.as_millis()),
-            versions: each(new, |new| new.identity.version.as_str()),
-            attempts: each(new, |new| i64::from(new.claimed)),
-            queues: each(new, |new| (!new.claimed).then_some(INTERNAL_QUEUE)),
-            owners: each(new, |new| new.claimed.then_some(new.token.as_str())),
+            versions: each(new, |new| new.version.as_deref()),
+            attempts: each(new, |new| i64::from(new.claimed_by.is_some())),
+            queues: each(new, |new| match new.claimed_by {
+                Some(_) => None,
+                None => Some(new.queue.as_deref().unwrap_or(INTERNAL_QUEUE)),
+            }),
+            owners: each(new, |new| new.claimed_by.as_ref().map(|_| new.token.as_str())),
             parents: each(new, |new| new.parent.as_ref().map(WorkflowId::as_str)),
-            apps: each(new, |new| new.identity.app.as_str()),
+            apps: each(new, |new| &*new.app),
             creators: each(new, |new| new.token.as_str()),
             inputs: each(new, |new| new.input.as_str()),
+            priorities: each(new, |new| i32::try_from(new.priority).unwrap_or(i32::MAX)),
         }
     }
 
-    fn params(&self) -> [&(dyn postgres::types::ToSql + Sync); 13] {
+    fn params(&self) -> [&(dyn postgres::types::ToSql + Sync); 14] {
         [
             &self.ids,
             &self.statuses,
@@ -422,6 +430,7 @@ impl<'n> Arrays<'n> {
             &self.apps,
             &self.creators,
             &self.inputs,
+            &self.priorities,
         ]
     }
 }

@@ -1,4 +1,4 @@
-//! Who takes up which workflow: claims, and what makes a workflow claimable again.
+//! What makes a workflow claimable again, and what became of those that were claimed.
 //!
 //! SQLite uses a partial index only where the query repeats the index's own condition, so some conditions on the
 //! status are said twice.
@@ -7,44 +7,16 @@ use rusqlite::{Connection, Row, params};
 
 use super::statement::Statement;
 use super::workflows::status_column;
-use super::{AWAITS_PATH, json_array, workflows};
+use super::{AWAITS_PATH, json_array, served_version, workflows};
 use crate::clock::Timestamp;
 use crate::error::NOT_REGISTERED;
 use crate::id::{ExecutorId, OwnerToken, WorkflowId};
 use crate::status::WorkflowStatus;
 use crate::sysdb::names::INTERNAL_QUEUE;
-use crate::sysdb::write::{Claim, ClaimedRow, Unknown};
-use crate::sysdb::{DbResult, Identity, Outlook, Owner, Verdict};
+use crate::sysdb::write::Unknown;
+use crate::sysdb::{DbResult, Identity, Owner, Served, Verdict};
 
-/// Unlike PostgreSQL there is no SKIP LOCKED: one process writes at a time, so nobody else has these rows.
-///
-/// ?1 queue, ?2 application, ?3 version, ?4 names as a JSON array, ?5 limit, ?6 executor, ?7 token, ?8 now
-const CLAIM: Statement = Statement {
-    name: "claim",
-    sql: "
-        UPDATE workflow_status
-           SET status = 'PENDING', executor_id = ?6, owner_xid = ?7, application_name = ?2,
-               application_version = ?3, started_at_epoch_ms = ?8, updated_at = ?8,
-               recovery_attempts = COALESCE(recovery_attempts, 0) + 1
-         WHERE workflow_uuid IN (
-               SELECT workflow_uuid FROM workflow_status
-                WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = ?1
-                  AND (application_name = ?2 OR application_name IS NULL)
-                  AND (application_version = ?3 OR application_version IS NULL)
-                  AND name IN (SELECT value FROM json_each(?4))
-                ORDER BY priority, created_at LIMIT ?5)",
-};
-
-/// What an executor holds under a token: also what an earlier try of the same claim took. ?1 executor, ?2 token
-const CLAIMED: Statement = Statement {
-    name: "claimed",
-    sql: "
-        SELECT workflow_uuid, name, recovery_attempts FROM workflow_status
-         WHERE status = 'PENDING' AND executor_id = ?1 AND owner_xid = ?2
-         ORDER BY created_at, workflow_uuid",
-};
-
-/// ?1 now, ?2 path of the mark
+/// ?1 now, ?2 path of the mark, ?3 application
 const WAKE_DUE: Statement = Statement {
     name: "wake_due",
     sql: "
@@ -52,20 +24,22 @@ const WAKE_DUE: Statement = Statement {
            SET status = 'ENQUEUED', delay_until_epoch_ms = NULL, updated_at = ?1,
                attributes = CASE WHEN json_valid(attributes) THEN json_remove(attributes, ?2) ELSE attributes END
          WHERE status = 'DELAYED' AND delay_until_epoch_ms <= ?1
+           AND (application_name = ?3 OR application_name IS NULL)
         RETURNING workflow_uuid",
 };
 
 /// What others did may have ended a wait without waking it: a workflow that is the child of somebody else, a message
 /// that another program wrote. One that has lost its mark, and has no time to wake at either, looks for itself.
 ///
-/// ?1 path of the mark
+/// ?1 path of the mark, ?2 application
 const SERVED_WAITS: Statement = Statement {
     name: "served_waits",
     sql: "
         WITH waiting AS (
              SELECT workflow_uuid AS id, delay_until_epoch_ms AS due,
                     CASE WHEN json_valid(attributes) THEN json_extract(attributes, ?1) END AS mark
-               FROM workflow_status WHERE status = 'DELAYED')
+               FROM workflow_status
+              WHERE status = 'DELAYED' AND (application_name = ?2 OR application_name IS NULL))
         SELECT id FROM waiting
          WHERE (due IS NULL AND mark IS NULL)
             OR (mark LIKE 'workflow %'
@@ -100,18 +74,23 @@ const REQUEUE: Statement = Statement {
         RETURNING workflow_uuid",
 };
 
-/// ?1 queue, ?2 application, ?3 version, ?4 known names as a JSON array, ?5 now, ?6 since when it waits at the latest
+/// ?1 queues, ?2 application, ?3 version, ?4 known names as a JSON array, ?5 now, ?6 since when it waits at the latest
 const REFUSE_UNKNOWN: Statement = Statement {
     name: "refuse_unknown",
-    sql: "
+    sql: concat!(
+        "
         UPDATE workflow_status
            SET status = 'ERROR', completed_at = ?5, updated_at = ?5, deduplication_id = NULL,
                serialization = COALESCE(serialization, 'portable_json')
-         WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = ?1
+         WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING')
+           AND queue_name IN (SELECT value FROM json_each(?1))
            AND application_name = ?2
-           AND (application_version = ?3 OR application_version IS NULL)
+           AND ",
+        served_version!(),
+        "
            AND name NOT IN (SELECT value FROM json_each(?4)) AND updated_at <= ?6
-        RETURNING workflow_uuid, parent_workflow_id",
+        RETURNING workflow_uuid, parent_workflow_id"
+    ),
 };
 
 /// ?1 application, ?2 version, ?3 known names as a JSON array, ?4 name of the failure, ?5 queue, ?6 now
@@ -143,28 +122,21 @@ const REGISTER_VERSION: Statement = Statement {
         VALUES (?1, ?2, ?3, ?3, ?4) ON CONFLICT DO NOTHING",
 };
 
-/// ?1 queue, ?2 application, ?3 version, ?4 known names as a JSON array
-const OUTLOOK: Statement = Statement {
-    name: "outlook",
-    sql: "
-        SELECT EXISTS (SELECT 1 FROM workflow_status
-                        WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = ?1
-                          AND (application_name = ?2 OR application_name IS NULL)
-                          AND (application_version = ?3 OR application_version IS NULL)
-                          AND name IN (SELECT value FROM json_each(?4))),
-               (SELECT min(delay_until_epoch_ms) FROM workflow_status WHERE status = 'DELAYED')",
-};
-
-/// ?1 queue, ?2 application, ?3 version, ?4 known names as a JSON array, ?5 since when it waits at the latest
+/// ?1 queues, ?2 application, ?3 version, ?4 known names as a JSON array, ?5 since when it waits at the latest
 const UNKNOWN_WAIT: Statement = Statement {
     name: "unknown_wait",
-    sql: "
+    sql: concat!(
+        "
         SELECT 1 FROM workflow_status
-         WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = ?1
+         WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING')
+           AND queue_name IN (SELECT value FROM json_each(?1))
            AND application_name = ?2
-           AND (application_version = ?3 OR application_version IS NULL)
+           AND ",
+        served_version!(),
+        "
            AND name NOT IN (SELECT value FROM json_each(?4)) AND updated_at <= ?5
-         LIMIT 1",
+         LIMIT 1"
+    ),
 };
 
 /// ?1 prefix of this engine's ids
@@ -195,8 +167,6 @@ const LOST_AMONG: Statement = Statement {
 
 #[cfg(test)]
 pub(super) const ALL: &[Statement] = &[
-    CLAIM,
-    CLAIMED,
     WAKE_DUE,
     SERVED_WAITS,
     WAKE_SERVED,
@@ -205,43 +175,18 @@ pub(super) const ALL: &[Statement] = &[
     REVIVE,
     FORGET_OUTPUT,
     REGISTER_VERSION,
-    OUTLOOK,
     UNKNOWN_WAIT,
     BUSY_EXECUTORS,
     OWNED_BY,
     LOST_AMONG,
 ];
 
-/// Takes the oldest waiting workflows that this executor can run. The attempt is counted here, before anything
-/// of them is looked at.
-pub(super) fn claim(connection: &Connection, claim: &Claim) -> DbResult<Verdict> {
-    let Identity { executor, app, version } = claim.identity.as_ref();
-    CLAIM.execute(
-        connection,
-        params![
-            INTERNAL_QUEUE,
-            app,
-            version,
-            json_array(&claim.names),
-            claim.limit,
-            executor.as_str(),
-            claim.token.as_str(),
-            claim.at.as_millis(),
-        ],
-    )?;
-    let read = |row: &Row<'_>| {
-        let (workflow, name) = (WorkflowId::stored(row.get(0)?), row.get(1)?);
-        Ok(ClaimedRow { workflow, name, attempts: count_column(row, 2)? })
-    };
-    Ok(Verdict::Claimed(CLAIMED.all(connection, [executor.as_str(), claim.token.as_str()], read)?))
+pub(super) fn wake_due(connection: &Connection, app: &str, now: Timestamp) -> DbResult<Verdict> {
+    Ok(Verdict::Changed(WAKE_DUE.all(connection, params![now.as_millis(), AWAITS_PATH, app], id_column)?))
 }
 
-pub(super) fn wake_due(connection: &Connection, now: Timestamp) -> DbResult<Verdict> {
-    Ok(Verdict::Changed(WAKE_DUE.all(connection, params![now.as_millis(), AWAITS_PATH], id_column)?))
-}
-
-pub(super) fn served_waits(connection: &Connection) -> DbResult<Vec<WorkflowId>> {
-    SERVED_WAITS.all(connection, [AWAITS_PATH], id_column)
+pub(super) fn served_waits(connection: &Connection, app: &str) -> DbResult<Vec<WorkflowId>> {
+    SERVED_WAITS.all(connection, [AWAITS_PATH, app], id_column)
 }
 
 pub(super) fn wake_served(
@@ -259,9 +204,10 @@ pub(super) fn requeue(connection: &Connection, executor: &ExecutorId, at: Timest
 }
 
 pub(super) fn refuse_unknown(connection: &Connection, unknown: &Unknown) -> DbResult<Verdict> {
-    let Unknown { identity, known, error, waiting_since, at } = unknown;
+    let Unknown { served, error, waiting_since, at } = unknown;
     let (since, now) = (waiting_since.as_millis(), at.as_millis());
-    let params = params![INTERNAL_QUEUE, identity.app, identity.version, json_array(known), now, since];
+    let Identity { app, version, .. } = served.identity.as_ref();
+    let params = params![json_array(&served.queues), app, version, json_array(&served.names), now, since];
     let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?));
     let refused = REFUSE_UNKNOWN.all(connection, params, read)?;
     for (id, parent) in &refused {
@@ -303,25 +249,10 @@ pub(super) fn register_version(
     Ok(Verdict::Done)
 }
 
-pub(super) fn outlook(connection: &Connection, identity: &Identity, names: &[String]) -> DbResult<Outlook> {
-    let params = params![INTERNAL_QUEUE, identity.app, identity.version, json_array(names)];
-    let read = |row: &Row<'_>| {
-        Ok(Outlook {
-            claimable: row.get(0)?,
-            next_due: row.get::<_, Option<i64>>(1)?.map(Timestamp::from_millis),
-        })
-    };
-    Ok(OUTLOOK.first(connection, params, read)?.unwrap_or_default())
-}
-
-pub(super) fn unknown_wait(
-    connection: &Connection,
-    identity: &Identity,
-    names: &[String],
-    since: Timestamp,
-) -> DbResult<bool> {
-    let since = since.as_millis();
-    let params = params![INTERNAL_QUEUE, identity.app, identity.version, json_array(names), since];
+pub(super) fn unknown_wait(connection: &Connection, served: &Served, since: Timestamp) -> DbResult<bool> {
+    let Identity { app, version, .. } = served.identity.as_ref();
+    let (queues, names) = (json_array(&served.queues), json_array(&served.names));
+    let params = params![queues, app, version, names, since.as_millis()];
     Ok(UNKNOWN_WAIT.first(connection, params, |_| Ok(()))?.is_some())
 }
 

@@ -34,9 +34,7 @@ struct Held {
 #[derive(Serialize, Deserialize)]
 struct Card {
     pid: u32,
-    app: String,
-    version: String,
-    workflows: Vec<String>,
+    about: Membership,
 }
 
 impl ExecutorLocks {
@@ -99,12 +97,7 @@ impl Liveness for ExecutorLocks {
             database: self.directory.display().to_string(),
             reason: format!("executors lock files there to show that they live: {e}"),
         };
-        let card = Card {
-            pid: std::process::id(),
-            app: about.app.clone(),
-            version: about.version.clone(),
-            workflows: about.workflows.clone(),
-        };
+        let card = Card { pid: std::process::id(), about: about.clone() };
         let executor = ExecutorId::generate(label);
         let file = self.put_in_place(&executor, &card).map_err(refuse)?;
         self.held().insert(executor.clone(), Held { file, card });
@@ -167,8 +160,7 @@ impl Liveness for ExecutorLocks {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
                 text => text?,
             };
-            let Card { app, version, workflows, .. } = serde_json::from_str(&text)?;
-            Ok(Some(Membership { app, version, workflows }))
+            Ok(Some(serde_json::from_str::<Card>(&text)?.about))
         };
         living.filter_map(|executor| member(executor).transpose()).collect()
     }
@@ -210,7 +202,8 @@ mod tests {
     use super::*;
 
     fn about(workflow: &str) -> Membership {
-        Membership { app: "a".into(), version: "1".into(), workflows: vec![workflow.into()] }
+        let workflows = vec![workflow.into()];
+        Membership { app: "a".into(), version: "1".into(), workflows, queues: Vec::new() }
     }
 
     /// Two processes on one database; flock does not care that it is one here.

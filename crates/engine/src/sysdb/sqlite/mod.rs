@@ -12,6 +12,7 @@ mod file_identity;
 mod manage;
 mod messages;
 mod open;
+mod queues;
 mod reader;
 mod schema;
 mod statement;
@@ -28,6 +29,18 @@ fn json_array(texts: &[impl AsRef<str>]) -> String {
     let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
     serde_json::json!(texts).to_string()
 }
+
+/// The condition of rows that programs of version ?3 of application ?2 may take: those of their version, and those
+/// without one if theirs is the newest.
+macro_rules! served_version {
+    () => {
+        "(application_version = ?3
+             OR (application_version IS NULL
+                 AND ?3 = COALESCE((SELECT version_name FROM application_versions WHERE application_name = ?2
+                                     ORDER BY version_timestamp DESC LIMIT 1), ?3)))"
+    };
+}
+use served_version;
 
 /// Where in `workflow_status.attributes` a workflow marks what it waits for without a thread.
 const AWAITS_PATH: &str = "$.\"piton.awaits\"";

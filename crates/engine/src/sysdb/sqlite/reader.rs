@@ -9,14 +9,14 @@ use rusqlite::Connection;
 use super::json_array;
 use super::open::connect;
 use super::statement::{Statement, failed};
-use super::{claims, manage, messages, steps, workflows};
+use super::{claims, manage, messages, queues, steps, workflows};
 use crate::clock::Timestamp;
 use crate::id::{ExecutorId, StepId, WorkflowId};
 use crate::listing::{Progress, WorkflowFilter, WorkflowInfo};
 use crate::outage::{Outage, Part};
 use crate::status::WorkflowStatus;
 use crate::sysdb::{
-    DbResult, FleetReader, Identity, Outcome, Outlook, Owner, Past, Reader, StepRow, StoredInput,
+    DbResult, FleetReader, Outcome, Outlook, Owner, Past, Reader, Served, StepRow, StoredInput,
 };
 
 /// More readers than this wait for each other: each costs file handles and a cache.
@@ -150,8 +150,8 @@ impl FleetReader for Readers {
         self.read(|connection| claims::lost_among(connection, owners))
     }
 
-    fn outlook(&self, identity: &Identity, names: &[String]) -> DbResult<Outlook> {
-        self.read(|connection| claims::outlook(connection, identity, names))
+    fn outlook(&self, served: &Served) -> DbResult<Outlook> {
+        self.read(|connection| queues::outlook(connection, served))
     }
 
     fn pasts(&self, ids: &[WorkflowId]) -> DbResult<HashMap<WorkflowId, Past>> {
@@ -163,12 +163,12 @@ impl FleetReader for Readers {
         })
     }
 
-    fn unknown_wait(&self, identity: &Identity, names: &[String], since: Timestamp) -> DbResult<bool> {
-        self.read(|connection| claims::unknown_wait(connection, identity, names, since))
+    fn unknown_wait(&self, served: &Served, since: Timestamp) -> DbResult<bool> {
+        self.read(|connection| claims::unknown_wait(connection, served, since))
     }
 
-    fn served_waits(&self) -> DbResult<Vec<WorkflowId>> {
-        self.read(claims::served_waits)
+    fn served_waits(&self, app: &str) -> DbResult<Vec<WorkflowId>> {
+        self.read(|connection| claims::served_waits(connection, app))
     }
 
     fn busy_executors(&self) -> DbResult<Vec<ExecutorId>> {
@@ -187,7 +187,8 @@ mod tests {
     fn every_statement() -> (Connection, Vec<&'static Statement>) {
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch(include_str!("schema_v125.sql")).unwrap();
-        let topics = [super::ALL, claims::ALL, manage::ALL, messages::ALL, steps::ALL, workflows::ALL];
+        let topics =
+            [super::ALL, claims::ALL, manage::ALL, messages::ALL, queues::ALL, steps::ALL, workflows::ALL];
         (connection, topics.into_iter().flatten().collect())
     }
 

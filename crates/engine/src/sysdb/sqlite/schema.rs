@@ -54,7 +54,10 @@ fn is_busy(error: &rusqlite::Error) -> bool {
 
 fn try_to_bring_up(connection: &mut Connection, shared_with_application: bool) -> Result<(), Problem> {
     check_for_damage(connection)?;
-    let content = look(connection)?;
+    // One view of the file: another process may create the tables between two looks.
+    let view = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
+    let content = look(&view)?;
+    drop(view);
     refuse_unless_usable(&content, shared_with_application)?;
     make_durable(connection)?.map_err(Problem::Refused)?;
     if matches!(content, Content::Version(_)) {

@@ -7,7 +7,7 @@ use rusqlite::{Connection, Row, params};
 use super::statement::Statement;
 use super::{AWAITS_PATH, json_array, steps};
 use crate::clock::Timestamp;
-use crate::id::WorkflowId;
+use crate::id::{ExecutorId, WorkflowId};
 use crate::status::WorkflowStatus;
 use crate::sysdb::names::{INTERNAL_QUEUE, mark_of_message, mark_of_workflow};
 use crate::sysdb::write::{Attempt, Existing, NewWorkflow, Refusal, Wake};
@@ -16,15 +16,15 @@ use crate::sysdb::{DbResult, Outcome, Owner, StepRow, StoredInput, Verdict};
 /// Zero rows: the id is taken.
 ///
 /// ?1 id, ?2 status, ?3 name, ?4 executor, ?5 now, ?6 version, ?7 attempts, ?8 queue, ?9 owner, ?10 parent,
-/// ?11 application, ?12 creator
+/// ?11 application, ?12 creator, ?13 priority
 const INSERT: Statement = Statement {
     name: "start_workflow",
     sql: "
         INSERT INTO workflow_status
                (workflow_uuid, status, name, executor_id, created_at, updated_at, application_version,
                 recovery_attempts, queue_name, owner_xid, parent_workflow_id, application_name, creator_xid,
-                serialization)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, 'portable_json')
+                priority, serialization)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, 'portable_json')
             ON CONFLICT (workflow_uuid) DO NOTHING",
 };
 
@@ -176,10 +176,11 @@ pub(super) fn is_owner(connection: &Connection, owner: &Owner) -> DbResult<bool>
 
 /// Inserts a workflow, or says whose the id is.
 pub(super) fn start(connection: &Connection, new: &NewWorkflow) -> DbResult<Verdict> {
-    let (status, attempts, queue, owner) = if new.claimed {
+    let (status, attempts, queue, owner) = if new.claimed_by.is_some() {
         (WorkflowStatus::Pending, 1, None, Some(new.token.as_str()))
     } else {
-        (WorkflowStatus::Enqueued, 0, Some(INTERNAL_QUEUE), None)
+        let queue = new.queue.as_deref().unwrap_or(INTERNAL_QUEUE);
+        (WorkflowStatus::Enqueued, 0, Some(queue), None)
     };
     let at = new.at.as_millis();
     let inserted = INSERT.execute(
@@ -188,15 +189,16 @@ pub(super) fn start(connection: &Connection, new: &NewWorkflow) -> DbResult<Verd
             new.id.as_str(),
             status.as_str(),
             new.name,
-            new.claimed.then_some(new.identity.executor.as_str()),
+            new.claimed_by.as_ref().map(ExecutorId::as_str),
             at,
-            new.identity.version,
+            new.version,
             attempts,
             queue,
             owner,
             new.parent.as_ref().map(WorkflowId::as_str),
-            new.identity.app,
+            new.app,
             new.token.as_str(),
+            new.priority,
         ],
     )?;
     if inserted == 1 {

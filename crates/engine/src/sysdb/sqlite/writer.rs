@@ -4,7 +4,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::file_identity::FileIdentity;
 use super::statement::failed;
-use super::{claims, manage, messages, steps, workflows};
+use super::{claims, manage, messages, queues, steps, workflows};
 use crate::sysdb::{DbResult, Verdict, Write, Writer};
 
 pub(super) struct SqliteWriter {
@@ -53,13 +53,16 @@ fn apply(connection: &Connection, write: &Write) -> DbResult<Verdict> {
         Write::Release { owner, attempt, again_at, at } => {
             workflows::release(connection, owner, *attempt, *again_at, *at)
         }
-        Write::Claim(claim) => claims::claim(connection, claim),
-        Write::WakeDue { now } => claims::wake_due(connection, *now),
+        Write::Claim(claim) => queues::claim(connection, claim),
+        Write::WakeDue { identity, now } => claims::wake_due(connection, &identity.app, *now),
         Write::WakeServed { waiting, now } => claims::wake_served(connection, waiting, *now),
         Write::Requeue { executor, at } => claims::requeue(connection, executor, *at),
         Write::RefuseUnknown(unknown) => claims::refuse_unknown(connection, unknown),
         Write::Revive { identity, known, at } => claims::revive(connection, identity, known, *at),
         Write::RegisterVersion { identity, at } => claims::register_version(connection, identity, *at),
+        Write::RegisterQueue { identity, queue, options, at } => {
+            queues::register(connection, identity, queue, *options, *at)
+        }
         Write::Cancel { workflow, children, at } => manage::cancel(connection, workflow, *children, *at),
         Write::Resume { workflow, token, at } => manage::resume(connection, workflow, token, *at),
         Write::Send { message, sender } => messages::send(connection, message, sender.as_ref()),

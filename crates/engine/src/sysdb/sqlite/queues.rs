@@ -1,0 +1,166 @@
+//! Queues: what waits in them, and who takes it.
+
+use rusqlite::{Connection, Row, params};
+
+use super::statement::Statement;
+use super::{claims::count_column, json_array, served_version};
+use crate::clock::Timestamp;
+use crate::id::{OwnerToken, WorkflowId};
+use crate::queue::QueueOptions;
+use crate::sysdb::names::INTERNAL_QUEUE;
+use crate::sysdb::write::{Claim, ClaimedRow, Refusal};
+use crate::sysdb::{DbResult, Identity, OpenQueue, Outlook, Served, Verdict};
+
+/// Unlike PostgreSQL there is no SKIP LOCKED: one process writes at a time, so nobody else has these rows, and their count
+/// is right until the commit.
+///
+/// ?1 queue, ?2 application, ?3 version, ?4 names as a JSON array, ?5 limit, ?6 executor, ?7 token, ?8 now, ?9 how many
+/// may run at once
+const CLAIM: Statement = Statement {
+    name: "claim",
+    sql: concat!(
+        "
+        UPDATE workflow_status
+           SET status = 'PENDING', executor_id = ?6, owner_xid = ?7, application_name = ?2,
+               application_version = ?3, started_at_epoch_ms = ?8, updated_at = ?8,
+               recovery_attempts = COALESCE(recovery_attempts, 0) + 1
+         WHERE workflow_uuid IN (
+               SELECT workflow_uuid FROM workflow_status
+                WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = ?1
+                  AND (application_name = ?2 OR application_name IS NULL)
+                  AND ",
+        served_version!(),
+        "
+                  AND name IN (SELECT value FROM json_each(?4))
+                ORDER BY priority, created_at, workflow_uuid
+                LIMIT CASE WHEN ?9 IS NULL THEN ?5
+                           ELSE min(?5, max(0, ?9 - (SELECT count(*) FROM workflow_status
+                                                      WHERE status = 'PENDING' AND status IN ('ENQUEUED', 'PENDING')
+                                                        AND queue_name = ?1))) END)"
+    ),
+};
+
+/// What an executor holds under a token: also what an earlier try of the same claim took. ?1 executor, ?2 token
+const CLAIMED: Statement = Statement {
+    name: "claimed",
+    sql: "
+        SELECT workflow_uuid, name, recovery_attempts FROM workflow_status
+         WHERE status = 'PENDING' AND executor_id = ?1 AND owner_xid = ?2
+         ORDER BY priority, created_at, workflow_uuid",
+};
+
+/// A queue that nobody registered, or that was removed, is closed; the engine's own has no row.
+///
+/// ?1 queues, ?2 application, ?3 version, ?4 names as a JSON array, ?5 the engine's own queue
+const OUTLOOK: Statement = Statement {
+    name: "outlook",
+    sql: concat!(
+        "
+        SELECT asked.value, q.concurrency, q.worker_concurrency
+          FROM json_each(?1) AS asked LEFT JOIN queues q ON q.name = asked.value
+         WHERE (asked.value = ?5 OR q.name IS NOT NULL)
+           AND EXISTS (SELECT 1 FROM workflow_status
+                        WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = asked.value
+                          AND (application_name = ?2 OR application_name IS NULL)
+                          AND ",
+        served_version!(),
+        "
+                          AND name IN (SELECT value FROM json_each(?4)))
+           AND (q.concurrency IS NULL
+                OR q.concurrency > (SELECT count(*) FROM workflow_status
+                                     WHERE status = 'PENDING' AND status IN ('ENQUEUED', 'PENDING')
+                                       AND queue_name = asked.value))"
+    ),
+};
+
+/// ?1 application
+const NEXT_DUE: Statement = Statement {
+    name: "next_due",
+    sql: "
+        SELECT min(delay_until_epoch_ms) FROM workflow_status
+         WHERE status = 'DELAYED' AND (application_name = ?1 OR application_name IS NULL)",
+};
+
+/// The limits of the newest version hold. ?1 id, ?2 application, ?3 version, ?4 name, ?5 concurrency, ?6 of one worker,
+/// ?7 now
+const REGISTER: Statement = Statement {
+    name: "register_queue",
+    sql: "
+        INSERT INTO queues (queue_id, name, concurrency, worker_concurrency, priority_enabled, created_at, updated_at,
+                            application_name)
+        VALUES (?1, ?4, ?5, ?6, TRUE, ?7, ?7, ?2)
+            ON CONFLICT (name)
+            DO UPDATE SET concurrency = excluded.concurrency, worker_concurrency = excluded.worker_concurrency,
+                          priority_enabled = TRUE, updated_at = excluded.updated_at, application_name = ?2
+             WHERE (application_name = ?2 OR application_name IS NULL)
+               AND ?3 = COALESCE((SELECT version_name FROM application_versions WHERE application_name = ?2
+                                   ORDER BY version_timestamp DESC LIMIT 1), ?3)",
+};
+
+/// ?1 name
+const OWNER: Statement =
+    Statement { name: "owner_of_queue", sql: "SELECT application_name FROM queues WHERE name = ?1" };
+
+#[cfg(test)]
+pub(super) const ALL: &[Statement] = &[CLAIM, CLAIMED, OUTLOOK, NEXT_DUE, REGISTER, OWNER];
+
+/// Takes the first of the waiting workflows that this executor can run. The attempt is counted here, before anything
+/// of them is looked at.
+pub(super) fn claim(connection: &Connection, claim: &Claim) -> DbResult<Verdict> {
+    let Identity { executor, app, version } = claim.served.identity.as_ref();
+    CLAIM.execute(
+        connection,
+        params![
+            claim.queue,
+            app,
+            version,
+            json_array(&claim.served.names),
+            claim.limit,
+            executor.as_str(),
+            claim.token.as_str(),
+            claim.at.as_millis(),
+            claim.concurrency,
+        ],
+    )?;
+    let read = |row: &Row<'_>| {
+        let (workflow, name) = (WorkflowId::stored(row.get(0)?), row.get(1)?);
+        Ok(ClaimedRow { workflow, name, attempts: count_column(row, 2)? })
+    };
+    Ok(Verdict::Claimed(CLAIMED.all(connection, [executor.as_str(), claim.token.as_str()], read)?))
+}
+
+pub(super) fn outlook(connection: &Connection, served: &Served) -> DbResult<Outlook> {
+    let Identity { app, version, .. } = served.identity.as_ref();
+    let (queues, names) = (json_array(&served.queues), json_array(&served.names));
+    let limit = |row: &Row<'_>, column: usize| {
+        let limit: Option<i64> = row.get(column)?;
+        Ok::<_, rusqlite::Error>(limit.map(|limit| u32::try_from(limit.max(0)).unwrap_or(u32::MAX)))
+    };
+    let read = |row: &Row<'_>| {
+        Ok(OpenQueue { name: row.get(0)?, concurrency: limit(row, 1)?, worker_concurrency: limit(row, 2)? })
+    };
+    let open = OUTLOOK.all(connection, params![queues, app, version, names, INTERNAL_QUEUE], read)?;
+    let next_due = NEXT_DUE.first(connection, [app], |row| row.get::<_, Option<i64>>(0))?.flatten();
+    Ok(Outlook { open, next_due: next_due.map(Timestamp::from_millis) })
+}
+
+pub(super) fn register(
+    connection: &Connection,
+    identity: &Identity,
+    queue: &str,
+    options: QueueOptions,
+    at: Timestamp,
+) -> DbResult<Verdict> {
+    let Identity { app, version, .. } = identity;
+    let id = OwnerToken::generate();
+    let QueueOptions { concurrency, worker_concurrency } = options;
+    let params = params![id.as_str(), app, version, queue, concurrency, worker_concurrency, at.as_millis()];
+    if REGISTER.execute(connection, params)? == 1 {
+        return Ok(Verdict::Done);
+    }
+    let owner = OWNER.first(connection, [queue], |row| row.get::<_, Option<String>>(0))?.flatten();
+    Ok(match owner {
+        Some(name) if name != **app => Verdict::Refused(Refusal::OtherApplication { name }),
+        _ => Verdict::Done,
+    })
+}
