@@ -60,7 +60,7 @@ const WAKE_SERVED: Statement = Statement {
            SET status = 'ENQUEUED', delay_until_epoch_ms = NULL, updated_at = $2,
                attributes = CASE WHEN jsonb_typeof(attributes) = 'object' THEN attributes - 'piton.awaits'
                                  ELSE attributes END
-         WHERE workflow_uuid = ANY ($1) AND status = 'DELAYED'
+         WHERE workflow_uuid = ANY ($1) AND (status = 'DELAYED') IS TRUE
         RETURNING workflow_uuid",
 };
 

@@ -95,6 +95,9 @@ impl fmt::Debug for Connector {
 }
 
 /// What a session must have, whatever the server or the role has as its default.
+///
+/// The engine looks rows up by their keys, and a plan is made once for each connection, perhaps when the tables are empty:
+/// without the last settings it would be one that reads them whole, and would stay so while they grow.
 fn settings(purpose: Purpose) -> &'static str {
     match purpose {
         Purpose::Engine => {
@@ -106,7 +109,11 @@ fn settings(purpose: Purpose) -> &'static str {
              SET idle_in_transaction_session_timeout = '5s';
              SET client_min_messages = warning;
              SET plan_cache_mode = force_generic_plan;
-             SET jit = off"
+             SET jit = off;
+             SET enable_seqscan = off;
+             SET enable_hashjoin = off;
+             SET enable_mergejoin = off;
+             SET enable_material = off"
         }
         Purpose::Steps => {
             "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';

@@ -3,7 +3,7 @@
 use postgres::Row;
 
 use super::connection::{Connection, Statement, column};
-use super::{steps, workflows};
+use super::{batch, steps, workflows};
 use crate::id::WorkflowId;
 use crate::sysdb::names::mark_of_message;
 use crate::sysdb::write::{NewMessage, Refusal};
@@ -27,7 +27,7 @@ const SEND: Statement = Statement {
              UPDATE dbos.workflow_status
                 SET status = 'ENQUEUED', delay_until_epoch_ms = NULL, updated_at = $5,
                     attributes = attributes - 'piton.awaits'
-              WHERE workflow_uuid IN (SELECT destination_uuid FROM sent) AND status = 'DELAYED'
+              WHERE workflow_uuid IN (SELECT destination_uuid FROM sent) AND (status = 'DELAYED') IS TRUE
                 AND jsonb_typeof(attributes) = 'object' AND attributes ->> 'piton.awaits' = $6
              RETURNING 1)
         SELECT EXISTS (SELECT 1 FROM dbos.workflow_status WHERE workflow_uuid = $2), EXISTS (SELECT 1 FROM woken)",
@@ -82,7 +82,7 @@ pub(super) fn send(
         if connection.first(&DESTINATION, &[&message.destination.as_str()])?.is_none() {
             return Ok(Verdict::Refused(Refusal::NoSuchWorkflow));
         }
-        match steps::record_one(connection, owner, step)? {
+        match batch::record(connection, owner, step)? {
             Verdict::Done => send_alone(connection, message),
             other => Ok(other),
         }
@@ -126,7 +126,7 @@ pub(super) fn receive(
             serialization: serialization.clone().map(Into::into),
             ..step.clone()
         };
-        match steps::record_one(connection, owner, &step)? {
+        match batch::record(connection, owner, &step)? {
             Verdict::Done => Ok(Verdict::Received { text, serialization }),
             other => Ok(other),
         }

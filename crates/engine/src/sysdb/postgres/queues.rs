@@ -12,6 +12,13 @@ use crate::sysdb::names::INTERNAL_QUEUE;
 use crate::sysdb::write::{Claim, ClaimedRow, Refusal};
 use crate::sysdb::{DbResult, Identity, OpenQueue, Outlook, Served, Verdict};
 
+/// Rows of a queue that are `PENDING`, in words that only the index of queues fits, and not the one of all that run.
+macro_rules! running {
+    () => {
+        "status IN ('ENQUEUED', 'PENDING') AND status BETWEEN 'PENDING' AND 'PENDING'"
+    };
+}
+
 /// Rows that another executor is taking right now are passed over. What an earlier try of the same claim took is found
 /// by the token. Where there is a limit, the queue is locked, so that the count is right until the commit.
 ///
@@ -22,7 +29,9 @@ const CLAIM: Statement = Statement {
         "
         WITH earlier AS MATERIALIZED (
              SELECT workflow_uuid, name, recovery_attempts, priority, created_at FROM dbos.workflow_status
-              WHERE status = 'PENDING' AND executor_id = $6 AND owner_xid = $7),
+              WHERE queue_name = $1 AND ",
+        running!(),
+        " AND executor_id = $6 AND owner_xid = $7),
         picked AS MATERIALIZED (
              SELECT workflow_uuid FROM dbos.workflow_status
               WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = $1
@@ -35,9 +44,9 @@ const CLAIM: Statement = Statement {
               LIMIT greatest(0, CASE WHEN $9::int8 IS NULL THEN $5::int8 - (SELECT count(*) FROM earlier)
                                      ELSE least($5::int8 - (SELECT count(*) FROM earlier),
                                                 $9::int8 - (SELECT count(*) FROM dbos.workflow_status
-                                                             WHERE status = 'PENDING'
-                                                               AND status IN ('ENQUEUED', 'PENDING')
-                                                               AND queue_name = $1)) END)
+                                                             WHERE queue_name = $1 AND ",
+        running!(),
+        ")) END)
                 FOR UPDATE SKIP LOCKED),
         taken AS (
              UPDATE dbos.workflow_status s
@@ -80,8 +89,9 @@ const OUTLOOK: Statement = Statement {
                           AND s.name = ANY ($4))
            AND (q.concurrency IS NULL
                 OR q.concurrency > (SELECT count(*) FROM dbos.workflow_status
-                                     WHERE status = 'PENDING' AND status IN ('ENQUEUED', 'PENDING')
-                                       AND queue_name = asked.name))"
+                                     WHERE queue_name = asked.name AND ",
+        running!(),
+        "))"
     ),
 };
 

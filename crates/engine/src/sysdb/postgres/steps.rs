@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use postgres::types::ToSql;
 use postgres::{GenericClient, Row};
 
+use super::batch::{Found, Part};
 use super::connection::{Connection, Prepared, Statement, column, trouble};
 use crate::clock::Timestamp;
 use crate::id::{StepId, WorkflowId};
@@ -13,21 +14,20 @@ use crate::limits::{PASTS_BYTES_MAX, PASTS_ROWS_MAX};
 use crate::sysdb::write::Refusal;
 use crate::sysdb::{DbResult, Owner, StepRow, Verdict};
 
-/// Records outcomes once, and only for the owner, whose row is locked meanwhile: nobody takes the workflow over
-/// between the look and the commit. Missing: not the owner. False: recorded before.
+/// Records outcomes once, and only for the owner, whose row is locked meanwhile: nobody takes the workflow over between
+/// the look and the commit. No row: not the owner. False: recorded before.
 ///
 /// Arrays: $1 workflow, $2 token, $3 step id, $4 name, $5 output, $6 error, $7 child, $8 started, $9 completed,
 /// $10 serialization
-const RECORD: Statement = Statement {
-    name: "record_step",
-    sql: "
-        WITH owned AS MATERIALIZED (
+pub(super) const RECORD: Part = Part {
+    ctes: "
+        owned AS MATERIALIZED (
              SELECT a.*, s.application_name
                FROM unnest($1::text[], $2::text[], $3::int4[], $4::text[], $5::text[], $6::text[], $7::text[],
                            $8::int8[], $9::int8[], $10::text[])
                     AS a (id, token, step, name, output, error, child, started, completed, serialization)
                JOIN dbos.workflow_status s ON s.workflow_uuid = a.id
-              WHERE s.status = 'PENDING' AND s.owner_xid = a.token
+              WHERE (s.status = 'PENDING') IS TRUE AND s.owner_xid = a.token
                 FOR SHARE OF s),
         recorded AS (
              INSERT INTO dbos.operation_outputs
@@ -38,8 +38,9 @@ const RECORD: Statement = Statement {
                     completed
                FROM owned
                  ON CONFLICT (workflow_uuid, function_id) DO NOTHING
-             RETURNING workflow_uuid)
-        SELECT id, id IN (SELECT workflow_uuid FROM recorded) FROM owned",
+             RETURNING workflow_uuid AS id)",
+    found: "SELECT 2, id, id IN (SELECT id FROM recorded) FROM owned",
+    params: 10,
 };
 
 /// $1 workflow, $2 step id after which to read, $3 limit
@@ -76,42 +77,15 @@ const READ_PASTS: Statement = Statement {
 };
 
 #[cfg(test)]
-pub(super) const ALL: &[Statement] = &[RECORD, READ, READ_PASTS];
+pub(super) const ALL: &[Statement] = &[READ, READ_PASTS];
 
-/// Records steps. No two of them may be of the same workflow.
-pub(super) fn record(connection: &mut Connection, steps: &[(&Owner, &StepRow)]) -> DbResult<Vec<Verdict>> {
-    let (client, prepared) = connection.parts(RECORD.name)?;
-    record_in(client, prepared, steps)
-}
-
-/// The same in a transaction that a user writes in.
-pub(super) fn record_in(
+/// What became of steps, of which these were recorded.
+pub(super) fn recorded(
     client: &mut impl GenericClient,
     prepared: &mut Prepared,
     steps: &[(&Owner, &StepRow)],
+    found: &Found,
 ) -> DbResult<Vec<Verdict>> {
-    fn each<'s, T>(steps: &[(&'s Owner, &'s StepRow)], get: impl Fn(&'s StepRow) -> T) -> Vec<T> {
-        steps.iter().map(|(_, step)| get(step)).collect()
-    }
-    let ids: Vec<&str> = steps.iter().map(|(owner, _)| owner.workflow.as_str()).collect();
-    let tokens: Vec<&str> = steps.iter().map(|(owner, _)| owner.token.as_str()).collect();
-    let places = steps.iter().map(|(_, step)| place(step.step_id)).collect::<DbResult<Vec<i32>>>()?;
-    let params: [&(dyn ToSql + Sync); 10] = [
-        &ids,
-        &tokens,
-        &places,
-        &each(steps, |step| &*step.name),
-        &each(steps, |step| step.output.as_deref()),
-        &each(steps, |step| step.error.as_deref()),
-        &each(steps, |step| step.child.as_ref().map(WorkflowId::as_str)),
-        &each(steps, |step| step.started_at.map(Timestamp::as_millis)),
-        &each(steps, |step| step.completed_at.map(Timestamp::as_millis)),
-        &each(steps, |step| step.serialization.as_deref()),
-    ];
-    let mut found = HashMap::new();
-    for row in prepared.query(client, &RECORD, &params)? {
-        found.insert(column::<String>(&RECORD, &row, 0)?, column::<bool>(&RECORD, &row, 1)?);
-    }
     let mut verdicts = Vec::with_capacity(steps.len());
     for (owner, step) in steps {
         verdicts.push(match found.get(owner.workflow.as_str()) {
@@ -126,10 +100,6 @@ pub(super) fn record_in(
         });
     }
     Ok(verdicts)
-}
-
-pub(super) fn record_one(connection: &mut Connection, owner: &Owner, step: &StepRow) -> DbResult<Verdict> {
-    Ok(record(connection, &[(owner, step)])?.pop().unwrap_or(Verdict::NotOwner))
 }
 
 /// What is recorded in this place.
@@ -193,7 +163,56 @@ fn step_row(statement: &Statement, row: &Row) -> DbResult<StepRow> {
 /// A step id as the column has it.
 fn place(step: StepId) -> DbResult<i32> {
     i32::try_from(step.0).map_err(|_| {
-        let error = trouble(RECORD.name, "a workflow has at most 2,147,483,647 steps");
+        let error = trouble("record_step", "a workflow has at most 2,147,483,647 steps");
         crate::sysdb::DbError { may_pass: false, ..error }
     })
+}
+
+/// The columns of steps.
+pub(super) struct Steps<'s> {
+    ids: Vec<&'s str>,
+    tokens: Vec<&'s str>,
+    places: Vec<i32>,
+    names: Vec<&'s str>,
+    outputs: Vec<Option<&'s str>>,
+    errors: Vec<Option<&'s str>>,
+    children: Vec<Option<&'s str>>,
+    started: Vec<Option<i64>>,
+    completed: Vec<Option<i64>>,
+    serializations: Vec<Option<&'s str>>,
+}
+
+impl<'s> Steps<'s> {
+    pub(super) fn of(steps: &[(&'s Owner, &'s StepRow)]) -> DbResult<Self> {
+        fn each<'s, T>(steps: &[(&'s Owner, &'s StepRow)], get: impl Fn(&'s StepRow) -> T) -> Vec<T> {
+            steps.iter().map(|(_, step)| get(step)).collect()
+        }
+        Ok(Self {
+            ids: steps.iter().map(|(owner, _)| owner.workflow.as_str()).collect(),
+            tokens: steps.iter().map(|(owner, _)| owner.token.as_str()).collect(),
+            places: steps.iter().map(|(_, step)| place(step.step_id)).collect::<DbResult<_>>()?,
+            names: each(steps, |step| &*step.name),
+            outputs: each(steps, |step| step.output.as_deref()),
+            errors: each(steps, |step| step.error.as_deref()),
+            children: each(steps, |step| step.child.as_ref().map(WorkflowId::as_str)),
+            started: each(steps, |step| step.started_at.map(Timestamp::as_millis)),
+            completed: each(steps, |step| step.completed_at.map(Timestamp::as_millis)),
+            serializations: each(steps, |step| step.serialization.as_deref()),
+        })
+    }
+
+    pub(super) fn params(&self) -> [&(dyn ToSql + Sync); 10] {
+        [
+            &self.ids,
+            &self.tokens,
+            &self.places,
+            &self.names,
+            &self.outputs,
+            &self.errors,
+            &self.children,
+            &self.started,
+            &self.completed,
+            &self.serializations,
+        ]
+    }
 }

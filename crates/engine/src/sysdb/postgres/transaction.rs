@@ -9,7 +9,7 @@ use postgres::{GenericClient, IsolationLevel, Transaction};
 use super::connection::{Connection, Prepared, Statement, column, failed, in_words, source_of, trouble};
 use super::connector::{Connector, Purpose};
 use super::pool::Pool;
-use super::steps;
+use super::{batch, steps};
 use crate::id::StepId;
 use crate::limits::BODY_TRIES_MAX;
 use crate::outage::Outage;
@@ -30,7 +30,7 @@ const OPEN: Statement = Statement {
     sql: "
         SELECT set_config('piton.step', $1::text, TRUE),
                EXISTS (SELECT 1 FROM dbos.workflow_status
-                        WHERE workflow_uuid = $1 AND status = 'PENDING' AND owner_xid = $2)",
+                        WHERE workflow_uuid = $1 AND (status = 'PENDING') IS TRUE AND owner_xid = $2)",
 };
 
 const CLOSE: Statement = Statement {
@@ -97,12 +97,10 @@ fn try_once<T, E>(
     if let Some(misuse) = misuse(&mut transaction, prepared, owner)? {
         return Ok(Transacted::Misused(misuse.to_owned()));
     }
-    match steps::record_in(&mut transaction, prepared, &[(owner, &step)])?.pop() {
-        Some(Verdict::Done) => {}
-        Some(Verdict::NotOwner) | None => return Ok(Transacted::NotOwner),
-        Some(other) => {
-            return Ok(Transacted::Misused(format!("the place of its record is taken: {other:?}")));
-        }
+    match batch::record_in(&mut transaction, prepared, owner, &step)? {
+        Verdict::Done => {}
+        Verdict::NotOwner => return Ok(Transacted::NotOwner),
+        other => return Ok(Transacted::Misused(format!("the place of its record is taken: {other:?}"))),
     }
     let mut refused = None;
     let committed = gate.around(

@@ -1,14 +1,13 @@
 //! `workflow_status` and its payload tables: how runs begin, end, and leave their thread.
-//!
-//! What comes often comes as a set: one statement for all writes of a kind in a batch, and for a lone one as well.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
 use postgres::Row;
+use postgres::types::ToSql;
 
+use super::batch::{self, Found, Part};
 use super::connection::{Connection, Statement, column};
-use super::steps;
 use crate::clock::Timestamp;
 use crate::id::{ExecutorId, WorkflowId};
 use crate::status::WorkflowStatus;
@@ -16,15 +15,14 @@ use crate::sysdb::names::{INTERNAL_QUEUE, mark_of_message, mark_of_workflow};
 use crate::sysdb::write::{Attempt, Existing, NewWorkflow, Refusal, Wake};
 use crate::sysdb::{DbError, DbResult, Outcome, Owner, StepRow, StoredInput, Verdict};
 
-/// Which of them are new: those whose id is taken are missing. In the order of their ids, so that two processes that
-/// start the same ones do not wait for each other in a circle.
+/// Inserts those that are new; where the id is taken, no row comes back. In the order of their ids, so that two processes
+/// that start the same ones do not wait for each other in a circle.
 ///
 /// Arrays: $1 id, $2 status, $3 name, $4 executor, $5 now, $6 version, $7 attempts, $8 queue, $9 owner, $10 parent,
 /// $11 application, $12 creator, $13 input, $14 priority
-const START: Statement = Statement {
-    name: "start_workflow",
-    sql: "
-        WITH asked AS (
+pub(super) const START: Part = Part {
+    ctes: "
+        new AS (
              SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int8[], $6::text[], $7::int8[],
                                   $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[],
                                   $14::int4[])
@@ -37,14 +35,15 @@ const START: Statement = Statement {
                      priority, serialization)
              SELECT id, status, name, executor, at, at, version, attempts, queue, owner, parent, app, creator,
                     priority, 'portable_json'
-               FROM asked ORDER BY id
+               FROM new ORDER BY id
                  ON CONFLICT (workflow_uuid) DO NOTHING
-             RETURNING workflow_uuid),
-        input AS (
+             RETURNING workflow_uuid AS id),
+        new_input AS (
              INSERT INTO dbos.workflow_input (workflow_uuid, inputs, retention_timestamp)
-             SELECT id, input, at FROM asked WHERE id IN (SELECT workflow_uuid FROM started)
-                 ON CONFLICT (workflow_uuid) DO NOTHING)
-        SELECT workflow_uuid FROM started",
+             SELECT id, input, at FROM new WHERE (id IN (SELECT id FROM started)) IS TRUE
+                 ON CONFLICT (workflow_uuid) DO NOTHING)",
+    found: "SELECT 1, id, TRUE FROM started",
+    params: 14,
 };
 
 /// $1 ids
@@ -63,24 +62,24 @@ const HOLD: Statement = Statement {
     name: "is_owner",
     sql: "
         SELECT 1 FROM dbos.workflow_status
-         WHERE workflow_uuid = $1 AND status = 'PENDING' AND owner_xid = $2 FOR SHARE",
+         WHERE workflow_uuid = $1 AND (status = 'PENDING') IS TRUE AND owner_xid = $2 FOR SHARE",
 };
 
-/// Which of them were the owner's to end. A parent that waits without a thread for one of these is woken.
+/// Ends those that are the owner's to end; of others no row comes back. A parent that waits without a thread for one of
+/// these is woken, and then the row says so.
 ///
 /// Arrays: $1 id, $2 token, $3 status, $4 now, $5 serialization, $6 output, $7 error
-const SETTLE: Statement = Statement {
-    name: "settle",
-    sql: "
-        WITH asked AS (
+pub(super) const SETTLE: Part = Part {
+    ctes: "
+        ends AS (
              SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int8[], $5::text[], $6::text[], $7::text[])
                     AS a (id, token, status, at, serialization, output, error)),
         settled AS (
              UPDATE dbos.workflow_status s
                 SET status = a.status, updated_at = a.at, completed_at = a.at, deduplication_id = NULL,
                     owner_xid = NULL, serialization = a.serialization
-               FROM asked a
-              WHERE s.workflow_uuid = a.id AND s.status = 'PENDING' AND s.owner_xid = a.token
+               FROM ends a
+              WHERE s.workflow_uuid = a.id AND (s.status = 'PENDING') IS TRUE AND s.owner_xid = a.token
              RETURNING s.workflow_uuid AS id, s.parent_workflow_id AS parent, a.at, a.output, a.error),
         output AS (
              INSERT INTO dbos.workflow_output (workflow_uuid, output, error, retention_timestamp)
@@ -93,10 +92,12 @@ const SETTLE: Statement = Statement {
                 SET status = 'ENQUEUED', delay_until_epoch_ms = NULL, updated_at = c.at,
                     attributes = p.attributes - 'piton.awaits'
                FROM settled c
-              WHERE p.workflow_uuid = c.parent AND p.status = 'DELAYED' AND jsonb_typeof(p.attributes) = 'object'
+              WHERE p.workflow_uuid = c.parent AND (p.status = 'DELAYED') IS TRUE
+                AND jsonb_typeof(p.attributes) = 'object'
                 AND p.attributes ->> 'piton.awaits' = 'workflow ' || c.id
-             RETURNING c.id)
-        SELECT id, id IN (SELECT id FROM woken) FROM settled",
+             RETURNING c.id)",
+    found: "SELECT 3, id, id IN (SELECT id FROM woken) FROM settled",
+    params: 7,
 };
 
 /// $1 ids, $2 their parents, $3 now
@@ -107,7 +108,8 @@ const WAKE_PARENTS: Statement = Statement {
            SET status = 'ENQUEUED', delay_until_epoch_ms = NULL, updated_at = $3,
                attributes = p.attributes - 'piton.awaits'
           FROM unnest($1::text[], $2::text[]) AS c (id, parent)
-         WHERE p.workflow_uuid = c.parent AND p.status = 'DELAYED' AND jsonb_typeof(p.attributes) = 'object'
+         WHERE p.workflow_uuid = c.parent AND (p.status = 'DELAYED') IS TRUE
+                AND jsonb_typeof(p.attributes) = 'object'
            AND p.attributes ->> 'piton.awaits' = 'workflow ' || c.id",
 };
 
@@ -129,7 +131,7 @@ const SUSPEND: Statement = Statement {
                                  WHEN jsonb_typeof(attributes) = 'object'
                                  THEN attributes || jsonb_build_object('piton.awaits', $6::text)
                                  ELSE jsonb_build_object('piton.awaits', $6::text) END
-         WHERE workflow_uuid = $1 AND status = 'PENDING' AND owner_xid = $2
+         WHERE workflow_uuid = $1 AND (status = 'PENDING') IS TRUE AND owner_xid = $2
            AND NOT EXISTS (SELECT 1 FROM awaited WHERE status NOT IN ('PENDING', 'ENQUEUED', 'DELAYED'))
            AND NOT EXISTS (SELECT 1 FROM dbos.notifications
                             WHERE destination_uuid = $1 AND topic = $8::text AND consumed = FALSE)",
@@ -144,7 +146,7 @@ const RELEASE: Statement = Statement {
                queue_name = COALESCE(queue_name, $3), owner_xid = NULL,
                started_at_epoch_ms = NULL, updated_at = $4,
                recovery_attempts = greatest(recovery_attempts - $5::int8, 0)
-         WHERE workflow_uuid = $1 AND status = 'PENDING' AND owner_xid = $2",
+         WHERE workflow_uuid = $1 AND (status = 'PENDING') IS TRUE AND owner_xid = $2",
 };
 
 /// $1 ids
@@ -166,27 +168,21 @@ const OUTCOMES: Statement = Statement {
 };
 
 #[cfg(test)]
-pub(super) const ALL: &[Statement] =
-    &[START, TAKEN_BY, HOLD, SETTLE, WAKE_PARENTS, SUSPEND, RELEASE, INPUTS, OUTCOMES];
+pub(super) const ALL: &[Statement] = &[TAKEN_BY, HOLD, WAKE_PARENTS, SUSPEND, RELEASE, INPUTS, OUTCOMES];
 
 /// Holds the workflow for its owner until the end of the transaction; false if it is somebody else's.
 pub(super) fn hold(connection: &mut Connection, owner: &Owner) -> DbResult<bool> {
     Ok(connection.first(&HOLD, &[&owner.workflow.as_str(), &owner.token.as_str()])?.is_some())
 }
 
-/// Inserts workflows, or says whose their ids are. No two of them may have the same id.
-pub(super) fn start(connection: &mut Connection, new: &[&NewWorkflow]) -> DbResult<Vec<Verdict>> {
-    let arrays = Arrays::of(new);
-    let started = connection.query(&START, &arrays.params())?;
-    if started.len() == new.len() {
-        return Ok(vec![Verdict::Done; new.len()]);
-    }
-    let mut ours = std::collections::HashSet::new();
-    for row in &started {
-        ours.insert(column::<String>(&START, row, 0)?);
-    }
-    let missing: Vec<_> = new.iter().filter(|new| !ours.contains(new.id.as_str())).copied().collect();
-    let mut taken = taken(connection, &missing)?;
+/// What became of new workflows, of which these were inserted.
+pub(super) fn started(
+    connection: &mut Connection,
+    new: &[&NewWorkflow],
+    found: &Found,
+) -> DbResult<Vec<Verdict>> {
+    let missing: Vec<_> = new.iter().filter(|new| found.get(new.id.as_str()).is_none()).copied().collect();
+    let mut taken = if missing.is_empty() { HashMap::new() } else { taken(connection, &missing)? };
     let verdict = |new: &&NewWorkflow| taken.remove(&new.id).unwrap_or(Verdict::Done);
     Ok(new.iter().map(verdict).collect())
 }
@@ -226,52 +222,42 @@ pub(super) fn start_child(
         if !hold(connection, parent)? {
             return Ok(Verdict::NotOwner);
         }
-        let started = start(connection, &[child])?.pop().unwrap_or(Verdict::NotOwner);
+        let started = batch::start(connection, child)?;
         if matches!(started, Verdict::Refused(_)) {
             return Ok(started);
         }
-        match steps::record_one(connection, parent, step)? {
+        match batch::record(connection, parent, step)? {
             Verdict::Done => Ok(started),
             other => Ok(other),
         }
     })
 }
 
-/// Writes outcomes where the owner is still the owner. No two of them may be of the same workflow.
-pub(super) fn settle(
+/// One end of a workflow, as its owner reports it.
+pub(super) type End<'e> = (&'e Owner, &'e Outcome, Timestamp);
+
+/// What became of ends, of which these were written.
+pub(super) fn settled(
     connection: &mut Connection,
-    ends: &[(&Owner, &Outcome, Timestamp)],
+    ends: &[End<'_>],
+    found: &Found,
 ) -> DbResult<Vec<Verdict>> {
-    let ids: Vec<&str> = ends.iter().map(|(owner, ..)| owner.workflow.as_str()).collect();
-    let tokens: Vec<&str> = ends.iter().map(|(owner, ..)| owner.token.as_str()).collect();
-    let statuses: Vec<&str> = ends.iter().map(|(_, outcome, _)| outcome.status.as_str()).collect();
-    let times: Vec<i64> = ends.iter().map(|(.., at)| at.as_millis()).collect();
-    let serializations: Vec<Option<&str>> =
-        ends.iter().map(|(_, outcome, _)| outcome.serialization.as_deref()).collect();
-    let outputs: Vec<Option<&str>> = ends.iter().map(|(_, outcome, _)| outcome.output.as_deref()).collect();
-    let errors: Vec<Option<&str>> = ends.iter().map(|(_, outcome, _)| outcome.error.as_deref()).collect();
-    let rows =
-        connection.query(&SETTLE, &[&ids, &tokens, &statuses, &times, &serializations, &outputs, &errors])?;
-    let mut woke = HashMap::new();
-    for row in &rows {
-        woke.insert(column::<String>(&SETTLE, row, 0)?, column::<bool>(&SETTLE, row, 1)?);
-    }
-    let left: Vec<&str> = ids.iter().filter(|id| !woke.contains_key(**id)).copied().collect();
+    let ids = ends.iter().map(|(owner, ..)| owner.workflow.as_str());
+    let left: Vec<&str> = ids.filter(|id| found.get(id).is_none()).collect();
     // An earlier try that was committed left exactly this outcome; then there is nothing more to say.
-    let mut found = HashMap::new();
+    let mut stands = HashMap::new();
     if !left.is_empty() {
         for row in connection.query(&OUTCOMES, &[&left])? {
             let outcome = outcome_row(&row)?;
-            found.insert(outcome.workflow.clone(), outcome);
+            stands.insert(outcome.workflow.clone(), outcome);
         }
     }
-    let verdict =
-        |(owner, outcome, _): &(&Owner, &Outcome, Timestamp)| match woke.get(owner.workflow.as_str()) {
-            Some(true) => Verdict::Woke,
-            Some(false) => Verdict::Done,
-            None if found.get(&owner.workflow) == Some(*outcome) => Verdict::Done,
-            None => Verdict::NotOwner,
-        };
+    let verdict = |(owner, outcome, _): &End<'_>| match found.get(owner.workflow.as_str()) {
+        Some(true) => Verdict::Woke,
+        Some(false) => Verdict::Done,
+        None if stands.get(&owner.workflow) == Some(*outcome) => Verdict::Done,
+        None => Verdict::NotOwner,
+    };
     Ok(ends.iter().map(verdict).collect())
 }
 
@@ -369,7 +355,7 @@ pub(super) fn status_column(statement: &Statement, row: &Row, index: usize) -> D
 }
 
 /// The columns of new workflows.
-struct Arrays<'n> {
+pub(super) struct Starts<'n> {
     ids: Vec<&'n str>,
     statuses: Vec<&'static str>,
     names: Vec<&'n str>,
@@ -386,8 +372,8 @@ struct Arrays<'n> {
     priorities: Vec<i32>,
 }
 
-impl<'n> Arrays<'n> {
-    fn of(new: &[&'n NewWorkflow]) -> Self {
+impl<'n> Starts<'n> {
+    pub(super) fn of(new: &[&'n NewWorkflow]) -> Self {
         fn each<'n, T>(new: &[&'n NewWorkflow], get: impl Fn(&'n NewWorkflow) -> T) -> Vec<T> {
             new.iter().map(|new| get(new)).collect()
         }
@@ -415,7 +401,7 @@ impl<'n> Arrays<'n> {
         }
     }
 
-    fn params(&self) -> [&(dyn postgres::types::ToSql + Sync); 14] {
+    pub(super) fn params(&self) -> [&(dyn ToSql + Sync); 14] {
         [
             &self.ids,
             &self.statuses,
@@ -432,5 +418,38 @@ impl<'n> Arrays<'n> {
             &self.inputs,
             &self.priorities,
         ]
+    }
+}
+
+/// The columns of ends.
+pub(super) struct Ends<'e> {
+    ids: Vec<&'e str>,
+    tokens: Vec<&'e str>,
+    statuses: Vec<&'static str>,
+    times: Vec<i64>,
+    serializations: Vec<Option<&'e str>>,
+    outputs: Vec<Option<&'e str>>,
+    errors: Vec<Option<&'e str>>,
+}
+
+impl<'e> Ends<'e> {
+    pub(super) fn of(ends: &[End<'e>]) -> Self {
+        fn each<'e, T>(ends: &[End<'e>], get: impl Fn(&End<'e>) -> T) -> Vec<T> {
+            ends.iter().map(get).collect()
+        }
+        Self {
+            ids: each(ends, |(owner, ..)| owner.workflow.as_str()),
+            tokens: each(ends, |(owner, ..)| owner.token.as_str()),
+            statuses: each(ends, |(_, outcome, _)| outcome.status.as_str()),
+            times: each(ends, |(.., at)| at.as_millis()),
+            serializations: each(ends, |(_, outcome, _)| outcome.serialization.as_deref()),
+            outputs: each(ends, |(_, outcome, _)| outcome.output.as_deref()),
+            errors: each(ends, |(_, outcome, _)| outcome.error.as_deref()),
+        }
+    }
+
+    pub(super) fn params(&self) -> [&(dyn ToSql + Sync); 7] {
+        let Self { ids, tokens, statuses, times, serializations, outputs, errors } = self;
+        [ids, tokens, statuses, times, serializations, outputs, errors]
     }
 }

@@ -1,13 +1,14 @@
-//! The one connection that writes for all workflows of this process. A batch of one kind is one statement, which is
-//! its own transaction; a mixed one is a few statements in a transaction.
+//! The one connection that writes for all workflows of this process. Starts, steps and ends, which are most of all writes,
+//! are one statement; a batch with others among them is a transaction.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::batch::Set;
 use super::connection::{Connection, outside_async};
 use super::connector::{Connector, Purpose};
 use super::news::News;
-use super::{claims, manage, messages, queues, steps, workflows};
+use super::{batch, claims, manage, messages, queues, workflows};
 use crate::sysdb::{DbResult, Verdict, Write, Writer};
 
 pub(super) struct PostgresWriter {
@@ -49,106 +50,93 @@ impl Drop for PostgresWriter {
 }
 
 fn commit(connection: &mut Connection, batch: &[Write]) -> DbResult<Vec<Verdict>> {
-    let sets = sets(batch);
+    let waves = waves(batch);
     let mut verdicts = vec![Verdict::NotOwner; batch.len()];
     let mut apply_all = |connection: &mut Connection| -> DbResult<()> {
-        for set in &sets {
-            for (place, verdict) in apply(connection, batch, set)? {
-                verdicts[place] = verdict;
-            }
+        for wave in &waves {
+            wave.apply(connection, batch, &mut verdicts)?;
         }
         Ok(())
     };
-    match sets.as_slice() {
-        [_] => apply_all(connection)?,
+    match waves.as_slice() {
+        [wave] if wave.is_one_statement() => apply_all(connection)?,
         _ => connection.atomically(apply_all)?,
     }
     Ok(verdicts)
 }
 
-/// Writes that are applied together, by their places in the batch.
-enum Set {
-    Starts(Vec<usize>),
-    Steps(Vec<usize>),
-    Ends(Vec<usize>),
-    One(usize),
+/// Writes that are applied one after the other but for its set, by their places in the batch.
+#[derive(Default)]
+struct Wave<'b> {
+    set: Set<'b>,
+    starts: Vec<usize>,
+    steps: Vec<usize>,
+    ends: Vec<usize>,
+    others: Vec<usize>,
 }
 
 /// The writes of a batch come from threads that wait for them, so their order is free. Only those of one workflow keep
 /// it: a set has at most one of each workflow.
-fn sets(batch: &[Write]) -> Vec<Set> {
-    let mut sets = Vec::new();
+fn waves(batch: &[Write]) -> Vec<Wave<'_>> {
+    let mut waves = Vec::new();
     let mut rest: Vec<usize> = (0..batch.len()).collect();
     while !rest.is_empty() {
-        let (mut starts, mut steps, mut ends, mut others) = (vec![], vec![], vec![], vec![]);
-        let (mut seen, mut later) = (HashSet::new(), Vec::new());
+        let (mut wave, mut seen, mut later) = (Wave::default(), HashSet::new(), Vec::new());
         for place in rest {
-            let (set, workflow) = match &batch[place] {
-                Write::StartWorkflow(new) => (&mut starts, &new.id),
-                Write::RecordStep { owner, .. } => (&mut steps, &owner.workflow),
-                Write::Settle { owner, .. } => (&mut ends, &owner.workflow),
-                _ => {
-                    others.push(Set::One(place));
-                    continue;
+            match &batch[place] {
+                Write::StartWorkflow(new) if seen.insert(&new.id) => {
+                    wave.starts.push(place);
+                    wave.set.starts.push(new);
                 }
-            };
-            if seen.insert(workflow) { set.push(place) } else { later.push(place) }
+                Write::RecordStep { owner, step } if seen.insert(&owner.workflow) => {
+                    wave.steps.push(place);
+                    wave.set.steps.push((owner, step));
+                }
+                Write::Settle { owner, outcome, at } if seen.insert(&owner.workflow) => {
+                    wave.ends.push(place);
+                    wave.set.ends.push((owner, outcome, *at));
+                }
+                Write::StartWorkflow(_) | Write::RecordStep { .. } | Write::Settle { .. } => {
+                    later.push(place);
+                }
+                _ => wave.others.push(place),
+            }
         }
-        let wave = [Set::Starts(starts), Set::Steps(steps), Set::Ends(ends)];
-        sets.extend(wave.into_iter().filter(|set| !set.is_empty()));
-        sets.extend(others);
+        waves.push(wave);
         rest = later;
     }
-    sets
+    waves
 }
 
-impl Set {
-    fn is_empty(&self) -> bool {
-        match self {
-            Self::Starts(places) | Self::Steps(places) | Self::Ends(places) => places.is_empty(),
-            Self::One(_) => false,
-        }
+impl Wave<'_> {
+    /// Whether it needs no transaction around it. A lone write of another kind makes its own where it needs one.
+    fn is_one_statement(&self) -> bool {
+        let in_set = self.starts.len() + self.steps.len() + self.ends.len();
+        self.others.is_empty() || (in_set == 0 && self.others.len() == 1)
     }
-}
 
-/// One set. Conflicts are verdicts; an error fails the whole batch.
-fn apply(connection: &mut Connection, batch: &[Write], set: &Set) -> DbResult<Vec<(usize, Verdict)>> {
-    let (places, verdicts) = match set {
-        Set::Starts(places) => {
-            let new = places.iter().filter_map(|place| match &batch[*place] {
-                Write::StartWorkflow(new) => Some(new),
-                _ => None,
-            });
-            (places, workflows::start(connection, &new.collect::<Vec<_>>())?)
+    /// Conflicts are verdicts; an error fails the whole batch.
+    fn apply(&self, connection: &mut Connection, batch: &[Write], all: &mut [Verdict]) -> DbResult<()> {
+        if self.starts.len() + self.steps.len() + self.ends.len() > 0 {
+            let verdicts = batch::apply(connection, &self.set)?;
+            let places = self.starts.iter().chain(&self.steps).chain(&self.ends);
+            let verdicts = verdicts.starts.into_iter().chain(verdicts.steps).chain(verdicts.ends);
+            for (place, verdict) in places.zip(verdicts) {
+                all[*place] = verdict;
+            }
         }
-        Set::Steps(places) => {
-            let rows = places.iter().filter_map(|place| match &batch[*place] {
-                Write::RecordStep { owner, step } => Some((owner, step)),
-                _ => None,
-            });
-            (places, steps::record(connection, &rows.collect::<Vec<_>>())?)
+        for place in &self.others {
+            all[*place] = apply_one(connection, &batch[*place])?;
         }
-        Set::Ends(places) => {
-            let ends = places.iter().filter_map(|place| match &batch[*place] {
-                Write::Settle { owner, outcome, at } => Some((owner, outcome, *at)),
-                _ => None,
-            });
-            (places, workflows::settle(connection, &ends.collect::<Vec<_>>())?)
-        }
-        Set::One(place) => return Ok(vec![(*place, apply_one(connection, &batch[*place])?)]),
-    };
-    Ok(places.iter().copied().zip(verdicts).collect())
+        Ok(())
+    }
 }
 
 fn apply_one(connection: &mut Connection, write: &Write) -> DbResult<Verdict> {
-    let first = |verdicts: Vec<Verdict>| verdicts.into_iter().next().unwrap_or(Verdict::NotOwner);
     match write {
-        Write::StartWorkflow(new) => Ok(first(workflows::start(connection, &[new])?)),
+        // These are parts of a set.
+        Write::StartWorkflow(_) | Write::RecordStep { .. } | Write::Settle { .. } => Ok(Verdict::NotOwner),
         Write::StartChild { parent, step, child } => workflows::start_child(connection, parent, step, child),
-        Write::RecordStep { owner, step } => steps::record_one(connection, owner, step),
-        Write::Settle { owner, outcome, at } => {
-            Ok(first(workflows::settle(connection, &[(owner, outcome, *at)])?))
-        }
         Write::Suspend { owner, until, at } => workflows::suspend(connection, owner, until, *at),
         Write::Release { owner, attempt, again_at, at } => {
             workflows::release(connection, owner, *attempt, *again_at, *at)

@@ -40,12 +40,13 @@ const CLAIM: Statement = Statement {
     ),
 };
 
-/// What an executor holds under a token: also what an earlier try of the same claim took. ?1 executor, ?2 token
+/// What an executor holds under a token: also what an earlier try of the same claim took. ?1 executor, ?2 token, ?3 queue
 const CLAIMED: Statement = Statement {
     name: "claimed",
     sql: "
         SELECT workflow_uuid, name, recovery_attempts FROM workflow_status
-         WHERE status = 'PENDING' AND executor_id = ?1 AND owner_xid = ?2
+         WHERE status = 'PENDING' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = ?3
+           AND executor_id = ?1 AND owner_xid = ?2
          ORDER BY priority, created_at, workflow_uuid",
 };
 
@@ -126,7 +127,8 @@ pub(super) fn claim(connection: &Connection, claim: &Claim) -> DbResult<Verdict>
         let (workflow, name) = (WorkflowId::stored(row.get(0)?), row.get(1)?);
         Ok(ClaimedRow { workflow, name, attempts: count_column(row, 2)? })
     };
-    Ok(Verdict::Claimed(CLAIMED.all(connection, [executor.as_str(), claim.token.as_str()], read)?))
+    let params = [executor.as_str(), claim.token.as_str(), &claim.queue];
+    Ok(Verdict::Claimed(CLAIMED.all(connection, params, read)?))
 }
 
 pub(super) fn outlook(connection: &Connection, served: &Served) -> DbResult<Outlook> {

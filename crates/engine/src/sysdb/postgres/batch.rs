@@ -1,0 +1,161 @@
+//! What comes often comes as a set: all starts, steps and ends of a batch are one statement, which is one round trip and
+//! its own transaction.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::LazyLock;
+
+use postgres::GenericClient;
+
+use super::connection::{Connection, Params, Prepared, Statement, column};
+use super::steps::{self, RECORD, Steps};
+use super::workflows::{self, End, Ends, SETTLE, START, Starts};
+use crate::sysdb::write::NewWorkflow;
+use crate::sysdb::{DbResult, Owner, StepRow, Verdict};
+
+/// A kind of write, as a part of a statement. Its parameters are counted from 1.
+pub(super) struct Part {
+    pub(super) ctes: &'static str,
+    /// Says what was found: kind, workflow id, flag.
+    pub(super) found: &'static str,
+    pub(super) params: usize,
+}
+
+/// What a part found of each workflow that it wrote.
+#[derive(Default)]
+pub(super) struct Found(HashMap<String, bool>);
+
+impl Found {
+    pub(super) fn get(&self, id: &str) -> Option<bool> {
+        self.0.get(id).copied()
+    }
+}
+
+/// The writes of a batch that are applied together. No two of them may be of the same workflow.
+#[derive(Default)]
+pub(super) struct Set<'b> {
+    pub(super) starts: Vec<&'b NewWorkflow>,
+    pub(super) steps: Vec<(&'b Owner, &'b StepRow)>,
+    pub(super) ends: Vec<End<'b>>,
+}
+
+/// What became of them, in the same order.
+#[derive(Default)]
+pub(super) struct Verdicts {
+    pub(super) starts: Vec<Verdict>,
+    pub(super) steps: Vec<Verdict>,
+    pub(super) ends: Vec<Verdict>,
+}
+
+static STARTS: LazyLock<Statement> = LazyLock::new(|| joined("start_workflow", &[START]));
+static STEPS: LazyLock<Statement> = LazyLock::new(|| joined("record_step", &[RECORD]));
+static ENDS: LazyLock<Statement> = LazyLock::new(|| joined("settle", &[SETTLE]));
+static MIXED: LazyLock<Statement> = LazyLock::new(|| joined("commit_batch", &[START, RECORD, SETTLE]));
+
+#[cfg(test)]
+pub(super) fn all() -> [&'static Statement; 4] {
+    [&STARTS, &STEPS, &ENDS, &MIXED]
+}
+
+/// One statement of several parts, made once.
+fn joined(name: &'static str, parts: &[Part]) -> Statement {
+    let (mut ctes, mut found, mut before) = (Vec::new(), Vec::new(), 0);
+    for part in parts {
+        ctes.push(renumbered(part.ctes, before));
+        found.push(part.found);
+        before += part.params;
+    }
+    let sql = format!("WITH {} {}", ctes.join(","), found.join(" UNION ALL "));
+    Statement { name, sql: Box::leak(sql.into_boxed_str()) }
+}
+
+/// Its parameters counted on from so many.
+fn renumbered(sql: &str, before: usize) -> String {
+    let mut parts = sql.split('$');
+    let mut all = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let digits = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
+        let number: usize = part[..digits].parse().unwrap_or_default();
+        // Writing to a String cannot fail.
+        let _ = write!(all, "${}{}", number + before, &part[digits..]);
+    }
+    all
+}
+
+/// Applies a set with one round trip, and further ones where it meets traces of an earlier try.
+pub(super) fn apply(connection: &mut Connection, set: &Set<'_>) -> DbResult<Verdicts> {
+    let (starts, steps, ends) = (Starts::of(&set.starts), Steps::of(&set.steps)?, Ends::of(&set.ends));
+    let (client, prepared) = connection.parts("commit")?;
+    let [started, recorded, settled] = match (set.starts.len(), set.steps.len(), set.ends.len()) {
+        (_, 0, 0) => query(client, prepared, &STARTS, &starts.params())?,
+        (0, _, 0) => query(client, prepared, &STEPS, &steps.params())?,
+        (0, 0, _) => query(client, prepared, &ENDS, &ends.params())?,
+        _ => {
+            let all = [&starts.params()[..], &steps.params(), &ends.params()].concat();
+            query(client, prepared, &MIXED, &all)?
+        }
+    };
+    let steps = steps::recorded(client, prepared, &set.steps, &recorded)?;
+    Ok(Verdicts {
+        steps,
+        starts: workflows::started(connection, &set.starts, &started)?,
+        ends: workflows::settled(connection, &set.ends, &settled)?,
+    })
+}
+
+/// What the parts found, by their kinds.
+fn query(
+    client: &mut impl GenericClient,
+    prepared: &mut Prepared,
+    statement: &Statement,
+    params: Params<'_>,
+) -> DbResult<[Found; 3]> {
+    let mut all = <[Found; 3]>::default();
+    for row in prepared.query(client, statement, params)? {
+        let (kind, id): (i32, String) = (column(statement, &row, 0)?, column(statement, &row, 1)?);
+        if let Some(found) = usize::try_from(kind - 1).ok().and_then(|kind| all.get_mut(kind)) {
+            found.0.insert(id, column(statement, &row, 2)?);
+        }
+    }
+    Ok(all)
+}
+
+/// Starts one workflow.
+pub(super) fn start(connection: &mut Connection, new: &NewWorkflow) -> DbResult<Verdict> {
+    let verdicts = apply(connection, &Set { starts: vec![new], ..Set::default() })?;
+    Ok(verdicts.starts.into_iter().next().unwrap_or(Verdict::NotOwner))
+}
+
+/// Records one step.
+pub(super) fn record(connection: &mut Connection, owner: &Owner, step: &StepRow) -> DbResult<Verdict> {
+    let (client, prepared) = connection.parts("record_step")?;
+    record_in(client, prepared, owner, step)
+}
+
+/// The same in a transaction that a user writes in.
+pub(super) fn record_in(
+    client: &mut impl GenericClient,
+    prepared: &mut Prepared,
+    owner: &Owner,
+    step: &StepRow,
+) -> DbResult<Verdict> {
+    let steps = [(owner, step)];
+    let [_, found, _] = query(client, prepared, &STEPS, &Steps::of(&steps)?.params())?;
+    let verdicts = steps::recorded(client, prepared, &steps, &found)?;
+    Ok(verdicts.into_iter().next().unwrap_or(Verdict::NotOwner))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_counted_on() {
+        assert_eq!(renumbered("a $1, $12::text[] $2", 10), "a $11, $22::text[] $12");
+        assert_eq!(renumbered("nothing", 3), "nothing");
+        for statement in all() {
+            assert!(!statement.sql.contains("$0"), "{}", statement.sql);
+        }
+        assert!(MIXED.sql.contains("$31::text[]") && !MIXED.sql.contains("$32"));
+    }
+}
