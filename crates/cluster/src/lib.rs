@@ -13,6 +13,7 @@
 
 mod binaries;
 mod owner;
+mod proxy;
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -24,6 +25,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use binaries::Binaries;
 use owner::Owner;
+pub use proxy::Proxy;
 
 /// Where a server is made, and how it is configured.
 #[derive(Debug, Clone, Default)]

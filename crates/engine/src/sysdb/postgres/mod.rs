@@ -39,6 +39,9 @@ macro_rules! served_version {
 }
 use served_version;
 
+/// Longer names are cut by the server, some of them silently.
+const IDENTIFIER_BYTES_MAX: usize = 63;
+
 pub(crate) use open::{Settings, open};
 pub(crate) use transaction::{TransactionSteps, tries_max};
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::IDENTIFIER_BYTES_MAX;
 use super::connection::{Statement, failed, trouble};
 use super::connector::Connector;
 use super::pool::Pool;
@@ -57,7 +58,7 @@ impl News {
     pub(super) fn new(schema: &str, fleet: Arc<Signal>) -> Arc<Self> {
         Arc::new(Self {
             us: Uuid::now_v7().to_string(),
-            channel: format!("piton_{schema}"),
+            channel: channel(schema),
             told: Mutex::default(),
             to_tell: Signal::default(),
             heard: AtomicBool::new(false),
@@ -193,6 +194,16 @@ enum Heard {
     Nothing,
     /// The engine did.
     Ended,
+}
+
+/// One for each schema.
+fn channel(schema: &str) -> String {
+    let channel = format!("piton_{schema}");
+    if channel.len() <= IDENTIFIER_BYTES_MAX {
+        channel
+    } else {
+        format!("piton_{}", Uuid::new_v5(&Uuid::NAMESPACE_OID, schema.as_bytes()))
+    }
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use postgres::error::SqlState;
 
+use super::IDENTIFIER_BYTES_MAX;
 use super::connection::{Connection, Statement, column, in_words, source_of};
 use super::connector::{Connector, Purpose};
 use super::lease::{Leases, Terms};
@@ -48,6 +49,9 @@ const SERVER_VERSION_MIN: i32 = 130_000;
 /// Opens the system database, and creates it and its tables if they are not there.
 pub(crate) fn open(url: &PostgresUrl, settings: &Settings) -> Result<SystemDatabase> {
     let refuse = |reason: String| Error::Open { database: url.to_string(), reason };
+    if settings.schema.len() > IDENTIFIER_BYTES_MAX {
+        return Err(refuse(format!("the name of the schema has more than {IDENTIFIER_BYTES_MAX} bytes")));
+    }
     url.check_tls(cfg!(feature = "tls")).map_err(refuse)?;
     let connector = Connector::new(url, &settings.schema).map_err(refuse)?;
     let mut connection = connect(&connector, settings.migrate).map_err(refuse)?;

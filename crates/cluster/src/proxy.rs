@@ -1,0 +1,163 @@
+//! A proxy before the server: counts what goes through it, and loses answers on demand.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use crate::Cluster;
+
+/// The name of the server's socket in its directory.
+const SOCKET: &str = ".s.PGSQL.5432";
+
+/// Listens on a loopback port. Lives as long as the process.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Requests that were answered or whose answer was lost: each is a round trip.
+    requests: AtomicU64,
+    /// Loses the answer of each request whose number this divides; 0 for none.
+    lose_every: AtomicU64,
+    lost: AtomicU64,
+    silent: AtomicBool,
+    deaf: AtomicBool,
+}
+
+impl Proxy {
+    /// In front of this server.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn before(cluster: &Cluster) -> io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let (address, shared) = (listener.local_addr()?, Arc::<Shared>::default());
+        let (server, used) = (cluster.socket().join(SOCKET), shared.clone());
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                if let Ok(server) = UnixStream::connect(&server) {
+                    let shared = used.clone();
+                    thread::spawn(move || relay(&client, &server, &shared));
+                }
+            }
+        });
+        Ok(Self { address, shared })
+    }
+
+    /// The URL of a database behind it.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgresql://postgres@{}/{database}?sslmode=disable", self.address)
+    }
+
+    /// How many requests the server was asked to answer.
+    pub fn requests(&self) -> u64 {
+        self.shared.requests.load(Ordering::SeqCst)
+    }
+
+    /// From now on the connection is cut after every `n`th request was done and before its answer is delivered; 0 ends
+    /// that.
+    pub fn lose_every(&self, n: u64) {
+        self.shared.lose_every.store(n, Ordering::SeqCst);
+    }
+
+    /// How many answers were lost.
+    pub fn lost(&self) -> u64 {
+        self.shared.lost.load(Ordering::SeqCst)
+    }
+
+    /// Whether nobody hears a NOTIFY, as behind a pooler that gives each transaction another connection.
+    pub fn be_deaf(&self, deaf: bool) {
+        self.shared.deaf.store(deaf, Ordering::SeqCst);
+    }
+
+    /// Whether nothing comes through in either direction, and nothing is closed, as behind a cable that was pulled.
+    pub fn be_silent(&self, silent: bool) {
+        self.shared.silent.store(silent, Ordering::SeqCst);
+    }
+}
+
+/// One connection, until an end of it closes.
+fn relay(client: &TcpStream, server: &UnixStream, shared: &Arc<Shared>) {
+    let _ = client.set_nodelay(true);
+    let lose = Arc::new(AtomicBool::new(false));
+    let (Ok(to_client), Ok(from_server)) = (client.try_clone(), server.try_clone()) else { return };
+    let (loses, shared_by_both) = (lose.clone(), shared.clone());
+    let answers = thread::spawn(move || {
+        let _ = answers(from_server, &to_client, &loses, &shared_by_both);
+        let _ = to_client.shutdown(Shutdown::Both);
+    });
+    let _ = requests(client, server, &lose, shared);
+    let _ = server.shutdown(Shutdown::Both);
+    let _ = client.shutdown(Shutdown::Both);
+    let _ = answers.join();
+}
+
+fn requests(
+    mut client: &TcpStream,
+    mut server: &UnixStream,
+    lose: &AtomicBool,
+    shared: &Shared,
+) -> io::Result<()> {
+    // The first message has no type.
+    let startup = message(&mut client, 0)?;
+    server.write_all(&startup)?;
+    loop {
+        let message = message(&mut client, 1)?;
+        wait_while_silent(shared);
+        // Sync and a simple query are answered.
+        if matches!(message[0], b'S' | b'Q') {
+            let number = shared.requests.fetch_add(1, Ordering::SeqCst) + 1;
+            let every = shared.lose_every.load(Ordering::SeqCst);
+            if every > 0 && number.is_multiple_of(every) {
+                lose.store(true, Ordering::SeqCst);
+            }
+        }
+        server.write_all(&message)?;
+    }
+}
+
+fn answers(
+    mut server: UnixStream,
+    mut client: &TcpStream,
+    lose: &AtomicBool,
+    shared: &Shared,
+) -> io::Result<()> {
+    loop {
+        let message = message(&mut server, 1)?;
+        wait_while_silent(shared);
+        if message[0] == b'A' && shared.deaf.load(Ordering::SeqCst) {
+            continue;
+        }
+        if !lose.load(Ordering::SeqCst) {
+            client.write_all(&message)?;
+        } else if message[0] == b'Z' {
+            // The server is ready for the next request: this one is done.
+            shared.lost.fetch_add(1, Ordering::SeqCst);
+            return Ok(());
+        }
+    }
+}
+
+/// A whole message: a type of so many bytes, a length that counts itself, and the rest.
+fn message(from: &mut impl Read, type_bytes: usize) -> io::Result<Vec<u8>> {
+    let mut head = vec![0; type_bytes + 4];
+    from.read_exact(&mut head)?;
+    let length: [u8; 4] = head[type_bytes..].try_into().map_err(io::Error::other)?;
+    let whole = type_bytes + u32::from_be_bytes(length) as usize;
+    head.resize(whole, 0);
+    from.read_exact(&mut head[type_bytes + 4..])?;
+    Ok(head)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a silence has no signal to wait for")]
+fn wait_while_silent(shared: &Shared) {
+    while shared.silent.load(Ordering::SeqCst) {
+        thread::sleep(std::time::Duration::from_millis(5));
+    }
+}

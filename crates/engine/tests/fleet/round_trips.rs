@@ -1,0 +1,73 @@
+use std::time::Duration;
+
+use cluster::Proxy;
+
+use crate::support::{Ground, options, steps};
+
+/// How many requests `work` takes, once everything is prepared and nobody else asks.
+fn requests_of(proxy: &Proxy, work: impl Fn()) -> u64 {
+    (0..3).for_each(|_| work());
+    // The beat of the executor comes in between once a second: the fewest of several are those of the work.
+    let counts = (0..5).map(|_| {
+        let before = proxy.requests();
+        work();
+        proxy.requests() - before
+    });
+    counts.min().unwrap_or_default()
+}
+
+#[test]
+fn a_lone_step_is_one_round_trip_and_an_empty_workflow_two() {
+    let ground = Ground::new();
+    let proxy = Proxy::before(ground.cluster).unwrap();
+    let engine = options().listen_notify(false).open(&proxy.url(&ground.database)).unwrap();
+    let workflow = steps(&engine);
+    engine.launch().unwrap();
+    let run = |steps: u32| {
+        requests_of(&proxy, || assert_eq!(workflow.start(&engine, steps).unwrap().result().unwrap(), steps))
+    };
+    assert_eq!(run(0), 2);
+    assert_eq!(run(1), 3);
+    assert_eq!(run(20), 22);
+}
+
+/// With a pool of one connection everything works.
+#[test]
+fn a_pool_of_one_connection_is_enough() {
+    let ground = Ground::new();
+    let engine = options().open(&format!("{}&pool_max=1", ground.url())).unwrap();
+    let workflow = steps(&engine);
+    engine.launch().unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..10 {
+                    assert_eq!(workflow.start(&engine, 3).unwrap().result().unwrap(), 3);
+                    assert!(engine.list(&engine::WorkflowFilter::new().limit(1)).unwrap().len() == 1);
+                }
+            });
+        }
+    });
+    assert_eq!(engine.shutdown(Duration::from_secs(60)), []);
+}
+
+/// An idle executor asks once a second, whatever it serves.
+#[test]
+fn an_idle_executor_asks_once_a_second() {
+    let ground = Ground::new();
+    let proxy = Proxy::before(ground.cluster).unwrap();
+    let engine = options().open(&proxy.url(&ground.database)).unwrap();
+    steps(&engine);
+    for n in 0..10 {
+        engine.register_queue(&format!("q{n}"), engine::QueueOptions::new()).unwrap();
+    }
+    engine.launch().unwrap();
+    let beats = |time: Duration| {
+        let (before, watch) = (proxy.requests(), std::time::Instant::now());
+        crate::support::eventually("time has passed", || watch.elapsed() > time);
+        proxy.requests() - before
+    };
+    beats(Duration::from_secs(2)); // what a launch brings with it
+    let asked = beats(Duration::from_secs(10));
+    assert!((8..=11).contains(&asked), "{asked} statements in 10 s");
+}

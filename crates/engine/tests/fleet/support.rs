@@ -1,0 +1,111 @@
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use cluster::Cluster;
+use engine::{Context, Engine, EngineOptions, Error, Workflow};
+
+/// A database of its own on the server of this process.
+pub(crate) struct Ground {
+    pub(crate) cluster: &'static Cluster,
+    pub(crate) database: String,
+}
+
+impl Ground {
+    pub(crate) fn new() -> Self {
+        listen_to_the_log();
+        let cluster = cluster::shared();
+        Self { cluster, database: cluster.fresh_database() }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.cluster.url(&self.database)
+    }
+
+    pub(crate) fn open(&self) -> Engine {
+        options().open(&self.url()).unwrap()
+    }
+
+    /// A connection beside the engine's.
+    pub(crate) fn sql(&self) -> engine::postgres::Client {
+        sql(&self.url())
+    }
+
+    pub(crate) fn count(&self, sql: &str) -> i64 {
+        self.sql().query_one(sql, &[]).unwrap().try_get(0).unwrap()
+    }
+}
+
+pub(crate) fn sql(url: &str) -> engine::postgres::Client {
+    engine::postgres::Client::connect(url, engine::postgres::NoTls).unwrap()
+}
+
+pub(crate) fn options() -> EngineOptions {
+    Engine::options().app("fleet")
+}
+
+/// A workflow of so many steps.
+pub(crate) fn steps(engine: &Engine) -> Workflow<u32, u32> {
+    let workflow = engine.register("steps", |ctx: &mut Context, steps: u32| -> engine::Result<u32> {
+        (0..steps).map(|_| ctx.step("s", |_| Ok::<_, Error>(1))).sum()
+    });
+    workflow.unwrap()
+}
+
+/// Waits until it is so.
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(60), "not so within 60 s: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Lets time pass: what is tested here is what happens in it by itself.
+pub(crate) fn pass(time: Duration) {
+    let watch = Instant::now();
+    while let Some(left) = time.checked_sub(watch.elapsed()) {
+        std::thread::park_timeout(left);
+    }
+}
+
+/// Long runs of what is kept short otherwise.
+pub(crate) fn long(short: u32, long: u32) -> u32 {
+    if std::env::var_os("PITON_LONG_TESTS").is_some() { long } else { short }
+}
+
+/// Warnings and information of the engine, of all tests of this process.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    /// How many lines hold this text.
+    pub(crate) fn count(&self, text: &str) -> usize {
+        self.0.lock().unwrap().iter().filter(|line| line.contains(text)).count()
+    }
+}
+
+impl log::Log for Log {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.target().starts_with("engine") && metadata.level() <= log::Level::Info
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            self.0.lock().unwrap().push(format!("{} {}", record.level(), record.args()));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+pub(crate) fn listen_to_the_log() -> Log {
+    static LOG: OnceLock<Log> = OnceLock::new();
+    let log = LOG.get_or_init(|| {
+        let log = Log::default();
+        if log::set_boxed_logger(Box::new(log.clone())).is_ok() {
+            log::set_max_level(log::LevelFilter::Info);
+        }
+        log
+    });
+    log.clone()
+}
