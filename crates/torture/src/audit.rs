@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
-use engine::rusqlite::{Connection, Row};
 use engine::{Engine, WorkflowStatus};
 
+use crate::database::{Database, Row};
 use crate::ledger::{Entry, Ledger};
-use crate::worker::{database, ledger};
+use crate::worker::ledger;
 
 /// How often a body of the workload may run for each time that its workflow is taken up.
 const ATTEMPTS_MAX: u64 = 3;
@@ -32,44 +32,77 @@ pub enum Breach {
 /// Promises that were broken, with what shows it.
 pub type Breaches = Vec<(Breach, String)>;
 
-/// Creates the database, the application's table, and the triggers of the audit.
+/// Creates the tables, that of the application, and the triggers of the audit.
 ///
 /// # Errors
-/// What the engine or SQLite says.
-pub fn prepare(dir: &Path) -> anyhow::Result<()> {
-    drop(Engine::options().open(&format!("sqlite:{}", database(dir).display()))?);
-    let connection = open(dir)?;
-    connection.execute_batch(
-        "CREATE TABLE effect (workflow TEXT, step TEXT, value TEXT);
-         CREATE TABLE audit_status (
-             seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT, old TEXT, new TEXT, token TEXT, attempts INTEGER);
-         CREATE TRIGGER audit_insert AFTER INSERT ON workflow_status BEGIN
-             INSERT INTO audit_status (id, new, token, attempts)
-             VALUES (NEW.workflow_uuid, NEW.status, NEW.owner_xid, NEW.recovery_attempts);
-         END;
-         CREATE TRIGGER audit_update AFTER UPDATE ON workflow_status
-           WHEN OLD.status IS NOT NEW.status OR OLD.owner_xid IS NOT NEW.owner_xid BEGIN
-             INSERT INTO audit_status (id, old, new, token, attempts)
-             VALUES (NEW.workflow_uuid, OLD.status, NEW.status, NEW.owner_xid, NEW.recovery_attempts);
-         END;
-         CREATE TABLE audit_steps (
-             seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT, step INTEGER, status TEXT, token TEXT, claim TEXT);
-         CREATE TRIGGER audit_step AFTER INSERT ON operation_outputs BEGIN
-             INSERT INTO audit_steps (id, step, status, token, claim)
-             SELECT NEW.workflow_uuid, NEW.function_id, s.status, s.owner_xid,
-                    (SELECT token FROM audit_status WHERE id = NEW.workflow_uuid AND new = 'PENDING'
-                      ORDER BY seq DESC LIMIT 1)
-               FROM workflow_status s WHERE s.workflow_uuid = NEW.workflow_uuid;
-         END;",
-    )?;
-    Ok(())
+/// What the engine or the database says.
+pub fn prepare(database: &Database) -> anyhow::Result<()> {
+    drop(database.open(Engine::options())?);
+    database.run(match database {
+        Database::Sqlite(_) => SQLITE_TRIGGERS,
+        Database::Postgres(_) => POSTGRES_TRIGGERS,
+    })
 }
 
-fn open(dir: &Path) -> anyhow::Result<Connection> {
-    let connection = Connection::open(database(dir))?;
-    connection.busy_timeout(std::time::Duration::from_secs(60))?;
-    Ok(connection)
-}
+const SQLITE_TRIGGERS: &str = "
+    CREATE TABLE effect (workflow TEXT, step TEXT, value TEXT);
+    CREATE TABLE audit_status (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT, old TEXT, new TEXT, token TEXT, attempts INTEGER);
+    CREATE TRIGGER audit_insert AFTER INSERT ON workflow_status BEGIN
+        INSERT INTO audit_status (id, new, token, attempts)
+        VALUES (NEW.workflow_uuid, NEW.status, NEW.owner_xid, NEW.recovery_attempts);
+    END;
+    CREATE TRIGGER audit_update AFTER UPDATE ON workflow_status
+      WHEN OLD.status IS NOT NEW.status OR OLD.owner_xid IS NOT NEW.owner_xid BEGIN
+        INSERT INTO audit_status (id, old, new, token, attempts)
+        VALUES (NEW.workflow_uuid, OLD.status, NEW.status, NEW.owner_xid, NEW.recovery_attempts);
+    END;
+    CREATE TABLE audit_steps (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT, step INTEGER, status TEXT, token TEXT, claim TEXT);
+    CREATE TRIGGER audit_step AFTER INSERT ON operation_outputs BEGIN
+        INSERT INTO audit_steps (id, step, status, token, claim)
+        SELECT NEW.workflow_uuid, NEW.function_id, s.status, s.owner_xid,
+               (SELECT token FROM audit_status WHERE id = NEW.workflow_uuid AND new = 'PENDING'
+                 ORDER BY seq DESC LIMIT 1)
+          FROM workflow_status s WHERE s.workflow_uuid = NEW.workflow_uuid;
+    END;";
+
+/// The same, and the functions of SQLite that the rules use. The changes of one workflow are in the order of their
+/// commits, because each of them locks its row.
+const POSTGRES_TRIGGERS: &str = "
+    SET search_path = public, dbos;
+    CREATE FUNCTION instr(text, text) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT strpos($1, $2)';
+    CREATE FUNCTION json_quote(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT to_json($1)::text';
+    CREATE FUNCTION printf(text, int) RETURNS text LANGUAGE sql IMMUTABLE
+        AS 'SELECT ''-'' || lpad($2::text, 10, ''0'')';
+    CREATE TABLE effect (workflow text, step text, value text);
+    CREATE TABLE audit_status (seq bigserial PRIMARY KEY, id text, old text, new text, token text, attempts bigint);
+    CREATE INDEX ON audit_status (id);
+    CREATE FUNCTION audit_status() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF TG_OP = 'INSERT' THEN
+            INSERT INTO public.audit_status (id, new, token, attempts)
+            VALUES (NEW.workflow_uuid, NEW.status, NEW.owner_xid, NEW.recovery_attempts);
+        ELSIF OLD.status IS DISTINCT FROM NEW.status OR OLD.owner_xid IS DISTINCT FROM NEW.owner_xid THEN
+            INSERT INTO public.audit_status (id, old, new, token, attempts)
+            VALUES (NEW.workflow_uuid, OLD.status, NEW.status, NEW.owner_xid, NEW.recovery_attempts);
+        END IF;
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER audit_status AFTER INSERT OR UPDATE ON dbos.workflow_status
+        FOR EACH ROW EXECUTE FUNCTION audit_status();
+    CREATE TABLE audit_steps (seq bigserial PRIMARY KEY, id text, step int, status text, token text, claim text);
+    CREATE FUNCTION audit_steps() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        INSERT INTO public.audit_steps (id, step, status, token, claim)
+        SELECT NEW.workflow_uuid, NEW.function_id, s.status, s.owner_xid,
+               (SELECT a.token FROM public.audit_status a WHERE a.id = NEW.workflow_uuid AND a.new = 'PENDING'
+                 ORDER BY seq DESC LIMIT 1)
+          FROM dbos.workflow_status s WHERE s.workflow_uuid = NEW.workflow_uuid;
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER audit_steps AFTER INSERT ON dbos.operation_outputs
+        FOR EACH ROW EXECUTE FUNCTION audit_steps();";
 
 /// Rules in SQL: each query returns what breaks it.
 const RULES: [(Breach, &str, &str); 13] = [
@@ -161,7 +194,7 @@ const RULES: [(Breach, &str, &str); 13] = [
         Breach::Broken,
         "a step that was recorded by somebody who did not own the workflow",
         "SELECT id || ' step ' || step FROM audit_steps
-          WHERE status <> 'PENDING' OR token IS NULL OR token IS NOT claim",
+          WHERE status <> 'PENDING' OR token IS NULL OR token IS DISTINCT FROM claim",
     ),
     (
         Breach::Duplicated,
@@ -173,47 +206,45 @@ const RULES: [(Breach, &str, &str); 13] = [
 /// Checks everything. `acknowledged` are the ids whose start returned.
 ///
 /// # Errors
-/// What SQLite or the file system says; that the audit cannot be made is not a breach.
-pub fn audit(dir: &Path, acknowledged: &BTreeSet<String>) -> anyhow::Result<Breaches> {
-    let connection = open(dir)?;
+/// What the database or the file system says; that the audit cannot be made is not a breach.
+pub fn audit(database: &Database, dir: &Path, acknowledged: &BTreeSet<String>) -> anyhow::Result<Breaches> {
     let mut breaches = Breaches::new();
-    let integrity: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
-    if integrity != "ok" {
-        breaches.push((Breach::Broken, format!("the file is damaged: {integrity}")));
+    if let Database::Sqlite(_) = database {
+        let integrity = database.value("PRAGMA integrity_check")?;
+        if integrity != "ok" {
+            breaches.push((Breach::Broken, format!("the file is damaged: {integrity}")));
+        }
     }
     for (breach, what, sql) in RULES {
-        for found in rows(&connection, sql, |row| row.get::<_, String>(0))? {
+        for found in first_column(database.rows(sql)?) {
             breaches.push((breach, format!("{what}: {found}")));
         }
     }
     let ids: BTreeSet<String> =
-        rows(&connection, "SELECT workflow_uuid FROM workflow_status", |row| row.get(0))?
-            .into_iter()
-            .collect();
+        first_column(database.rows("SELECT workflow_uuid FROM workflow_status")?).collect();
     for lost in acknowledged.difference(&ids) {
         breaches.push((Breach::Lost, format!("a start that was acknowledged is not there: {lost}")));
     }
-    check_transitions(&connection, &mut breaches)?;
-    check_ledger(&connection, &Ledger::read(&ledger(dir))?, &mut breaches)?;
+    check_transitions(database, &mut breaches)?;
+    check_ledger(database, &Ledger::read(&ledger(dir))?, &mut breaches)?;
     Ok(breaches)
 }
 
-fn rows<T>(
-    connection: &Connection,
-    sql: &str,
-    read: impl FnMut(&Row<'_>) -> engine::rusqlite::Result<T>,
-) -> anyhow::Result<Vec<T>> {
-    let mut statement = connection.prepare(sql)?;
-    let found = statement.query_map([], read)?.collect::<Result<_, _>>()?;
-    Ok(found)
+fn first_column(rows: Vec<Row>) -> impl Iterator<Item = String> {
+    rows.into_iter().filter_map(|row| row.into_iter().next().flatten())
+}
+
+/// The texts of a row, where nothing is as good as an empty one.
+fn texts<const N: usize>(row: Row) -> [String; N] {
+    let mut columns = row.into_iter().map(Option::unwrap_or_default);
+    std::array::from_fn(|_| columns.next().unwrap_or_default())
 }
 
 /// Every change of a status is an arrow that the engine's states have.
-fn check_transitions(connection: &Connection, breaches: &mut Breaches) -> anyhow::Result<()> {
+fn check_transitions(database: &Database, breaches: &mut Breaches) -> anyhow::Result<()> {
     let sql = "SELECT id, old, new FROM audit_status WHERE old IS NOT NULL AND old <> new ORDER BY seq";
-    let read =
-        |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?));
-    for (id, old, new) in rows(connection, sql, read)? {
+    for row in database.rows(sql)? {
+        let [id, old, new] = texts(row);
         let legal = matches!(
             (WorkflowStatus::parse(&old), WorkflowStatus::parse(&new)),
             (Some(old), Some(new)) if old.may_become(new)
@@ -226,22 +257,26 @@ fn check_transitions(connection: &Connection, breaches: &mut Breaches) -> anyhow
 }
 
 /// What bodies did and workflows saw, against what is recorded.
-fn check_ledger(connection: &Connection, entries: &[Entry], breaches: &mut Breaches) -> anyhow::Result<()> {
-    let text = |row: &Row<'_>, column: usize| row.get::<_, Option<String>>(column);
-    let recorded: BTreeMap<(String, String), Option<String>> = rows(
-        connection,
-        "SELECT workflow_uuid, function_name, output FROM operation_outputs WHERE function_name NOT LIKE 'DBOS.%'",
-        |row| Ok(((row.get(0)?, row.get(1)?), text(row, 2)?)),
-    )?
-    .into_iter()
-    .collect();
-    let claims: BTreeMap<String, u64> = rows(
-        connection,
-        "SELECT id, count(*) FROM audit_status WHERE new = 'PENDING' AND token IS NOT NULL GROUP BY id",
-        |row| Ok((row.get(0)?, row.get(1)?)),
-    )?
-    .into_iter()
-    .collect();
+fn check_ledger(database: &Database, entries: &[Entry], breaches: &mut Breaches) -> anyhow::Result<()> {
+    let recorded: BTreeMap<(String, String), Option<String>> = database
+        .rows("SELECT workflow_uuid, function_name, output FROM operation_outputs WHERE function_name NOT LIKE 'DBOS.%'")?
+        .into_iter()
+        .map(|mut row| {
+            let output = row.pop().flatten();
+            let [workflow, step] = texts(row);
+            ((workflow, step), output)
+        })
+        .collect();
+    let claims: BTreeMap<String, u64> = database
+        .rows(
+            "SELECT id, count(*) FROM audit_status WHERE new = 'PENDING' AND token IS NOT NULL GROUP BY id",
+        )?
+        .into_iter()
+        .map(|row| {
+            let [id, count] = texts(row);
+            (id, count.parse().unwrap_or_default())
+        })
+        .collect();
 
     let mut seen: BTreeMap<(String, String), String> = BTreeMap::new();
     let mut bodies: BTreeMap<(String, String), u64> = BTreeMap::new();
@@ -299,6 +334,10 @@ pub struct Verdict {
     pub kills: u64,
     /// How many were stopped for a while, and went on.
     pub stops: u64,
+    /// How often the server crashed and came back.
+    pub server_crashes: u64,
+    /// How many of its connections were killed.
+    pub cut_connections: u64,
     /// How many starts were acknowledged.
     pub acks: usize,
     /// How many workflows there are, children included.
@@ -320,12 +359,11 @@ impl Verdict {
     /// Adds what the tables and the ledger hold.
     ///
     /// # Errors
-    /// What SQLite or the file system says.
-    pub fn count(&mut self, dir: &Path) -> anyhow::Result<()> {
-        let connection = open(dir)?;
-        let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, u64>(0));
-        self.workflows = number("SELECT count(*) FROM workflow_status")?;
-        self.recoveries = number("SELECT COALESCE(sum(recovery_attempts - 1), 0) FROM workflow_status")?;
+    /// What the database or the file system says.
+    pub fn count(&mut self, database: &Database, dir: &Path) -> anyhow::Result<()> {
+        self.workflows = database.number("SELECT count(*) FROM workflow_status")?;
+        self.recoveries =
+            database.number("SELECT COALESCE(sum(recovery_attempts - 1), 0) FROM workflow_status")?;
         let entries = Ledger::read(&ledger(dir))?;
         self.bodies = entries.iter().filter(|entry| matches!(entry, Entry::Body { .. })).count();
         Ok(())
@@ -340,8 +378,17 @@ impl fmt::Display for Verdict {
         }
         writeln!(
             f,
-            "seed {}: {} kills, {} stops; {} starts acknowledged, {} workflows, {} step bodies, {} recoveries",
-            self.seed, self.kills, self.stops, self.acks, self.workflows, self.bodies, self.recoveries
+            "seed {}: {} kills, {} stops, {} server crashes, {} connections cut; {} starts acknowledged, {} workflows, \
+             {} step bodies, {} recoveries",
+            self.seed,
+            self.kills,
+            self.stops,
+            self.server_crashes,
+            self.cut_connections,
+            self.acks,
+            self.workflows,
+            self.bodies,
+            self.recoveries
         )?;
         write!(
             f,

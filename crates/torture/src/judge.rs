@@ -8,13 +8,14 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use cluster::{Cluster, Settings};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rand::rngs::ChaCha12Rng;
 use rand::{RngExt, SeedableRng};
 
 use crate::audit::{self, Breach, Verdict};
-use crate::worker::database;
+use crate::database::Database;
 
 /// What the judge is to do.
 #[derive(Debug, Clone, clap::Args)]
@@ -31,6 +32,18 @@ pub struct JudgeArgs {
     /// Where to put the database and the ledgers; kept [default: a temporary directory, kept when something broke]
     #[arg(long)]
     pub dir: Option<PathBuf>,
+    /// On a server that is made for it, and that crashes and restarts now and then as well
+    #[arg(long, value_enum, default_value = "sqlite")]
+    pub backend: Backend,
+}
+
+/// What is tortured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Backend {
+    /// A file.
+    Sqlite,
+    /// A private server.
+    Postgres,
 }
 
 /// More waiting workflows than this, and new workers start none.
@@ -38,6 +51,10 @@ const BACKLOG_MAX: u64 = 150;
 const STARTS_EACH: u64 = 30;
 /// A worker lives up to this long before the next kill.
 const BETWEEN_KILLS_MS: u64 = 80;
+/// The same where a death is noticed by a lease that runs out: there must be time for a takeover now and then.
+const BETWEEN_KILLS_BY_LEASE_MS: u64 = 250;
+/// Longer than a lease lasts, so that one that is stopped for it finds its workflows taken.
+const LONG_STOP_MS: std::ops::Range<u64> = 1_000..2_500;
 /// How long the last worker may take for what is left.
 const FINISH_WITHIN: Duration = Duration::from_secs(180);
 
@@ -122,8 +139,15 @@ pub fn judge(args: &JudgeArgs) -> anyhow::Result<Verdict> {
     let temporary = tempfile::Builder::new().prefix("piton-torture-").tempdir()?;
     let dir = args.dir.clone().unwrap_or_else(|| temporary.path().to_owned());
     std::fs::create_dir_all(&dir)?;
-    audit::prepare(&dir)?;
-    let mut torture = Torture::new(args, &dir)?;
+    let cluster = match args.backend {
+        Backend::Sqlite => None,
+        Backend::Postgres => Some(Cluster::start(&Settings::default())?),
+    };
+    let database = cluster
+        .as_ref()
+        .map_or_else(|| Database::in_directory(&dir), |cluster| Database::Postgres(cluster.url("torture")));
+    audit::prepare(&database)?;
+    let mut torture = Torture::new(args, &dir, database, cluster.as_ref())?;
     while torture.verdict.kills < args.kills {
         torture.round()?;
     }
@@ -137,6 +161,9 @@ pub fn judge(args: &JudgeArgs) -> anyhow::Result<Verdict> {
 struct Torture<'a> {
     args: &'a JudgeArgs,
     dir: &'a Path,
+    database: Database,
+    /// The server, if it can be crashed.
+    cluster: Option<&'a Cluster>,
     program: PathBuf,
     rng: ChaCha12Rng,
     workers: Vec<WorkerProcess>,
@@ -147,10 +174,17 @@ struct Torture<'a> {
 }
 
 impl<'a> Torture<'a> {
-    fn new(args: &'a JudgeArgs, dir: &'a Path) -> anyhow::Result<Self> {
+    fn new(
+        args: &'a JudgeArgs,
+        dir: &'a Path,
+        database: Database,
+        cluster: Option<&'a Cluster>,
+    ) -> anyhow::Result<Self> {
         Ok(Self {
             args,
             dir,
+            database,
+            cluster,
             program: std::env::current_exe()?,
             rng: ChaCha12Rng::seed_from_u64(args.seed),
             workers: Vec::new(),
@@ -161,17 +195,23 @@ impl<'a> Torture<'a> {
         })
     }
 
-    /// Brings the workers up to their number, waits a random time, kills one; now and then stops one instead.
+    /// Brings the workers up to their number, waits a random time, kills one; now and then stops one instead, or
+    /// something happens to the server.
     fn round(&mut self) -> anyhow::Result<()> {
         while self.workers.len() < usize::from(self.args.processes) {
             self.spawn()?;
         }
-        self.wait(0..BETWEEN_KILLS_MS);
+        let between = if self.cluster.is_some() { BETWEEN_KILLS_BY_LEASE_MS } else { BETWEEN_KILLS_MS };
+        self.wait(0..between);
+        if let Some(cluster) = self.cluster {
+            self.trouble(cluster)?;
+        }
         let victim = self.rng.random_range(0..self.workers.len());
         if self.rng.random_range(0..10) == 0 {
             self.workers[victim].signal(Signal::SIGSTOP)?;
             self.verdict.stops += 1;
-            self.wait(0..2 * BETWEEN_KILLS_MS);
+            let is_long = self.cluster.is_some() && self.rng.random_range(0..3) == 0;
+            self.wait(if is_long { LONG_STOP_MS } else { 0..2 * BETWEEN_KILLS_MS });
             self.workers[victim].signal(Signal::SIGCONT)?;
             return Ok(());
         }
@@ -180,6 +220,27 @@ impl<'a> Torture<'a> {
         acknowledged(&self.said.1, &mut self.acks);
         if self.verdict.kills.is_multiple_of(500) {
             eprintln!("{} kills, {} starts acknowledged", self.verdict.kills, self.acks.len());
+        }
+        Ok(())
+    }
+
+    /// Once in a while the server crashes and comes back, or a connection of somebody is killed.
+    fn trouble(&mut self, cluster: &Cluster) -> anyhow::Result<()> {
+        match self.rng.random_range(0..40) {
+            0 => {
+                cluster.crash()?;
+                self.wait(0..BETWEEN_KILLS_BY_LEASE_MS);
+                cluster.resume()?;
+                self.verdict.server_crashes += 1;
+            }
+            1..=3 => {
+                let one = "SELECT count(pg_terminate_backend(pid)) FROM (
+                               SELECT pid FROM pg_stat_activity
+                                WHERE datname = current_database() AND pid <> pg_backend_pid()
+                                ORDER BY random() LIMIT 1) AS one";
+                self.verdict.cut_connections += self.database.number(one)?;
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -198,6 +259,7 @@ impl<'a> Torture<'a> {
 
     fn spawn(&mut self) -> anyhow::Result<()> {
         let mut args = vec!["--dir".to_owned(), self.dir.display().to_string()];
+        args.extend(self.database.arguments());
         if self.waiting()? < BACKLOG_MAX {
             args.extend(["--start".to_owned(), format!("{}..{}", self.next, self.next + STARTS_EACH)]);
             self.next += STARTS_EACH;
@@ -208,10 +270,8 @@ impl<'a> Torture<'a> {
     }
 
     fn waiting(&self) -> anyhow::Result<u64> {
-        let connection = engine::rusqlite::Connection::open(database(self.dir))?;
-        connection.busy_timeout(Duration::from_secs(60))?;
         let sql = "SELECT count(*) FROM workflow_status WHERE status IN ('PENDING', 'ENQUEUED', 'DELAYED')";
-        Ok(connection.query_row(sql, [], |row| row.get(0))?)
+        self.database.number(sql)
     }
 
     /// The last worker is not killed. What it leaves is what is judged.
@@ -220,7 +280,8 @@ impl<'a> Torture<'a> {
             worker.kill()?;
         }
         acknowledged(&self.said.1, &mut self.acks);
-        let args = ["--dir", &self.dir.display().to_string(), "--finish"].map(str::to_owned);
+        let mut args = ["--dir", &self.dir.display().to_string(), "--finish"].map(str::to_owned).to_vec();
+        args.extend(self.database.arguments());
         let (sender, said) = channel();
         let mut last = WorkerProcess::spawn(&self.program, &args, sender)?;
         let finished =
@@ -231,8 +292,8 @@ impl<'a> Torture<'a> {
         }
         last.end()?;
         self.verdict.acks = self.acks.len();
-        self.verdict.breaches.extend(audit::audit(self.dir, &self.acks)?);
-        self.verdict.count(self.dir)?;
+        self.verdict.breaches.extend(audit::audit(&self.database, self.dir, &self.acks)?);
+        self.verdict.count(&self.database, self.dir)?;
         Ok(self.verdict)
     }
 }

@@ -6,6 +6,7 @@
 //! one finish, and has the **audit** compare the ledgers with the tables.
 
 pub mod audit;
+pub mod database;
 pub mod judge;
 pub mod ledger;
 pub mod points;

@@ -7,19 +7,23 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use engine::testing::Moment;
-use engine::{Engine, WorkflowFilter, WorkflowStatus};
+use engine::{Engine, Handle, WorkflowFilter, WorkflowStatus};
 
+use crate::database::Database;
 use crate::ledger::Ledger;
 use crate::points::{Killer, Point, die};
-use crate::workload::{Workflows, Workload};
+use crate::workload::{Seen, Workflows, Workload};
 
 /// What a worker is to do.
 #[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 #[derive(Debug, Clone, clap::Args)]
 pub struct WorkerArgs {
-    /// Where the database and the ledgers are
+    /// Where the ledgers are, and the database if none is named
     #[arg(long)]
     pub dir: PathBuf,
+    /// A database on a PostgreSQL server
+    #[arg(long)]
+    pub database_url: Option<String>,
     /// Start workflows of all kinds with these numbers: FROM..TO
     #[arg(long, value_parser = range)]
     pub start: Option<std::ops::Range<u64>>,
@@ -38,6 +42,12 @@ pub struct WorkerArgs {
     /// Say what is in each commit before it is made
     #[arg(long)]
     pub tell_commits: bool,
+    /// Leases as long as they are by default, where leases tell who lives; otherwise short ones
+    #[arg(long)]
+    pub default_lease: bool,
+    /// Say what the workflow that does everything returned
+    #[arg(long)]
+    pub tell_result: bool,
     /// How long a workflow waits on its thread before it leaves it, in milliseconds
     #[arg(long, default_value_t = 5000)]
     pub suspend_after: u64,
@@ -58,15 +68,13 @@ fn range(text: &str) -> Result<std::ops::Range<u64>, String> {
     Ok(number(from)?..number(to)?)
 }
 
-/// The database of a directory.
-pub fn database(dir: &Path) -> PathBuf {
-    dir.join("torture.db")
-}
-
 /// The effects ledger of a directory.
 pub fn ledger(dir: &Path) -> PathBuf {
     dir.join("effects.log")
 }
+
+/// Within which time a takeover is to happen: the least that the engine allows.
+pub const SHORT_LEASE: Duration = Duration::from_secs(1);
 
 /// The body of a worker process.
 ///
@@ -75,7 +83,8 @@ pub fn ledger(dir: &Path) -> PathBuf {
 pub fn work(args: &WorkerArgs) -> anyhow::Result<()> {
     let killer = Arc::new(Killer::new(args.kill_at, args.skip, if args.hold { hold } else { die }));
     let (hook, tell_commits) = (killer.clone(), args.tell_commits);
-    let engine = Engine::options()
+    let database = Database::named(&args.dir, args.database_url.as_deref());
+    let options = Engine::options()
         .app("torture")
         .workers_max(args.workers)
         .suspend_after(Duration::from_millis(args.suspend_after))
@@ -84,9 +93,10 @@ pub fn work(args: &WorkerArgs) -> anyhow::Result<()> {
                 let _ = say(&format!("commit {} {}", point.number, point.kinds.join(" ")));
             }
             hook.at_commit(point)
-        }))
-        .open(&format!("sqlite:{}", database(&args.dir).display()))?;
-    let workload = Workload::new(Ledger::open(&ledger(&args.dir))?, killer);
+        }));
+    let options = if args.default_lease { options } else { options.takeover_within(SHORT_LEASE) };
+    let engine = database.open(options)?;
+    let workload = Workload::new(Ledger::open(&ledger(&args.dir))?, killer, &database);
     let workflows = workload.register(&engine)?;
     if args.wait_for_go {
         say("ready")?;
@@ -94,8 +104,13 @@ pub fn work(args: &WorkerArgs) -> anyhow::Result<()> {
     }
     engine.launch()?;
     say("launched")?;
-    start(args, &engine, &workflows)?;
+    let everything = start(args, &engine, &workflows)?;
     say("started")?;
+    if args.tell_result
+        && let Some(handle) = everything
+    {
+        say(&format!("result {}", handle.result()?.join(",")))?;
+    }
     if args.finish {
         wait_until_nothing_is_left(&engine)?;
         engine.shutdown(Duration::from_secs(30));
@@ -107,10 +122,12 @@ pub fn work(args: &WorkerArgs) -> anyhow::Result<()> {
     }
 }
 
-/// Each start that returned is acknowledged on standard output before the next one.
-fn start(args: &WorkerArgs, engine: &Engine, workflows: &Workflows) -> anyhow::Result<()> {
+/// Each start that returned is acknowledged on standard output before the next one. Gives the handle of the workflow that
+/// does everything.
+fn start(args: &WorkerArgs, engine: &Engine, workflows: &Workflows) -> anyhow::Result<Option<Handle<Seen>>> {
+    let mut everything = None;
     if let Some(id) = &args.everything {
-        workflows.all().start_as(engine, id, 0)?;
+        everything = Some(workflows.all().start_as(engine, id, 0)?);
         say(&format!("ack {id}"))?;
     }
     for number in args.start.clone().into_iter().flatten() {
@@ -118,7 +135,7 @@ fn start(args: &WorkerArgs, engine: &Engine, workflows: &Workflows) -> anyhow::R
         workflows.of(number).start_as(engine, &id, number)?;
         say(&format!("ack {id}"))?;
     }
-    Ok(())
+    Ok(everything)
 }
 
 fn wait_until_nothing_is_left(engine: &Engine) -> anyhow::Result<()> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use engine::{BoxError, Context, Engine, Error, Result, StepInfo, StepOptions, Workflow, WorkflowId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::database::Database;
 use crate::ledger::Ledger;
 use crate::points::{Killer, Point};
 
@@ -14,12 +15,13 @@ use crate::points::{Killer, Point};
 pub const KINDS: u64 = 6;
 
 /// Long enough to be slept through without a thread, also on a busy machine.
-const EVERYTHINGS_NAP_MS: u64 = 40;
+const EVERYTHINGS_NAP_MS: u64 = 100;
 
 /// What the workflows work with.
 pub struct Workload {
     ledger: Ledger,
     killer: Arc<Killer>,
+    is_postgres: bool,
 }
 
 /// What every workflow returns: the values that it saw, in order.
@@ -82,8 +84,9 @@ impl<'de> Deserialize<'de> for Value {
 
 impl Workload {
     /// Writes to this ledger, and kills where it is told to.
-    pub fn new(ledger: Ledger, killer: Arc<Killer>) -> Arc<Self> {
-        Arc::new(Self { ledger, killer })
+    pub fn new(ledger: Ledger, killer: Arc<Killer>, database: &Database) -> Arc<Self> {
+        let is_postgres = matches!(database, Database::Postgres(_));
+        Arc::new(Self { ledger, killer, is_postgres })
     }
 
     /// A step whose body leaves a trace and returns a value that no other execution returns.
@@ -118,14 +121,19 @@ impl Workload {
     /// One row of the table `effect`, exactly once.
     fn transaction(&self, ctx: &mut Context, name: &str) -> Result<String> {
         let id = ctx.workflow_id().to_string();
-        let value = ctx.transaction(name, |tx| {
-            let value = unique();
-            tx.execute(
-                "INSERT INTO effect (workflow, step, value) VALUES (?1, ?2, ?3)",
-                (&id, name, &value),
-            )?;
-            Ok::<_, engine::rusqlite::Error>(value)
-        })?;
+        let value = if self.is_postgres {
+            ctx.pg_transaction(name, |tx| {
+                let value = unique();
+                tx.execute("INSERT INTO public.effect VALUES ($1, $2, $3)", &[&id, &name, &value])?;
+                Ok::<_, engine::postgres::Error>(value)
+            })?
+        } else {
+            ctx.transaction(name, |tx| {
+                let value = unique();
+                tx.execute("INSERT INTO effect VALUES (?1, ?2, ?3)", (&id, name, &value))?;
+                Ok::<_, engine::rusqlite::Error>(value)
+            })?
+        };
         self.ledger.saw(&id, name, &value);
         Ok(value)
     }

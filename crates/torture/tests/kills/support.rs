@@ -1,8 +1,5 @@
 //! A directory with a database under audit, and workers on it.
 
-#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
-#![allow(dead_code, clippy::allow_attributes, reason = "each test file uses its part")]
-
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt as _;
@@ -10,11 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use engine::rusqlite::types::FromSql;
-use engine::rusqlite::{Connection, Params};
+use engine::{Engine, EngineOptions};
 use torture::audit;
+use torture::database::Database;
 use torture::judge::WorkerProcess;
-use torture::worker::database;
+use torture::ledger::Ledger;
+use torture::points::Killer;
+use torture::worker::{SHORT_LEASE, ledger};
+use torture::workload::Workload;
 
 const SIGKILL: i32 = 9;
 /// Longer than anything here takes.
@@ -22,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) struct Ground {
     dir: tempfile::TempDir,
+    pub(crate) database: Database,
     pub(crate) acks: BTreeSet<String>,
 }
 
@@ -42,13 +43,14 @@ impl Ground {
     /// With the tables of the audit.
     pub(crate) fn new() -> Self {
         let ground = Self::bare();
-        audit::prepare(ground.path()).unwrap();
+        audit::prepare(&ground.database).unwrap();
         ground
     }
 
     /// Without a database.
     pub(crate) fn bare() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), acks: BTreeSet::new() }
+        let dir = tempfile::tempdir().unwrap();
+        Self { database: crate::database(dir.path()), dir, acks: BTreeSet::new() }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -57,6 +59,7 @@ impl Ground {
 
     pub(crate) fn spawn(&self, args: &str) -> Worker {
         let mut all = vec!["--dir".to_owned(), self.path().display().to_string()];
+        all.extend(self.database.arguments());
         all.extend(args.split_whitespace().map(str::to_owned));
         let (sender, said) = channel();
         let program = PathBuf::from(env!("CARGO_BIN_EXE_torture"));
@@ -89,14 +92,26 @@ impl Ground {
 
     /// All invariants, by the tables and the ledgers.
     pub(crate) fn assert_clean(&self, what: &str) {
-        let breaches = audit::audit(self.path(), &self.acks).unwrap();
+        let breaches = audit::audit(&self.database, self.path(), &self.acks).unwrap();
         assert!(breaches.is_empty(), "{what}: {breaches:#?}");
     }
 
-    pub(crate) fn value<T: FromSql>(&self, sql: &str, params: impl Params) -> T {
-        let connection = Connection::open(database(self.path())).unwrap();
-        connection.busy_timeout(PATIENCE).unwrap();
-        connection.query_row(sql, params, |row| row.get(0)).unwrap()
+    pub(crate) fn number(&self, sql: &str) -> u64 {
+        self.database.number(sql).unwrap()
+    }
+
+    /// An executor in this process, which lives while others die.
+    pub(crate) fn executor_here(&self) -> Engine {
+        self.executor_with(Engine::options().takeover_within(SHORT_LEASE))
+    }
+
+    pub(crate) fn executor_with(&self, options: EngineOptions) -> Engine {
+        let engine = self.database.open(options.app("torture")).unwrap();
+        let ledger = Ledger::open(&ledger(self.path())).unwrap();
+        let killer = std::sync::Arc::new(Killer::new(None, 0, || {}));
+        Workload::new(ledger, killer, &self.database).register(&engine).unwrap();
+        engine.launch().unwrap();
+        engine
     }
 }
 

@@ -1,0 +1,113 @@
+//! A process is killed at each place of a step's life and around each commit; the next one goes on, and the audit
+//! finds nothing lost, doubled, stuck or broken.
+
+use std::collections::BTreeSet;
+
+use torture::points::Point;
+
+use crate::AT_ONCE;
+use crate::support::{Ended, Ground};
+
+/// Tries each of them on a ground of its own, several at once.
+fn each<T: Send + Sync>(cases: &[T], case: impl Fn(&T) + Sync) {
+    for some in cases.chunks(usize::try_from(AT_ONCE).unwrap()) {
+        std::thread::scope(|scope| {
+            for one in some {
+                scope.spawn(|| case(one));
+            }
+        });
+    }
+}
+
+/// Rows 1, 3, 4, 5 and 7 of a step's life, at its first, second and third step.
+#[test]
+fn a_kill_in_a_step_leaves_nothing_lost_or_doubled() {
+    let points = Point::IN_A_STEP.into_iter().filter(|point| *point != Point::WhileReplaying);
+    let cases: Vec<_> = points.flat_map(|point| (0..3).map(move |skip| (point, skip))).collect();
+    each(&cases, |(point, skip)| {
+        let mut ground = Ground::new();
+        let killed = ground.run(&format!("--everything e --kill-at {point} --skip {skip} --finish"));
+        assert!(killed.was_killed(), "{point} was not reached {} times", skip + 1);
+        ground.finish();
+        ground.assert_clean(&format!("killed at {point}, passed {skip} times"));
+    });
+}
+
+/// Row 2: the process that goes on is killed as well, while it reads the past.
+#[test]
+fn a_kill_while_the_past_is_replayed_leaves_nothing_lost_or_doubled() {
+    each(&[0, 1], |skip| {
+        let mut ground = Ground::new();
+        assert!(ground.run("--everything e --kill-at after-step --skip 2 --finish").was_killed());
+        let killed = ground.run(&format!("--kill-at while-replaying --skip {skip} --finish"));
+        assert!(killed.was_killed(), "nothing was replayed {} times", skip + 1);
+        ground.finish();
+        ground.assert_clean(&format!("killed at while-replaying, passed {skip} times"));
+    });
+}
+
+/// Row 6: before and after every commit that a process makes, until there are no more of them. Gives the kinds of writes
+/// in the commits.
+fn killed_around_each_commit(run: impl Fn(&mut Ground, Point) -> Ended + Sync) -> BTreeSet<String> {
+    let one = |point| {
+        let mut ground = Ground::new();
+        let ended = run(&mut ground, point);
+        let kinds = ended.was_killed().then(|| ended.last_commit());
+        if kinds.is_some() {
+            ground.finish();
+        }
+        ground.assert_clean(&format!("killed {point}"));
+        kinds
+    };
+    let mut all = BTreeSet::new();
+    for moment in [Point::BeforeCommit, Point::AfterCommit] {
+        for first in (1..).step_by(usize::try_from(AT_ONCE).unwrap()) {
+            let found: Vec<_> = std::thread::scope(|scope| {
+                let several = (first..first + AT_ONCE).map(|number| scope.spawn(move || one(moment(number))));
+                several.collect::<Vec<_>>().into_iter().map(|one| one.join().unwrap()).collect()
+            });
+            // How many commits one makes hangs on what was committed together.
+            let was_the_end = found.iter().all(Option::is_none);
+            all.extend(found.into_iter().flatten().flatten());
+            if was_the_end {
+                break;
+            }
+        }
+    }
+    all
+}
+
+fn assert_holds(kinds: &BTreeSet<String>, expected: &[&str]) {
+    for kind in expected {
+        assert!(kinds.contains(*kind), "no {kind} in {kinds:?}");
+    }
+}
+
+#[test]
+fn a_kill_around_any_commit_leaves_nothing_lost_or_doubled() {
+    let kinds = killed_around_each_commit(|ground, point| {
+        ground.run(&format!("--everything e --kill-at {point} --tell-commits --finish"))
+    });
+    assert_holds(&kinds, &["register_version", "start_workflow", "record_step", "transaction_step"]);
+    assert_holds(&kinds, &["send", "start_child", "receive", "settle"]);
+}
+
+/// The same when every wait leaves its thread.
+#[test]
+fn a_kill_around_any_commit_of_waits_without_a_thread_leaves_nothing_lost_or_doubled() {
+    let kinds = killed_around_each_commit(|ground, point| {
+        ground.run(&format!("--everything e --suspend-after 0 --kill-at {point} --tell-commits --finish"))
+    });
+    assert_holds(&kinds, &["suspend", "claim", "wake_due"]);
+}
+
+/// The process that takes over is killed too, around each of its commits.
+#[test]
+fn a_kill_around_any_commit_of_a_recovery_leaves_nothing_lost_or_doubled() {
+    let kinds = killed_around_each_commit(|ground, point| {
+        let killed = ground.run("--everything e --kill-at after-effect --skip 1 --finish");
+        assert!(killed.was_killed());
+        ground.run(&format!("--kill-at {point} --tell-commits --finish"))
+    });
+    assert_holds(&kinds, &["revive", "requeue", "claim", "record_step", "settle"]);
+}

@@ -1,0 +1,186 @@
+//! Who takes over when, and what a process may still do that was stopped for too long.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use engine::Engine;
+use nix::sys::signal::Signal;
+
+use torture::worker::SHORT_LEASE;
+
+use crate::support::Ground;
+
+/// The only column of a query.
+fn values(ground: &Ground, sql: &str) -> Vec<String> {
+    ground.database.rows(sql).unwrap().into_iter().filter_map(|mut row| row.pop().flatten()).collect()
+}
+
+/// Who has the workflow, and under which token.
+fn owner(ground: &Ground, id: &str) -> Option<(String, String)> {
+    let sql = format!(
+        "SELECT executor_id || ' ' || owner_xid FROM workflow_status WHERE workflow_uuid = '{id}' AND status = 'PENDING'"
+    );
+    let found = values(ground, &sql).pop()?;
+    found.split_once(' ').map(|(executor, token)| (executor.to_owned(), token.to_owned()))
+}
+
+fn wait_until(what: &str, within: Duration, mut is_so: impl FnMut() -> bool) -> Duration {
+    let watch = Instant::now();
+    while !is_so() {
+        assert!(watch.elapsed() < within, "not within {within:?}: {what}");
+        std::thread::yield_now();
+    }
+    watch.elapsed()
+}
+
+/// One of three that all have work is killed; the other two go on with its workflows.
+#[test]
+fn the_workflows_of_a_killed_executor_go_on_elsewhere_within_five_seconds() {
+    let mut ground = Ground::new();
+    // Two here with the default: five seconds. The one that dies says by its own options how long its lease lasts.
+    let live: Vec<Engine> = (0..2).map(|_| ground.executor_with(Engine::options())).collect();
+    let other = ground.spawn("--everything e --kill-at after-effect --hold --workers 1 --default-lease");
+    other.wait_for("held");
+    let (theirs, _) = owner(&ground, "e").unwrap();
+    let load = ground.spawn("--start 0..60 --finish");
+    other.signal(Signal::SIGKILL);
+    let taken = || owner(&ground, "e").is_none_or(|(executor, _)| executor != theirs);
+    let took = wait_until("taken over", Duration::from_secs(20), taken);
+    // And what a busy machine takes to run anything.
+    assert!(took < Duration::from_secs(6), "{took:?}");
+    assert!(ground.end(other).was_killed());
+    assert!(!ground.end(load).was_killed());
+    live[0].retrieve::<serde_json::Value>("e").unwrap().result().unwrap();
+    drop(live);
+    ground.finish();
+    ground.assert_clean("a takeover by lease");
+}
+
+#[test]
+fn a_takeover_may_be_had_within_a_second() {
+    let mut ground = Ground::new();
+    let live = ground.executor_here();
+    let other = ground.spawn("--everything e --kill-at after-effect --hold --workers 1");
+    other.wait_for("held");
+    let (theirs, _) = owner(&ground, "e").unwrap();
+    other.signal(Signal::SIGKILL);
+    let taken = || owner(&ground, "e").is_none_or(|(executor, _)| executor != theirs);
+    let took = wait_until("taken over", Duration::from_secs(20), taken);
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(ground.end(other).was_killed());
+    live.retrieve::<serde_json::Value>("e").unwrap().result().unwrap();
+    drop(live);
+    ground.assert_clean("a quick takeover");
+}
+
+/// Stopped for longer than its lease in the body of a step, it finds its workflow taken: nothing that it writes is
+/// accepted, and it adopts the outcome of the one that has it.
+#[test]
+fn a_process_that_was_stopped_past_its_lease_writes_nothing() {
+    for skip in 0..3 {
+        let mut ground = Ground::new();
+        let live = ground.executor_here();
+        let mut zombie = ground
+            .spawn(&format!("--everything e --kill-at after-effect --skip {skip} --hold --tell-result"));
+        zombie.wait_for("held");
+        zombie.signal(Signal::SIGSTOP);
+        let result = live.retrieve::<Vec<String>>("e").unwrap().result().unwrap();
+        zombie.signal(Signal::SIGCONT);
+        zombie.go();
+        zombie.wait_for(&format!("result {}", result.join(",")));
+        zombie.signal(Signal::SIGKILL);
+        assert!(ground.end(zombie).was_killed());
+        drop(live);
+        ground.assert_clean("a zombie");
+        assert_eq!(
+            ground.number("SELECT recovery_attempts FROM workflow_status WHERE workflow_uuid = 'e'"),
+            2
+        );
+    }
+}
+
+/// It lives again before anybody has taken its workflows: it keeps them.
+#[test]
+fn a_process_that_was_stopped_for_less_than_its_lease_keeps_its_workflows() {
+    let mut ground = Ground::new();
+    let live = ground.executor_with(Engine::options());
+    let mut other = ground.spawn("--everything e --kill-at after-effect --hold --finish --default-lease");
+    other.wait_for("held");
+    let before = owner(&ground, "e").unwrap();
+    other.signal(Signal::SIGSTOP);
+    let watch = Instant::now();
+    wait_until("a second has passed", Duration::from_secs(10), || watch.elapsed() > Duration::from_secs(1));
+    other.signal(Signal::SIGCONT);
+    assert_eq!(owner(&ground, "e").unwrap(), before);
+    // It holds at each of its steps from there on.
+    while owner(&ground, "e").is_some() {
+        other.go();
+    }
+    assert!(!ground.end(other).was_killed());
+    drop(live);
+    ground.assert_clean("a short stop");
+    assert_eq!(ground.number("SELECT recovery_attempts FROM workflow_status WHERE workflow_uuid = 'e'"), 1);
+}
+
+/// A label is no identity.
+#[test]
+fn two_processes_with_the_same_label_leave_each_other_alone() {
+    let ground = Ground::new();
+    let open = || ground.executor_with(Engine::options().executor("web").takeover_within(SHORT_LEASE));
+    let (first, second) = (open(), open());
+    let workers: Vec<_> =
+        (0..2).map(|n| ground.spawn(&format!("--start {}..{} --finish", n * 100, n * 100 + 30))).collect();
+    let mut ground = ground;
+    for worker in workers {
+        assert!(!ground.end(worker).was_killed());
+    }
+    drop((first, second));
+    ground.finish();
+    ground.assert_clean("two of one label");
+    assert_eq!(ground.number("SELECT max(recovery_attempts) FROM workflow_status"), 1);
+}
+
+/// A start that is killed while it makes the tables leaves nothing that the next one could not finish.
+#[test]
+fn a_process_that_is_killed_while_it_brings_the_tables_up_spoils_nothing() {
+    for millis in (0..60).step_by(4) {
+        let mut ground = Ground::bare();
+        let worker = ground.spawn("--finish");
+        let watch = Instant::now();
+        wait_until("the moment has come", Duration::from_secs(10), || watch.elapsed().as_millis() >= millis);
+        worker.signal(Signal::SIGKILL);
+        ground.end(worker);
+        ground.finish();
+        assert_eq!(ground.number("SELECT version FROM dbos_migrations"), 125, "killed after {millis} ms");
+    }
+}
+
+/// A backlog is shared: nobody takes more than it can run.
+#[test]
+fn a_backlog_is_shared_in_proportion_to_free_workers() {
+    let mut ground = Ground::new();
+    let killed = ground.run("--start 0..600 --kill-at after-effect --skip 40 --workers 1");
+    assert!(killed.was_killed());
+    let mut workers = vec![
+        ground.spawn("--wait-for-go --finish --workers 4"),
+        ground.spawn("--wait-for-go --finish --workers 4"),
+    ];
+    for worker in &workers {
+        worker.wait_for("ready");
+    }
+    for worker in &mut workers {
+        worker.go();
+    }
+    for worker in workers {
+        assert!(!ground.end(worker).was_killed());
+    }
+    ground.assert_clean("a backlog");
+    let shares = values(
+        &ground,
+        "SELECT count(*)::text FROM workflow_status WHERE parent_workflow_id IS NULL GROUP BY executor_id ORDER BY 1",
+    );
+    let shares: BTreeSet<u64> = shares.iter().map(|share| share.parse().unwrap()).collect();
+    let both: Vec<u64> = shares.into_iter().rev().take(2).collect();
+    let all: u64 = both.iter().sum();
+    assert!(both.iter().all(|share| *share * 10 >= all * 3), "{both:?}");
+}

@@ -1,0 +1,20 @@
+//! Real processes on one file, killed and stopped for real.
+
+#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+
+mod crash_points;
+mod processes;
+mod stopped;
+mod support;
+
+use std::path::Path;
+
+use torture::database::Database;
+
+/// The database of a ground.
+fn database(dir: &Path) -> Database {
+    Database::in_directory(dir)
+}
+
+/// How many grounds are tried at once: the processor is what takes the time.
+const AT_ONCE: u64 = 2;

@@ -1,0 +1,22 @@
+//! The same on PostgreSQL, and what its leases are for.
+
+#![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+
+mod crash_points;
+mod leases;
+mod processes;
+mod support;
+
+use std::path::Path;
+
+use torture::database::Database;
+
+/// The database of a ground.
+fn database(_: &Path) -> Database {
+    let cluster = cluster::shared();
+    Database::Postgres(cluster.url(&cluster.fresh_database()))
+}
+
+/// How many grounds are tried at once: leases that run out are what takes the time.
+const AT_ONCE: u64 = 8;
