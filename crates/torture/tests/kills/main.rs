@@ -18,3 +18,8 @@ fn database(dir: &Path) -> Database {
 
 /// How many grounds are tried at once: the processor is what takes the time.
 const AT_ONCE: u64 = 2;
+
+/// All of them.
+fn every_nth_commit() -> usize {
+    1
+}

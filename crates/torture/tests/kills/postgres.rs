@@ -20,3 +20,8 @@ fn database(_: &Path) -> Database {
 
 /// How many grounds are tried at once: leases that run out are what takes the time.
 const AT_ONCE: u64 = 8;
+
+/// The same statements run on both: all of them where there is time, here a sample.
+fn every_nth_commit() -> usize {
+    if std::env::var_os("PITON_LONG_TESTS").is_some() { 1 } else { 5 }
+}
