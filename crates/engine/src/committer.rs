@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex};
 
 use crate::clock::{Clock, Stopwatch, Timestamp};
-use crate::limits::{BATCH_WRITES_MAX, CALL_WITHIN, COMMIT_RETRY_MAX, COMMIT_RETRY_MIN};
+use crate::limits::{BATCH_WRITES_MAX, CALL_WITHIN, COMMIT_RETRY_MAX, COMMIT_RETRY_MIN, WHOLE_BATCH_PAUSE};
 use crate::observer::{Event, Observers};
 use crate::outage::{Outage, Part};
 use crate::sync::{Signal, lock, say, wait, wait_for};
@@ -281,7 +281,7 @@ impl Committer {
     }
 
     /// One transaction; again while the failure may pass; in halves when it will not, so that one bad write does
-    /// not fail its neighbours.
+    /// not fail its neighbours, and when it does not: it may be the size of the batch that fails it.
     fn commit_batch(&self, writes: &[Write]) -> Vec<Answer> {
         let mut pause = COMMIT_RETRY_MIN;
         loop {
@@ -305,6 +305,9 @@ impl Committer {
                     self.closing.wait_at_most(seen, pause);
                     if lock(&self.line).closed {
                         return writes.iter().map(|_| Err(CommitError::Closed)).collect();
+                    }
+                    if pause >= WHOLE_BATCH_PAUSE && writes.len() > 1 {
+                        return self.commit_halves(writes, &error);
                     }
                     pause = (pause * 2).min(COMMIT_RETRY_MAX);
                 }

@@ -66,6 +66,9 @@ pub(crate) const POLL_MAX: Duration = Duration::from_millis(25);
 pub(crate) const COMMIT_RETRY_MIN: Duration = Duration::from_millis(2);
 pub(crate) const COMMIT_RETRY_MAX: Duration = Duration::from_secs(1);
 
+/// After a wait as long as this one, a batch that has failed every time is tried in halves.
+pub(crate) const WHOLE_BATCH_PAUSE: Duration = Duration::from_millis(64);
+
 /// How long a call from outside waits for a database that does not answer. Workflows wait as long as it takes.
 pub(crate) const CALL_WITHIN: Duration = Duration::from_secs(30);
 

@@ -104,6 +104,18 @@ fn commits_that_fail_in_every_way_lose_and_double_nothing() {
     );
 }
 
+/// What fails it may be its size: a time limit on statements, a connection that never lasts so long.
+#[test]
+fn a_batch_that_never_gets_through_as_a_whole_is_made_in_parts() {
+    run_under(
+        Arc::new(|point| {
+            let too_large = point.moment == Moment::After && point.kinds.len() > 2;
+            if too_large { Fate::FailForNow } else { Fate::Go }
+        }),
+        20,
+    );
+}
+
 /// A workflow waits for the database as long as it takes, a caller does not.
 #[test]
 fn a_call_while_the_database_does_not_answer_ends_with_the_reason() {
