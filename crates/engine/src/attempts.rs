@@ -106,6 +106,7 @@ pub(crate) fn run<T>(
     let attempts_max = options.retry.attempts_max;
     let mut failures: Vec<Failure> = Vec::new();
     for attempt in 0.. {
+        ctx.refuse_if_superseded()?;
         let run = ctx.run.clone();
         let info = StepInfo { run: &run, step_id: place.step_id, attempt, attempts_max };
         let watch = Stopwatch::start();

@@ -9,6 +9,7 @@ use crate::core::{Core, Run};
 use crate::error::{Error, Result, Stop};
 use crate::history::History;
 use crate::id::{StepId, WorkflowId, check_name};
+use crate::limits::{COMMIT_RETRY_MAX, COMMIT_RETRY_MIN};
 use crate::observer::Event;
 use crate::status::WorkflowStatus;
 use crate::sysdb::write::{Refusal, Wake};
@@ -255,6 +256,33 @@ impl Context {
             Some(reason) => Err(self.end(Ended::Stopped(reason))),
             None => Ok(()),
         }
+    }
+
+    /// To be called before a body runs. An executor that others may have taken for dead, because it stood still or the
+    /// database was away, asks whether the workflow is still its own.
+    pub(crate) fn refuse_if_superseded(&mut self) -> Result<()> {
+        let executor = self.core.identity()?.executor.clone();
+        let mut pause = COMMIT_RETRY_MIN;
+        while !self.core.liveness.covers(&executor, self.run.sure_at()) {
+            let looked = Stopwatch::start();
+            match self.core.reader.lost_among(std::slice::from_ref(&self.run.owner)) {
+                Ok(lost) if lost.is_empty() => {
+                    self.run.is_sure_since(looked);
+                    break;
+                }
+                Ok(_) => return Err(self.lost()),
+                Err(error) if error.may_pass => self.pause_longer(&mut pause)?,
+                Err(error) => return Err(self.end(Ended::Stopped(Stop::Database(error.to_string().into())))),
+            }
+        }
+        self.refuse_if_ended()
+    }
+
+    /// Waits before the next try, and longer before the one after it.
+    pub(crate) fn pause_longer(&mut self, pause: &mut Duration) -> Result<()> {
+        self.pause(*pause)?;
+        *pause = (*pause * 2).min(COMMIT_RETRY_MAX);
+        Ok(())
     }
 
     /// Why this execution lost its workflow: it was cancelled, or somebody else has it.

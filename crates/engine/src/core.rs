@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use crate::clock::Stopwatch;
 use crate::committer::{Caller, CommitError, Committer, Surroundings};
 use crate::error::{Error, Result, Stop};
 use crate::id::{OwnerToken, WorkflowId};
@@ -159,6 +160,8 @@ pub(crate) struct Run {
     /// The queue it came from, if that is not the engine's own.
     pub(crate) queue: Option<Arc<str>>,
     stop: Mutex<Option<Stop>>,
+    /// When it was last known to own its workflow: its claim came after this.
+    sure_at: Mutex<Stopwatch>,
     /// Raised when it should look up from whatever it waits for.
     pub(crate) signal: Arc<Signal>,
 }
@@ -169,7 +172,8 @@ impl Run {
     }
 
     pub(crate) fn from_queue(owner: Owner, queue: Option<Arc<str>>) -> Arc<Self> {
-        Arc::new(Self { owner, queue, stop: Mutex::default(), signal: Arc::default() })
+        let sure_at = Mutex::new(Stopwatch::start());
+        Arc::new(Self { owner, queue, stop: Mutex::default(), sure_at, signal: Arc::default() })
     }
 
     pub(crate) fn workflow(&self) -> &WorkflowId {
@@ -178,6 +182,14 @@ impl Run {
 
     pub(crate) fn stop(&self) -> Option<Stop> {
         lock(&self.stop).clone()
+    }
+
+    pub(crate) fn sure_at(&self) -> Stopwatch {
+        *lock(&self.sure_at)
+    }
+
+    pub(crate) fn is_sure_since(&self, looked: Stopwatch) {
+        *lock(&self.sure_at) = looked;
     }
 
     /// The first reason stays.

@@ -2,8 +2,6 @@
 //!
 //! The one file above the wall that names drivers: the user's closure writes with them.
 
-use std::time::Duration;
-
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -14,7 +12,7 @@ use crate::context::{Context, Place};
 use crate::error::{BoxError, Error, Failure, Result};
 use crate::id::StepId;
 use crate::inside::Inside;
-use crate::limits::{COMMIT_RETRY_MAX, COMMIT_RETRY_MIN};
+use crate::limits::COMMIT_RETRY_MIN;
 use crate::options::StepOptions;
 use crate::outage::Part;
 use crate::step::what;
@@ -254,13 +252,6 @@ impl Context {
         let Encoded { text, value } =
             codec::encode(codec, &what(place.name), value).map_err(|error| Tried::unencodable(&error))?;
         Ok((self.success(place, text, codec.name()), value))
-    }
-
-    /// Waits before the next try, and longer before the one after it.
-    fn pause_longer(&mut self, pause: &mut Duration) -> Result<()> {
-        self.pause(*pause)?;
-        *pause = (*pause * 2).min(COMMIT_RETRY_MAX);
-        Ok(())
     }
 }
 

@@ -16,6 +16,8 @@ pub enum Entry {
         workflow: String,
         /// Name of the step, unique in its workflow.
         step: String,
+        /// In which run of the workflow.
+        run: u32,
     },
     /// A workflow saw the outcome of a step: live, or replayed.
     Saw {
@@ -23,6 +25,8 @@ pub enum Entry {
         workflow: String,
         /// Name of the step.
         step: String,
+        /// In which of its runs.
+        run: u32,
         /// The value it saw.
         value: String,
     },
@@ -41,13 +45,13 @@ impl Ledger {
     }
 
     /// Notes that a body begins.
-    pub fn body(&self, workflow: &str, step: &str) {
-        self.line(&format!("body\t{workflow}\t{step}\n"));
+    pub fn body(&self, workflow: &str, step: &str, run: u32) {
+        self.line(&format!("body\t{workflow}\t{step}\t{run}\n"));
     }
 
     /// Notes what a workflow saw.
-    pub fn saw(&self, workflow: &str, step: &str, value: &str) {
-        self.line(&format!("saw\t{workflow}\t{step}\t{value}\n"));
+    pub fn saw(&self, workflow: &str, step: &str, run: u32, value: &str) {
+        self.line(&format!("saw\t{workflow}\t{step}\t{run}\t{value}\n"));
     }
 
     fn line(&self, line: &str) {
@@ -65,10 +69,15 @@ impl Ledger {
         let text = std::fs::read_to_string(path)?;
         let owned = |text: &str| text.to_owned();
         let entry = |line: &str| match line.split('\t').collect::<Vec<_>>()[..] {
-            ["body", workflow, step] => Some(Entry::Body { workflow: owned(workflow), step: owned(step) }),
-            ["saw", workflow, step, value] => {
-                Some(Entry::Saw { workflow: owned(workflow), step: owned(step), value: owned(value) })
+            ["body", workflow, step, run] => {
+                Some(Entry::Body { workflow: owned(workflow), step: owned(step), run: run.parse().ok()? })
             }
+            ["saw", workflow, step, run, value] => Some(Entry::Saw {
+                workflow: owned(workflow),
+                step: owned(step),
+                run: run.parse().ok()?,
+                value: owned(value),
+            }),
             _ => None,
         };
         Ok(text.lines().filter_map(entry).collect())

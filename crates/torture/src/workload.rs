@@ -93,16 +93,17 @@ impl Workload {
     fn step(&self, ctx: &mut Context, name: &str) -> Result<String> {
         self.killer.at(Point::BeforeStep);
         KILLER.set(Some((self.killer.clone(), false)));
+        let run = ctx.attempt();
         let value = ctx.step(name, |step| {
             KILLER.set(Some((self.killer.clone(), true)));
             self.killer.at(Point::BeforeEffect);
-            self.ledger.body(step.workflow_id().as_str(), name);
+            self.ledger.body(step.workflow_id().as_str(), name, run);
             self.killer.at(Point::AfterEffect);
             Ok::<_, Error>(Value { text: unique() })
         });
         KILLER.set(None);
         let value = value?.text;
-        self.ledger.saw(ctx.workflow_id().as_str(), name, &value);
+        self.ledger.saw(ctx.workflow_id().as_str(), name, run, &value);
         self.killer.at(Point::AfterStep);
         Ok(value)
     }
@@ -110,11 +111,12 @@ impl Workload {
     /// A step that fails twice before it succeeds.
     fn flaky(&self, ctx: &mut Context, name: &str) -> Result<String> {
         const OPTIONS: StepOptions = StepOptions::retries().interval(Duration::from_millis(1));
+        let run = ctx.attempt();
         let value = ctx.step_with(name, &OPTIONS, |step: &StepInfo<'_>| -> Result<String, BoxError> {
-            self.ledger.body(step.workflow_id().as_str(), name);
+            self.ledger.body(step.workflow_id().as_str(), name, run);
             if step.attempt() < 2 { Err("not yet".into()) } else { Ok(unique()) }
         })?;
-        self.ledger.saw(ctx.workflow_id().as_str(), name, &value);
+        self.ledger.saw(ctx.workflow_id().as_str(), name, run, &value);
         Ok(value)
     }
 
@@ -134,7 +136,7 @@ impl Workload {
                 Ok::<_, engine::rusqlite::Error>(value)
             })?
         };
-        self.ledger.saw(&id, name, &value);
+        self.ledger.saw(&id, name, ctx.attempt(), &value);
         Ok(value)
     }
 
@@ -165,7 +167,7 @@ impl Workload {
             seen.extend(child.result(ctx)?);
         }
         for (n, value) in seen.iter().enumerate() {
-            self.ledger.saw(ctx.workflow_id().as_str(), &format!("seen-{n}"), value);
+            self.ledger.saw(ctx.workflow_id().as_str(), &format!("seen-{n}"), ctx.attempt(), value);
         }
         Ok(seen)
     }

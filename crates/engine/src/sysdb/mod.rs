@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::Timestamp;
+use crate::clock::{Stopwatch, Timestamp};
 use crate::codec;
 use crate::error::{Error, Failure};
 use crate::id::{ExecutorId, OwnerToken, StepId, WorkflowId};
@@ -248,6 +248,8 @@ pub(crate) trait Liveness: Send + Sync {
     fn without_trace(&self, executors: Vec<ExecutorId>) -> Vec<ExecutorId>;
     /// Whether an executor that runs nothing should sweep all the same.
     fn calls_for_a_sweep(&self) -> bool;
+    /// Whether all the time since then nobody could have taken an executor of this process for dead.
+    fn covers(&self, executor: &ExecutorId, since: Stopwatch) -> bool;
     /// Removes the traces of a dead one, after its workflows were taken over.
     fn forget(&self, executor: &ExecutorId);
     /// What the living ones can run. An error when that is not known of each of them.

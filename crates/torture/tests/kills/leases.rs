@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use engine::Engine;
 use nix::sys::signal::Signal;
 
-use torture::worker::SHORT_LEASE;
+use torture::ledger::{Entry, Ledger};
+use torture::worker::{SHORT_LEASE, ledger};
 
 use crate::support::Ground;
 
@@ -97,6 +98,27 @@ fn a_process_that_was_stopped_past_its_lease_writes_nothing() {
             2
         );
     }
+}
+
+/// Stopped between two steps, it asks before it runs the next body.
+#[test]
+fn a_process_that_was_stopped_past_its_lease_runs_no_body_that_another_has_run() {
+    let mut ground = Ground::new();
+    let live = ground.executor_here();
+    let mut zombie = ground.spawn("--everything e --kill-at before-step --hold --tell-result");
+    zombie.wait_for("held");
+    zombie.signal(Signal::SIGSTOP);
+    let result = live.retrieve::<Vec<String>>("e").unwrap().result().unwrap();
+    zombie.signal(Signal::SIGCONT);
+    zombie.go();
+    zombie.wait_for(&format!("result {}", result.join(",")));
+    zombie.signal(Signal::SIGKILL);
+    assert!(ground.end(zombie).was_killed());
+    drop(live);
+    ground.assert_clean("a zombie between two steps");
+    let ledger = Ledger::read(&ledger(ground.path())).unwrap();
+    let is_first = |entry: &&Entry| matches!(entry, Entry::Body { workflow, step, .. } if workflow == "e" && step == "step");
+    assert_eq!(ledger.iter().filter(is_first).count(), 1);
 }
 
 /// It lives again before anybody has taken its workflows: it keeps them.

@@ -15,6 +15,7 @@ use super::connection::{Connection, Statement, column};
 use super::connector::{Connector, Purpose};
 use super::news::News;
 use super::pool::Pool;
+use crate::clock::Stopwatch;
 use crate::error::{Error, Result};
 use crate::id::ExecutorId;
 use crate::outage::{Outage, Part};
@@ -130,6 +131,15 @@ struct Lease {
     /// False when it was given up. Held during a beat, so that none comes after the end.
     kept: Mutex<bool>,
     given_up: Signal,
+    held: Mutex<Option<Held>>,
+}
+
+/// How long it was held without a gap, by this process's own clock: a beat counts from before it was sent, so others
+/// wait longer than this.
+#[derive(Clone, Copy)]
+struct Held {
+    since: Stopwatch,
+    renewed: Stopwatch,
 }
 
 impl Leases {
@@ -154,6 +164,7 @@ impl Leases {
 impl Lease {
     /// Renews it and says what there is to do: something to claim, something that calls for a sweep.
     fn beat(&self, connection: &mut Connection) -> DbResult<(bool, bool)> {
+        let sent = Stopwatch::start();
         let Membership { app, version, workflows, queues } = &self.about;
         let pid = i32::try_from(std::process::id()).unwrap_or_default();
         let row = connection.first(
@@ -169,6 +180,10 @@ impl Lease {
                 queues,
             ],
         )?;
+        let mut held = lock(&self.held);
+        let unbroken = held.filter(|held| held.renewed.elapsed() < self.terms.lasts);
+        *held = Some(Held { since: unbroken.map_or(sent, |held| held.since), renewed: sent });
+        drop(held);
         let Some(row) = row else { return Ok((false, false)) };
         Ok((column(&BEAT, &row, 0)?, column(&BEAT, &row, 1)?))
     }
@@ -227,6 +242,7 @@ impl Liveness for Leases {
             terms: self.terms,
             kept: Mutex::new(true),
             given_up: Signal::default(),
+            held: Mutex::default(),
         });
         self.pool.read(|connection| lease.beat(connection))?;
         let thread = {
@@ -242,6 +258,14 @@ impl Liveness for Leases {
             return Err(Error::InvalidOption { what, reason: error.to_string() });
         }
         Ok(executor)
+    }
+
+    fn covers(&self, executor: &ExecutorId, since: Stopwatch) -> bool {
+        let Some(lease) = lock(&self.held).get(executor).cloned() else { return false };
+        let held = *lock(&lease.held);
+        held.is_some_and(|held| {
+            held.renewed.elapsed() < self.terms.lasts && held.since.elapsed() >= since.elapsed()
+        })
     }
 
     /// Each beat puts the row back if somebody removed it.

@@ -12,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::Stopwatch;
 use crate::error::{Error, Result};
 use crate::id::ExecutorId;
 use crate::sysdb::{Liveness, Membership};
@@ -102,6 +103,11 @@ impl Liveness for ExecutorLocks {
         let file = self.put_in_place(&executor, &card).map_err(refuse)?;
         self.held().insert(executor.clone(), Held { file, card });
         Ok(executor)
+    }
+
+    /// The kernel keeps the lock as long as the process is there.
+    fn covers(&self, _executor: &ExecutorId, _since: Stopwatch) -> bool {
+        true
     }
 
     fn uphold(&self, executor: &ExecutorId) -> io::Result<()> {
