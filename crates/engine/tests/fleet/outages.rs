@@ -1,12 +1,13 @@
 //! A server that goes and comes back.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use cluster::{Cluster, Settings};
-use engine::{Engine, Error, Workflow, WorkflowFilter, WorkflowStatus};
+use engine::{Context, Engine, Error, Workflow, WorkflowFilter, WorkflowStatus};
 
-use crate::support::{listen_to_the_log, long, options, pass, sql, steps};
+use crate::support::{Ground, listen_to_the_log, long, options, pass, sql, steps};
 
 /// Callers that start workflows and wait for them, until told to stop. A call that the outage refused is made again.
 fn load(engine: &Engine, workflow: &Workflow<u32, u32>, callers: u32, until: &AtomicBool, done: &AtomicU32) {
@@ -89,4 +90,27 @@ fn a_server_that_comes_back_finds_everything_going_on() {
     let row = sql(&url).query_one(rows, &[]).unwrap();
     let steps = i64::try_from(done * 3).unwrap();
     assert_eq!((row.try_get(0).unwrap(), row.try_get(1).unwrap()), (steps, steps));
+}
+
+/// More often than a body is run that fails by itself.
+#[test]
+fn a_body_whose_connection_is_lost_under_it_runs_again_until_it_is_not() {
+    const LOST: usize = 12;
+    let ground = Ground::new();
+    let engine = ground.open();
+    let tries = Arc::new(AtomicUsize::new(0));
+    let counted = tries.clone();
+    let workflow = engine.register("w", move |ctx: &mut Context, (): ()| -> engine::Result<usize> {
+        ctx.pg_transaction("lost", |tx| -> Result<usize, engine::postgres::Error> {
+            let before = counted.fetch_add(1, Ordering::SeqCst);
+            if before < LOST {
+                tx.execute("SELECT pg_terminate_backend(pg_backend_pid())", &[])?;
+            }
+            Ok(before)
+        })
+    });
+    let workflow = workflow.unwrap();
+    engine.launch().unwrap();
+    assert_eq!(workflow.start(&engine, ()).unwrap().result().unwrap(), LOST);
+    assert_eq!(tries.load(Ordering::SeqCst), LOST + 1);
 }

@@ -106,8 +106,11 @@ impl Connection {
     /// Runs `work`; after an error that a fresh connection would not have, this one is not used again.
     pub(super) fn watched<T>(&mut self, work: impl FnOnce(&mut Self) -> DbResult<T>) -> DbResult<T> {
         work(self).inspect_err(|error| {
-            let code = source_of::<postgres::Error>(error.source.as_ref()).and_then(postgres::Error::code);
-            self.broken |= code.is_some_and(|code| STALE.contains(code));
+            let error = source_of::<postgres::Error>(error.source.as_ref());
+            self.broken |= error.is_some_and(|error| match error.code() {
+                Some(code) => STALE.contains(code),
+                None => is_about_the_connection(error),
+            });
         })
     }
 
@@ -225,9 +228,7 @@ pub(super) fn failed(statement: &'static str, error: postgres::Error) -> DbError
 fn may_pass(error: &postgres::Error) -> bool {
     let Some(code) = error.code() else {
         // Without an answer of the server it is the connection, unless it is a value that the driver refuses.
-        return error.is_closed()
-            || source_of::<std::io::Error>(error).is_some()
-            || is_about_connecting(error);
+        return is_about_the_connection(error);
     };
     let class = code.code().get(..2).unwrap_or_default();
     matches!(class, "08" | "53" | "57" | "58" | "40" | "55") || STALE.contains(code) || PASSING.contains(code)
@@ -245,9 +246,13 @@ const STALE: [SqlState; 4] = [
     SqlState::READ_ONLY_SQL_TRANSACTION,
 ];
 
-fn is_about_connecting(error: &postgres::Error) -> bool {
+/// One that cannot be made, or that is gone.
+fn is_about_the_connection(error: &postgres::Error) -> bool {
     let text = error.to_string();
-    text.starts_with("error connecting") || text.starts_with("timeout")
+    error.is_closed()
+        || source_of::<std::io::Error>(error).is_some()
+        || text.starts_with("error connecting")
+        || text.starts_with("timeout")
 }
 
 /// The first of that type among the error and its sources.

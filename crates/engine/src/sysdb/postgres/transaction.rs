@@ -92,7 +92,13 @@ fn try_once<T, E>(
     }
     let (step, value) = match body(&mut transaction) {
         Ok(done) => done,
-        Err(error) => return Ok(Transacted::Failed(error)),
+        // A body that lost its connection has not failed: it runs again on another.
+        Err(error) => {
+            return match transaction.batch_execute("") {
+                Ok(()) => Ok(Transacted::Failed(error)),
+                Err(lost) => Err(failed("transaction_step", lost)),
+            };
+        }
     };
     if let Some(misuse) = misuse(&mut transaction, prepared, owner)? {
         return Ok(Transacted::Misused(misuse.to_owned()));
