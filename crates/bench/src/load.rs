@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use engine::{Context, Engine, Error, Event, Observer, Workflow};
+use engine::{Context, Engine, EngineOptions, Error, Event, Observer, Queue, Workflow};
 use store::{Key, Store};
 
 use crate::measure::{Round, timed};
@@ -27,10 +27,14 @@ impl Observer for Commits {
 }
 
 impl Commits {
-    /// Writes per commit since the last call.
+    /// Commits and the writes in them since the last call of this or of `batch_size`.
+    pub(crate) fn take(&self) -> (usize, usize) {
+        (self.commits.swap(0, Ordering::Relaxed), self.writes.swap(0, Ordering::Relaxed))
+    }
+
+    /// Writes per commit.
     pub(crate) fn batch_size(&self) -> f64 {
-        let (commits, writes) =
-            (self.commits.swap(0, Ordering::Relaxed), self.writes.swap(0, Ordering::Relaxed));
+        let (commits, writes) = self.take();
         #[expect(clippy::cast_precision_loss, reason = "counts of a bench are small")]
         let size = writes as f64 / commits as f64;
         size
@@ -47,12 +51,10 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    pub(crate) fn open(database: &Path, users: &Path) -> anyhow::Result<Self> {
+    /// On the database of this URL; ex6's users go to a file.
+    pub(crate) fn open(url: &str, users: &Path, options: EngineOptions) -> anyhow::Result<Self> {
         let commits = Arc::new(Commits::default());
-        let engine = Engine::options()
-            .app("bench")
-            .observer(commits.clone())
-            .open(&format!("sqlite:{}", database.display()))?;
+        let engine = options.app("bench").observer(commits.clone()).open(url)?;
         let steps = engine.register("steps", |ctx: &mut Context, count: u32| {
             (0..count).try_fold(0_u64, |sum, n| Ok::<_, Error>(sum + ctx.step("step", |_| one(n))?))
         })?;
@@ -113,6 +115,19 @@ impl Load {
                 Ok(start.elapsed())
             })
             .collect()
+    }
+
+    /// Puts one-step workflows into a queue, 16 at once.
+    pub(crate) fn enqueue(&self, queue: &Queue, count: usize) -> anyhow::Result<()> {
+        let each = |count: usize| -> anyhow::Result<()> {
+            (0..count).try_for_each(|_| Ok(self.steps.enqueue(&self.engine, queue, 1).map(drop)?))
+        };
+        std::thread::scope(|scope| {
+            let callers: Vec<_> = (0..16).map(|_| scope.spawn(|| each(count / 16))).collect();
+            callers
+                .into_iter()
+                .try_for_each(|caller| caller.join().map_err(|_| anyhow::anyhow!("a caller panicked"))?)
+        })
     }
 
     /// ex6 without its failures.

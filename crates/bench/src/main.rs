@@ -9,15 +9,17 @@
 #![expect(clippy::print_stdout, reason = "its report is its output")]
 
 mod floor;
+mod ground;
 mod load;
 mod measure;
 mod report;
 mod scenarios;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
+use crate::ground::{Ground, OnPostgres, OnSqlite};
 use crate::scenarios::{Bench, Scenario};
 
 /// Measures the engine beside the floor.
@@ -30,12 +32,34 @@ struct Args {
     /// Fewer rows and rounds: the numbers are rough.
     #[arg(long)]
     quick: bool,
-    /// Only this one: steps, workflows, recovery or ex6.
+    /// Only this one: steps, workflows, recovery, ex6, queue or wake.
     #[arg(long)]
     only: Option<Scenario>,
     /// Where to put the databases (a temporary folder inside it) [default: target/bench].
     #[arg(long, default_value = "target/bench")]
     dir: PathBuf,
+    /// On files, or on a server that is made for it from the installed programs.
+    #[arg(long, value_enum, default_value = "sqlite")]
+    backend: Backend,
+    /// On this server instead, in databases of its own that are dropped afterwards.
+    #[arg(long, value_name = "postgresql://USER@HOST/DATABASE", conflicts_with = "backend")]
+    database_url: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Backend {
+    Sqlite,
+    Postgres,
+}
+
+impl Args {
+    fn ground(&self, dir: &Path) -> anyhow::Result<Box<dyn Ground>> {
+        Ok(match (&self.database_url, self.backend) {
+            (Some(url), _) => Box::new(OnPostgres::at(url)?),
+            (None, Backend::Postgres) => Box::new(OnPostgres::private()?),
+            (None, Backend::Sqlite) => Box::new(OnSqlite::new(dir)),
+        })
+    }
 }
 
 fn main() -> anyhow::Result<()> {
@@ -44,7 +68,8 @@ fn main() -> anyhow::Result<()> {
         anyhow::bail!("a debug build says nothing about speed; run it as `cargo xtask bench`");
     }
     std::fs::create_dir_all(&args.dir)?;
-    let bench = Bench::new(&args.dir, args.quick)?;
+    let dir = tempfile::Builder::new().prefix("run-").tempdir_in(&args.dir)?;
+    let bench = Bench::new(args.ground(dir.path())?, dir.path(), args.quick);
     let report = bench.run(args.only)?;
     report.print();
     if args.json {

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-#[derive(Default)]
 pub(crate) struct Report {
+    durability: String,
     lines: Vec<Line>,
 }
 
@@ -20,19 +20,26 @@ pub(crate) struct Line {
 struct Target {
     what: &'static str,
     value: f64,
-    limit: f64,
+    /// Nothing is asked of what is only shown.
+    limit: Option<f64>,
     at_least: bool,
 }
 
 impl Target {
-    fn is_met(&self) -> bool {
-        if self.at_least { self.value >= self.limit } else { self.value <= self.limit }
+    fn is_met(&self) -> Option<bool> {
+        self.limit.map(|limit| if self.at_least { self.value >= limit } else { self.value <= limit })
     }
 
     fn told(&self) -> String {
-        let bound = if self.at_least { "at least" } else { "at most" };
-        let verdict = if self.is_met() { "met" } else { "MISSED" };
-        format!("{:.2} {} (target: {bound} {}): {verdict}", self.value, self.what, self.limit)
+        let Self { what, value, limit, at_least } = self;
+        let bound = if *at_least { "at least" } else { "at most" };
+        let verdict = |met| if met { "met" } else { "MISSED" };
+        match (limit, self.is_met().map(verdict)) {
+            (Some(limit), Some(verdict)) => {
+                format!("{value:.2} {what} (target: {bound} {limit}): {verdict}")
+            }
+            _ => format!("{value:.2} {what}"),
+        }
     }
 }
 
@@ -52,12 +59,12 @@ impl Line {
         self
     }
 
-    pub(crate) fn against(mut self, what: &'static str, value: f64, limit: f64) -> Self {
+    pub(crate) fn against(mut self, what: &'static str, value: f64, limit: Option<f64>) -> Self {
         self.targets.push(Target { what, value, limit, at_least: true });
         self
     }
 
-    pub(crate) fn below(mut self, what: &'static str, value: f64, limit: f64) -> Self {
+    pub(crate) fn below(mut self, what: &'static str, value: f64, limit: Option<f64>) -> Self {
         self.targets.push(Target { what, value, limit, at_least: false });
         self
     }
@@ -79,13 +86,18 @@ impl Line {
 }
 
 impl Report {
+    /// Of commits that survive this.
+    pub(crate) fn new(durability: String) -> Self {
+        Self { durability, lines: Vec::new() }
+    }
+
     pub(crate) fn add(&mut self, line: Line) {
         self.lines.push(line);
     }
 
     pub(crate) fn print(&self) {
         println!("{}", machine());
-        println!("durability: SQLite {}, WAL, synchronous=FULL", engine::rusqlite::version());
+        println!("durability: {}", self.durability);
         println!();
         println!("{:<58} {:>12} {:<12} {:>8} {:>8} {:>9}", "", "rate", "", "p50 ms", "p99 ms", "commits/w");
         for line in &self.lines {
@@ -107,7 +119,7 @@ impl Report {
 
     pub(crate) fn to_json(&self) -> Value {
         let lines: Vec<_> = self.lines.iter().map(Line::to_json).collect();
-        json!({ "machine": machine(), "durability": "WAL, synchronous=FULL", "lines": lines })
+        json!({ "machine": machine(), "durability": self.durability, "lines": lines })
     }
 }
 

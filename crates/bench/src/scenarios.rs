@@ -4,22 +4,25 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use engine::rusqlite::Connection;
-use engine::{WorkflowFilter, WorkflowStatus};
+use engine::{Context, Engine, EngineOptions, Error, QueueOptions, WorkflowFilter, WorkflowStatus};
 use store::{Key, Store};
 
 use crate::floor::{Floor, Write};
+use crate::ground::Ground;
 use crate::load::{Load, at};
 use crate::measure::{Round, median, quantile_ms, timed};
 use crate::report::{Line, Report};
 
 /// Sizes of one run.
 pub(crate) struct Bench {
-    dir: tempfile::TempDir,
+    ground: Box<dyn Ground>,
+    dir: PathBuf,
     rounds: usize,
     steps: u32,
     workflows: usize,
     recovered: usize,
+    queued: usize,
+    wakes: usize,
 }
 
 /// What can be measured.
@@ -29,26 +32,55 @@ pub(crate) enum Scenario {
     Workflows,
     Recovery,
     Ex6,
+    Queue,
+    Wake,
 }
 
 const STEPS_EACH: u32 = 50;
 
 impl Bench {
-    pub(crate) fn new(dir: &Path, quick: bool) -> anyhow::Result<Self> {
-        let dir = tempfile::Builder::new().prefix("run-").tempdir_in(dir)?;
-        Ok(if quick {
-            Self { dir, rounds: 3, steps: 500, workflows: 1_000, recovered: 200 }
+    pub(crate) fn new(ground: Box<dyn Ground>, dir: &Path, quick: bool) -> Self {
+        let dir = dir.to_owned();
+        if quick {
+            Self {
+                ground,
+                dir,
+                rounds: 3,
+                steps: 500,
+                workflows: 1_000,
+                recovered: 200,
+                queued: 800,
+                wakes: 20,
+            }
         } else {
-            Self { dir, rounds: 5, steps: 3_000, workflows: 6_000, recovered: 1_000 }
-        })
+            Self {
+                ground,
+                dir,
+                rounds: 5,
+                steps: 3_000,
+                workflows: 6_000,
+                recovered: 1_000,
+                queued: 5_000,
+                wakes: 200,
+            }
+        }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+    fn load(&self, name: &str) -> anyhow::Result<Load> {
+        self.load_at(&self.ground.url(name), name, Engine::options())
+    }
+
+    fn load_at(&self, url: &str, name: &str, options: EngineOptions) -> anyhow::Result<Load> {
+        Load::open(url, &self.users(name), options)
+    }
+
+    /// ex6's users have a file of their own everywhere.
+    fn users(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("users-{name}.db"))
     }
 
     pub(crate) fn run(&self, only: Option<Scenario>) -> anyhow::Result<Report> {
-        let mut report = Report::default();
+        let mut report = Report::new(self.ground.durability()?);
         for scenario in Scenario::value_variants() {
             if only.is_some_and(|only| only != *scenario) {
                 continue;
@@ -58,14 +90,16 @@ impl Bench {
                 Scenario::Workflows => self.concurrent(&mut report)?,
                 Scenario::Recovery => self.recovery(&mut report)?,
                 Scenario::Ex6 => self.ex6(&mut report)?,
+                Scenario::Queue => self.queue(&mut report)?,
+                Scenario::Wake => self.wake(&mut report)?,
             }
         }
         Ok(report)
     }
 
     fn sequential(&self, report: &mut Report) -> anyhow::Result<()> {
-        let mut floor = Floor::open(&self.path("floor-steps.db"))?;
-        let load = Load::open(&self.path("steps.db"), &self.path("unused-1.db"))?;
+        let mut floor = self.ground.floor("floor-steps")?;
+        let load = self.load("steps")?;
         load.engine.launch()?;
         load.sequential(self.steps / 10)?;
         let (mut floors, mut engines) = (Vec::new(), Vec::new());
@@ -81,7 +115,7 @@ impl Bench {
         report.add(Line::rate("sequential steps", "steps/s", median(engines.clone())).against(
             "of the floor",
             ratio(&engines, &floors),
-            0.85,
+            Some(self.ground.targets().steps),
         ));
         Ok(())
     }
@@ -91,14 +125,13 @@ impl Bench {
         // A database each: rows of the other levels would make every write of this one dearer.
         let mut loads = Vec::new();
         for at_once in levels {
-            let name = |what: &str| self.path(&format!("{what}-{at_once}.db"));
-            let load = Load::open(&name("three"), &name("unused"))?;
+            let load = self.load(&format!("three-{at_once}"))?;
             load.engine.launch()?;
             load.concurrent(16, 160)?;
             load.commits.batch_size();
             loads.push(load);
         }
-        let mut floor = Floor::open(&self.path("floor-three.db"))?;
+        let mut floor = self.ground.floor("floor-three")?;
         let mut rounds: [Vec<Round>; 4] = Default::default();
         let mut batches: [Vec<f64>; 4] = Default::default();
         let mut floors = Vec::new();
@@ -114,6 +147,7 @@ impl Bench {
                 }
             }
         }
+        let targets = self.ground.targets();
         let alone: Vec<f64> = rounds[0].iter().map(|round| round.rate).collect();
         for (level, at_once) in levels.into_iter().enumerate() {
             let rates: Vec<f64> = rounds[level].iter().map(|round| round.rate).collect();
@@ -128,9 +162,21 @@ impl Bench {
             .commits_per_write(1.0 / median(batches[level].clone()));
             if at_once == 64 {
                 line = line
-                    .against("times the rate at 1", ratio(&rates, &alone), 8.0)
-                    .against("of the same statements in bare batches", ratio(&rates, &floors), 0.6)
-                    .below("commits per write", 1.0 / median(batches[level].clone()), 0.1);
+                    .against("times the rate at 1", ratio(&rates, &alone), Some(8.0))
+                    .against(
+                        "of the same statements in bare batches",
+                        ratio(&rates, &floors),
+                        targets.bare_batches,
+                    )
+                    .below(
+                        "commits per write",
+                        1.0 / median(batches[level].clone()),
+                        targets.commits_per_write,
+                    );
+            }
+            if at_once == 256 {
+                let at_16: Vec<f64> = rounds[1].iter().map(|round| round.rate).collect();
+                line = line.against("times the rate at 16", ratio(&rates, &at_16), targets.rising);
             }
             report.add(line);
         }
@@ -139,6 +185,29 @@ impl Bench {
             "workflows/s",
             median(floors),
         ));
+        self.round_trips(report)
+    }
+
+    /// What the writes of 3-step workflows ask the server.
+    fn round_trips(&self, report: &mut Report) -> anyhow::Result<()> {
+        let Some(counter) = self.ground.counter()? else { return Ok(()) };
+        for (at_once, most) in [(1, 1.0), (64, 0.2)] {
+            let name = format!("counted-{at_once}");
+            drop(self.ground.floor(&name)?);
+            // NOTIFY is told by a thread of its own, beside the writes.
+            let load = self.load_at(&counter.url(&name), &name, Engine::options().listen_notify(false))?;
+            load.engine.launch()?;
+            load.concurrent(at_once, 640)?;
+            load.commits.take();
+            let before = counter.round_trips();
+            load.concurrent(at_once, if at_once == 1 { 600 } else { self.workflows })?;
+            let asked = lossy(counter.round_trips() - before);
+            let (_, writes) = load.commits.take();
+            // The beat of an executor is one more each second.
+            let each = (asked / lossy(writes as u64) * 100.0).round() / 100.0;
+            let line = format!("round trips for each write, {at_once} at once");
+            report.add(Line::rate(&line, "a write", each).below("round trips a write", each, Some(most)));
+        }
         Ok(())
     }
 
@@ -165,18 +234,14 @@ impl Bench {
     fn recovery(&self, report: &mut Report) -> anyhow::Result<()> {
         let (mut floors, mut engines) = (Vec::new(), Vec::new());
         for round in 0..self.rounds {
-            let mut floor = Floor::open(&self.path(&format!("floor-recovery-{round}.db")))?;
+            let mut floor = self.ground.floor(&format!("floor-recovery-{round}"))?;
             let workflows = record_halfway(&mut floor, self.recovered)?;
-            let database = self.path(&format!("recovery-{round}.db"));
-            let mut copy = Floor::open(&database)?;
-            record_halfway(&mut copy, self.recovered)?;
-            drop(copy);
-            abandon(&database)?;
-
-            let load = Load::open(&database, &self.path(&format!("unused-recovery-{round}.db")))?;
+            let name = format!("recovery-{round}");
+            self.interrupted(&name)?;
+            let load = self.load(&name)?;
             let (rate, size) = timed(self.recovered, || {
                 load.engine.launch()?;
-                wait_for_all(&load, self.recovered)?;
+                wait_for_all(&load.engine, self.recovered)?;
                 Ok(load.commits.batch_size())
             })?;
             engines.push(rate);
@@ -197,16 +262,48 @@ impl Bench {
                 "workflows/s",
                 median(engines.clone()),
             )
-            .against("of the floor", ratio(&engines, &floors), 0.5),
+            .against("of the floor", ratio(&engines, &floors), self.ground.targets().recovery),
         );
+        self.recovery_queries(report)
+    }
+
+    /// A database with workflows whose executor died.
+    fn interrupted(&self, name: &str) -> anyhow::Result<()> {
+        record_halfway(&mut self.ground.floor(name)?, self.recovered)?;
+        self.ground.abandon(name)
+    }
+
+    /// What a recovery asks the server, but for its commits and what every launch asks.
+    fn recovery_queries(&self, report: &mut Report) -> anyhow::Result<()> {
+        let Some(counter) = self.ground.counter()? else { return Ok(()) };
+        let round_trips = |name: &str, workflows: usize| -> anyhow::Result<f64> {
+            let options = Engine::options().listen_notify(false);
+            let load = self.load_at(&counter.url(name), &format!("counted-{name}"), options)?;
+            let watcher = Engine::options().app("bench").open(&self.ground.url(name))?;
+            let before = counter.round_trips();
+            load.engine.launch()?;
+            wait_for_all(&watcher, workflows)?;
+            let (commits, _) = load.commits.take();
+            Ok(lossy(counter.round_trips() - before) - lossy(commits as u64))
+        };
+        drop(self.ground.floor("nothing-to-recover")?);
+        let launch = round_trips("nothing-to-recover", 0)?;
+        self.interrupted("counted-recovery")?;
+        let asked = round_trips("counted-recovery", self.recovered)? - launch;
+        let hundreds = lossy(self.recovered as u64) / 100.0;
+        report.add(Line::rate("queries of that recovery besides its commits", "queries", asked).below(
+            "for each 100 workflows",
+            asked / hundreds,
+            Some(3.0),
+        ));
         Ok(())
     }
 
     fn ex6(&self, report: &mut Report) -> anyhow::Result<()> {
-        let mut floor = Floor::open(&self.path("floor-ex6.db"))?;
-        let store = Store::open(&self.path("floor-users.db"), Key::Append)?;
+        let mut floor = self.ground.floor("floor-ex6")?;
+        let store = Store::open(&self.users("floor"), Key::Append)?;
         store.users(|users| users.create())?;
-        let load = Load::open(&self.path("ex6.db"), &self.path("users.db"))?;
+        let load = self.load("ex6")?;
         load.engine.launch()?;
         load.ex6()?;
         let (mut floors, mut engines) = (Vec::new(), Vec::new());
@@ -224,8 +321,71 @@ impl Bench {
         report.add(Line::rate("ex6's shape without failures", "runs/s", median(engines.clone())).below(
             "times the floor's time",
             1.0 / ratio(&engines, &floors),
-            1.5,
+            self.ground.targets().ex6,
         ));
+        Ok(())
+    }
+
+    /// A backlog of one-step workflows, and one executor that comes to it.
+    fn queue(&self, report: &mut Report) -> anyhow::Result<()> {
+        const WORKERS: usize = 64;
+        let mut rates = Vec::new();
+        for round in 0..self.rounds {
+            let name = format!("queue-{round}");
+            let load =
+                self.load_at(&self.ground.url(&name), &name, Engine::options().workers_max(WORKERS))?;
+            let queue = load.engine.register_queue("backlog", QueueOptions::new())?;
+            let count = self.queued / 16 * 16;
+            load.enqueue(&queue, count)?;
+            let (rate, ()) = timed(count, || {
+                load.engine.launch()?;
+                wait_for_all(&load.engine, count)
+            })?;
+            rates.push(rate);
+        }
+        let line = format!("queue of {} one-step workflows, {WORKERS} workers", self.queued);
+        report.add(Line::rate(&line, "workflows/s", median(rates)));
+        Ok(())
+    }
+
+    /// Two engines that only the database joins, and an idle moment before each round.
+    fn wake(&self, report: &mut Report) -> anyhow::Result<()> {
+        let url = self.ground.url("wake");
+        let client = Engine::options().app("bench").open(&url)?;
+        let server = Engine::options().app("bench").open(&url)?;
+        let (says, started) = std::sync::mpsc::channel();
+        let says = std::sync::Mutex::new(says);
+        let workflow = server.register("woken", move |_: &mut Context, n: u64| {
+            let says = says.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            // The bench that listens may have ended.
+            let _ = says.send(Instant::now());
+            Ok::<_, Error>(n)
+        })?;
+        let queue = server.register_queue("wake", QueueOptions::new())?;
+        server.launch()?;
+        let (mut starts, mut results) = (Vec::new(), Vec::new());
+        for n in 0..self.wakes as u64 + 3 {
+            pause(Duration::from_millis(if n < 3 { 500 } else { 60 }));
+            let enqueued = Instant::now();
+            let handle = workflow.enqueue(&client, &queue, n)?;
+            let begun = started.recv_timeout(Duration::from_secs(30))?;
+            anyhow::ensure!(handle.result()? == n, "another workflow's result");
+            if n >= 3 {
+                starts.push(begun - enqueued);
+                results.push(begun.elapsed());
+            }
+        }
+        let targets = self.ground.targets().wake_ms.unzip();
+        for (what, times) in [("enqueue to start elsewhere", starts), ("start to result elsewhere", results)]
+        {
+            let (p50, p99) = (quantile_ms(&times, 50), quantile_ms(&times, 99));
+            report.add(
+                Line::rate(what, "a second", 1000.0 / p50)
+                    .latency(p50, p99)
+                    .below("ms in the median", p50, targets.0)
+                    .below("ms at the 99th percentile", p99, targets.1),
+            );
+        }
         Ok(())
     }
 }
@@ -249,27 +409,22 @@ fn record_halfway(floor: &mut Floor, count: usize) -> anyhow::Result<Vec<usize>>
     Ok(workflows)
 }
 
-/// As if the executor that ran them had died: its lock file is there, and nobody holds it.
-fn abandon(database: &Path) -> anyhow::Result<()> {
-    Connection::open(database)?
-        .execute_batch("UPDATE workflow_status SET name = 'steps', executor_id = 'piton-dead'")?;
-    let mut locks = database.as_os_str().to_owned();
-    locks.push("-executors");
-    std::fs::create_dir_all(&locks)?;
-    std::fs::write(Path::new(&locks).join("piton-dead.lock"), "")?;
+fn wait_for_all(engine: &Engine, count: usize) -> anyhow::Result<()> {
+    let done = WorkflowFilter::new().status(WorkflowStatus::Success);
+    let start = Instant::now();
+    while engine.count(&done)? < count as u64 {
+        anyhow::ensure!(start.elapsed() < Duration::from_secs(120), "it does not end");
+        pause(Duration::from_millis(3));
+    }
     Ok(())
 }
 
-fn wait_for_all(load: &Load, count: usize) -> anyhow::Result<()> {
-    let done = WorkflowFilter::new().status(WorkflowStatus::Success);
-    let start = Instant::now();
-    while load.engine.count(&done)? < count as u64 {
-        anyhow::ensure!(start.elapsed() < Duration::from_secs(120), "recovery does not end");
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the bench looks from outside, a few hundred times a second"
-        )]
-        std::thread::sleep(Duration::from_millis(3));
-    }
-    Ok(())
+#[expect(clippy::disallowed_methods, reason = "the bench looks from outside, and lets idle moments pass")]
+fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of a bench are small")]
+fn lossy(count: u64) -> f64 {
+    count as f64
 }
