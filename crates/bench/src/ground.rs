@@ -147,7 +147,7 @@ impl OnPostgres {
     }
 
     fn database(&self, name: &str) -> String {
-        format!("{}{}", self.prefix, name.replace('-', "_"))
+        format!("{}{name}", self.prefix)
     }
 
     fn url_of(&self, database: &str) -> String {

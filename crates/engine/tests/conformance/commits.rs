@@ -7,6 +7,7 @@ use std::time::Duration;
 use engine::testing::{CommitHook, Fate, Moment};
 use engine::{Context, Engine, Error, Event, Observer, Workflow, WorkflowFilter, WorkflowId, WorkflowStatus};
 
+use crate::backend::transaction;
 use crate::support::{App, Counter, Latch, Result, eventually};
 
 /// Every kind of write: steps, a transaction step, children, a sleep, messages.
@@ -27,9 +28,9 @@ fn register(engine: &Engine, bodies: &Counter) -> Workflow<u32, u32> {
             bodies.count();
             Ok::<_, Error>(n + 1)
         })?;
-        let inserted: u32 = ctx.transaction("insert", |tx| {
+        let inserted: u32 = transaction(ctx, "insert", |tx| {
             tx.execute("INSERT INTO effect VALUES (?1)", [me.as_str()])?;
-            tx.query_row("SELECT count(*) FROM effect WHERE id = ?1", [me.as_str()], |row| row.get(0))
+            tx.value("SELECT count(*) FROM effect WHERE id = ?1", [me.as_str()])
         })?;
         let inline = ctx.run(&child, step)?;
         let beside = ctx.start(&child, step)?;
@@ -44,7 +45,7 @@ fn register(engine: &Engine, bodies: &Counter) -> Workflow<u32, u32> {
 fn run_under(hook: Arc<CommitHook>, count: u32) {
     let app = App::new();
     drop(app.open());
-    app.sql().execute_batch("CREATE TABLE effect (id)").unwrap();
+    app.batch("CREATE TABLE effect (id text)");
     let options = Engine::options().app("test").commit_hook(hook);
     let engine = options.open(&app.url()).unwrap();
     let bodies = Counter::default();

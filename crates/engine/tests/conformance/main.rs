@@ -1,9 +1,12 @@
-//! What the engine promises, through its public API alone. The numbers in the doc lines are those of the
+//! What the engine promises, through its public API alone, on SQLite. The numbers in the doc lines are those of the
 //! behaviours in the DBOS test suites that a test corresponds to.
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
+#[path = "backend/sqlite.rs"]
+mod backend;
 mod support;
+mod value;
 
 mod accidents;
 mod children;
@@ -12,7 +15,6 @@ mod endings;
 mod listing;
 mod manage;
 mod messages;
-mod opening;
 mod ownership;
 mod queues;
 mod recovery;
@@ -22,3 +24,7 @@ mod sleeping;
 mod starting;
 mod steps;
 mod transactions;
+
+// Of a file alone.
+mod files;
+mod opening;

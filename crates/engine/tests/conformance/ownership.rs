@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use engine::{Context, Engine, Error, Stop, Workflow, WorkflowId, WorkflowStatus};
 
+use crate::backend::transaction;
 use crate::support::{App, Counter, Latch, Result};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -82,16 +83,12 @@ fn a_resume_in_the_same_process_supersedes_the_running_execution() {
 fn a_take_over_between_the_body_and_its_record_wins() {
     let app = App::new();
     let engine = app.open();
-    let path = app.path();
+    let side = app.clone();
     let done = Latch::default();
     let at_its_end = done.clone();
     let workflow = engine.register("w", move |ctx: &mut Context, (): ()| -> Result<()> {
         let error = ctx.step("s", |_| {
-            let other = engine::rusqlite::Connection::open(&path).unwrap();
-            other.busy_timeout(Duration::from_secs(10)).unwrap();
-            other
-                .execute("UPDATE workflow_status SET owner_xid = 'another', executor_id = 'local'", [])
-                .unwrap();
+            side.execute("UPDATE workflow_status SET owner_xid = 'another', executor_id = 'local'", []);
             Ok::<_, Error>(())
         });
         let Err(Error::Stopped { reason, .. }) = &error else { panic!("{error:?}") };
@@ -125,15 +122,11 @@ fn a_stale_parent_cannot_start_a_child() {
             Ok(())
         });
         let child = child.unwrap();
-        let path = app.path();
+        let side = app.clone();
         let done = Latch::default();
         let at_its_end = done.clone();
         let parent = engine.register("parent", move |ctx: &mut Context, (): ()| -> Result<()> {
-            let other = engine::rusqlite::Connection::open(&path).unwrap();
-            other.busy_timeout(Duration::from_secs(10)).unwrap();
-            other
-                .execute("UPDATE workflow_status SET owner_xid = 'another', executor_id = 'local'", [])
-                .unwrap();
+            side.execute("UPDATE workflow_status SET owner_xid = 'another', executor_id = 'local'", []);
             let started = if inline { ctx.run(&child, ()) } else { ctx.start(&child, ()).map(drop) };
             at_its_end.hold();
             started
@@ -155,15 +148,13 @@ fn a_stale_parent_cannot_start_a_child() {
 fn a_stale_transaction_step_has_no_effect() {
     let app = App::new();
     let engine = app.open();
-    app.sql().execute_batch("CREATE TABLE effect (x)").unwrap();
-    let path = app.path();
+    app.batch("CREATE TABLE effect (x integer)");
+    let side = app.clone();
     let done = Latch::default();
     let at_its_end = done.clone();
     let workflow = engine.register("w", move |ctx: &mut Context, (): ()| {
-        let other = engine::rusqlite::Connection::open(&path).unwrap();
-        other.busy_timeout(Duration::from_secs(10)).unwrap();
-        other.execute("UPDATE workflow_status SET owner_xid = 'another', executor_id = 'local'", []).unwrap();
-        let inserted = ctx.transaction("t", |tx| tx.execute("INSERT INTO effect VALUES (1)", []));
+        side.execute("UPDATE workflow_status SET owner_xid = 'another', executor_id = 'local'", []);
+        let inserted = transaction(ctx, "t", |tx| tx.execute("INSERT INTO effect VALUES (1)", []));
         at_its_end.hold();
         inserted
     });

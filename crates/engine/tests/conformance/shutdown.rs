@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use engine::{Context, Engine, Error, Workflow};
 
+use crate::backend::transaction;
 use crate::support::{App, Counter, Latch, Result, eventually};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -115,9 +116,7 @@ fn a_shutdown_may_come_at_any_time_and_twice() {
         drop(engine);
     }
     assert_eq!(app.value::<u32>("SELECT count(*) FROM workflow_status WHERE status = 'PENDING'", []), 0);
-    let locks = std::fs::read_dir(format!("{}-executors", app.path().display())).unwrap();
-    let locks: Vec<_> = locks.map(|entry| entry.unwrap().file_name()).collect();
-    assert!(locks.is_empty(), "somebody left a trace: {locks:?}");
+    assert_eq!(app.database.traces(), 0, "somebody left one");
 }
 
 /// The last clone that is dropped shuts the engine down, wherever that happens.
@@ -141,25 +140,6 @@ fn dropping_an_engine_is_a_shutdown() {
     assert_eq!(app.status("w"), "ENQUEUED");
 }
 
-/// Another process holds the write lock, and the engine has something to commit.
-#[test]
-fn a_shutdown_keeps_its_deadline_while_the_database_is_locked() {
-    let app = App::new();
-    let engine = app.options().suspend_after(Duration::ZERO).open(&app.url()).unwrap();
-    let workflow = engine.register("w", |ctx: &mut Context, (): ()| ctx.sleep(MINUTE)).unwrap();
-    engine.launch().unwrap();
-    workflow.start_as(&engine, "w", ()).unwrap();
-    eventually("asleep", || app.status("w") == "DELAYED");
-    let other = app.sql();
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    app.clock.advance(2 * MINUTE); // due: it must be woken, and cannot be
-    let watch = std::time::Instant::now();
-    engine.shutdown(Duration::from_millis(100));
-    // The lock is waited for five seconds.
-    assert!(watch.elapsed() < Duration::from_secs(4), "{:?}", watch.elapsed());
-    other.execute_batch("ROLLBACK").unwrap();
-}
-
 #[test]
 fn a_shutdown_keeps_its_deadline_while_a_transaction_step_runs() {
     let app = App::new();
@@ -168,7 +148,7 @@ fn a_shutdown_keeps_its_deadline_while_a_transaction_step_runs() {
     let held = latch.clone();
     let sleeper = engine.register("sleeper", |ctx: &mut Context, (): ()| ctx.sleep(MINUTE)).unwrap();
     let slow = engine.register("slow", move |ctx: &mut Context, (): ()| {
-        ctx.transaction("t", |_| {
+        transaction(ctx, "t", |_| {
             held.hold();
             Ok::<_, Error>(())
         })

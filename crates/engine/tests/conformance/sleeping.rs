@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use engine::{Context, Engine, Error, Timestamp, Workflow, WorkflowFilter, WorkflowStatus};
 
+use crate::backend::ODD_ATTRIBUTES;
 use crate::support::{App, Counter, Latch, Result, eventually};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -153,7 +154,7 @@ fn a_clock_that_steps_back_delays_a_sleep_and_no_more() {
 /// Attributes belong to whoever enqueues; what cannot be read there must not keep anybody asleep.
 #[test]
 fn unreadable_attributes_of_a_row_keep_nobody_asleep() {
-    for attributes in ["no json", "null", "[1]", "\"text\""] {
+    for attributes in ODD_ATTRIBUTES {
         let app = App::new();
         let engine = app.options().suspend_after(Duration::ZERO).open(&app.url()).unwrap();
         let latch = Latch::default();
@@ -169,7 +170,7 @@ fn unreadable_attributes_of_a_row_keep_nobody_asleep() {
         let sleeper = sleeper.start_as(&engine, "s", ()).unwrap();
         let receiver = receiver.start_as(&engine, "r", ()).unwrap();
         latch.wait_for(1);
-        app.execute("UPDATE workflow_status SET attributes = ?1", [attributes]);
+        app.execute("UPDATE workflow_status SET attributes = ?1", [*attributes]);
         latch.open();
         eventually("both wait without a thread", || {
             app.status("s") == "DELAYED" && app.status("r") == "DELAYED"

@@ -258,3 +258,14 @@ fn a_workflow_without_a_thread_waits_for_one() {
     });
     assert_eq!(handle.result().unwrap(), 7);
 }
+
+/// Checked before anything is made.
+#[test]
+fn options_without_meaning_are_refused() {
+    let app = App::new();
+    assert!(Engine::options().workers_max(0).open(&app.url()).is_err());
+    assert!(Engine::options().app("").open(&app.url()).is_err());
+    assert!(Engine::options().executor("../../etc").open(&app.url()).is_err());
+    assert!(Engine::options().version("a\0b").open(&app.url()).is_err());
+    assert!(!app.database.exists());
+}

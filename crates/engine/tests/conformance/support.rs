@@ -1,19 +1,20 @@
 //! An application for tests: its own directory, a clock that stands, and a side door to the tables.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use engine::rusqlite::types::FromSql;
-use engine::rusqlite::{Connection, Params};
 use engine::testing::FakeClock;
 use engine::{Engine, EngineOptions, Timestamp};
 
 pub(crate) use engine::Result;
 
+use crate::backend::Database;
+use crate::value::{FromValue, Params};
+
+#[derive(Clone)]
 pub(crate) struct App {
-    dir: tempfile::TempDir,
+    pub(crate) database: Arc<Database>,
     pub(crate) clock: FakeClock,
 }
 
@@ -41,15 +42,11 @@ impl App {
             log::set_max_level(log::LevelFilter::Trace);
         }
         let clock = FakeClock::at(Timestamp::from_millis(1_767_225_600_000)); // 2026-01-01T00:00:00Z
-        Self { dir: tempfile::tempdir().unwrap(), clock }
-    }
-
-    pub(crate) fn path(&self) -> PathBuf {
-        self.dir.path().join("system.db")
+        Self { database: Arc::new(Database::new()), clock }
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("sqlite:{}", self.path().display())
+        self.database.url()
     }
 
     /// With the clock that stands.
@@ -61,19 +58,26 @@ impl App {
         self.options().open(&self.url()).unwrap()
     }
 
-    /// A connection beside the engine's.
-    pub(crate) fn sql(&self) -> Connection {
-        let connection = Connection::open(self.path()).unwrap();
-        connection.busy_timeout(Duration::from_secs(10)).unwrap();
-        connection
+    /// Statements, beside the engine.
+    pub(crate) fn batch(&self, sql: &str) {
+        self.database.batch(sql);
     }
 
+    /// One statement with parameters `?1`, `?2`, ...; says how many rows changed.
     pub(crate) fn execute(&self, sql: &str, params: impl Params) -> usize {
-        self.sql().execute(sql, params).unwrap()
+        self.database.execute(sql, &params.values())
     }
 
-    pub(crate) fn value<T: FromSql>(&self, sql: &str, params: impl Params) -> T {
-        self.sql().query_row(sql, params, |row| row.get(0)).unwrap()
+    /// The first column of the only row.
+    pub(crate) fn value<T: FromValue>(&self, sql: &str, params: impl Params) -> T {
+        let mut values = self.column(sql, params);
+        assert_eq!(values.len(), 1, "one row: {sql}");
+        values.remove(0)
+    }
+
+    /// The first column of all rows.
+    pub(crate) fn column<T: FromValue>(&self, sql: &str, params: impl Params) -> Vec<T> {
+        self.database.column(sql, &params.values()).into_iter().map(T::from_value).collect()
     }
 
     pub(crate) fn status(&self, id: &str) -> String {
@@ -87,10 +91,7 @@ impl App {
     /// Names of the recorded operations, in order.
     pub(crate) fn recorded(&self, id: &str) -> Vec<String> {
         let sql = "SELECT function_name FROM operation_outputs WHERE workflow_uuid = ?1 ORDER BY function_id";
-        let connection = self.sql();
-        let mut statement = connection.prepare(sql).unwrap();
-        let names = statement.query_map([id], |row| row.get(0)).unwrap();
-        names.map(std::result::Result::unwrap).collect()
+        self.column(sql, [id])
     }
 
     /// As if the workflow's executor had died right after it had recorded this step.
@@ -99,6 +100,11 @@ impl App {
     }
 
     pub(crate) fn interrupt_under(&self, executor: &str, id: &str, after_step: u32) {
+        self.interrupt_without_trace(executor, id, after_step);
+        self.database.leave_the_trace_of_a_dead_one(executor);
+    }
+
+    pub(crate) fn interrupt_without_trace(&self, executor: &str, id: &str, after_step: u32) {
         self.execute(
             "DELETE FROM operation_outputs WHERE workflow_uuid = ?1 AND function_id > ?2",
             (id, after_step),
@@ -110,10 +116,6 @@ impl App {
             (id, executor),
         );
         assert_eq!(changed, 1);
-        // The lock file of one that died, which nobody locks.
-        let locks = self.dir.path().join("system.db-executors");
-        std::fs::create_dir_all(&locks).unwrap();
-        std::fs::write(locks.join(format!("{executor}.lock")), "").unwrap();
     }
 }
 

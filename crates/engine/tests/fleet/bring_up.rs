@@ -135,7 +135,9 @@ fn a_database_or_role_that_cannot_serve_is_refused_with_the_reason() {
     let url = |database: &str| ground.cluster.url(database).replace("postgres@", &format!("{role}@"));
     let rights = refusal(&url(&ground.database));
     assert!(rights.contains("permission denied"), "{rights}");
+    let watch = Instant::now();
     let create = refusal(&url("not_there"));
+    assert!(watch.elapsed() < Duration::from_secs(5), "at once: {:?}", watch.elapsed());
     assert!(create.contains("cannot be created") && create.contains("permission denied"), "{create}");
     let nobody = refusal(&ground.url().replace("postgres@", "nobody_such@"));
     assert!(nobody.contains("role \"nobody_such\" does not exist"), "{nobody}");

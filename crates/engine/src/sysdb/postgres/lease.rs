@@ -214,7 +214,8 @@ impl Lease {
                 Ok((claimable, odd)) => {
                     troubled = false;
                     outage.passed(Part::Lease);
-                    seen.0.fetch_or(odd, std::sync::atomic::Ordering::SeqCst);
+                    // What stays claimable may be what nobody can run, and only a sweep says so.
+                    seen.0.fetch_or(claimable || odd, std::sync::atomic::Ordering::SeqCst);
                     if claimable || odd {
                         news.hear();
                     }

@@ -203,12 +203,10 @@ impl Conditions {
             all.narrow(&format!("s.status = ANY ({statuses})"));
         }
         if let Some(name) = &filter.name {
-            let name = all.value(name.clone());
-            all.narrow(&format!("s.name = {name}"));
+            all.narrow_by(name, |name| format!("s.name = {name}"));
         }
         if let Some(prefix) = &filter.id_prefix {
-            let prefix = all.value(prefix.clone());
-            all.narrow(&format!("starts_with(s.workflow_uuid, {prefix})"));
+            all.narrow_by(prefix, |prefix| format!("starts_with(s.workflow_uuid, {prefix})"));
         }
         if let Some(parent) = &filter.parent {
             let parent = all.value(parent.as_str().to_owned());
@@ -234,6 +232,15 @@ impl Conditions {
     fn narrow(&mut self, condition: &str) {
         // Writing to a String cannot fail.
         let _ = write!(self.sql, " AND {condition}");
+    }
+
+    /// By a text of a user. The server has no text with a NUL in it, and refuses one as a value.
+    fn narrow_by(&mut self, text: &str, condition: impl FnOnce(&str) -> String) {
+        if text.contains('\0') {
+            return self.narrow("FALSE");
+        }
+        let place = self.value(text.to_owned());
+        self.narrow(&condition(&place));
     }
 
     fn params(&self) -> Vec<&(dyn ToSql + Sync)> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use postgres::error::SqlState;
 
 use super::IDENTIFIER_BYTES_MAX;
-use super::connection::{Connection, Statement, column, in_words, source_of};
+use super::connection::{Connection, Statement, column, in_words, outside_async, source_of};
 use super::connector::{Connector, Purpose};
 use super::lease::{Leases, Terms};
 use super::news::News;
@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::limits::BRING_UP_WITHIN;
 use crate::outage::Outage;
 use crate::sync::Signal;
-use crate::sysdb::{DbError, PostgresUrl, SystemDatabase};
+use crate::sysdb::{DbError, DbResult, PostgresUrl, SystemDatabase};
 
 /// What the caller of [`open`] decides.
 #[derive(Debug, Clone)]
@@ -54,9 +54,8 @@ pub(crate) fn open(url: &PostgresUrl, settings: &Settings) -> Result<SystemDatab
     }
     url.check_tls(cfg!(feature = "tls")).map_err(refuse)?;
     let connector = Connector::new(url, &settings.schema).map_err(refuse)?;
-    let mut connection = connect(&connector, settings.migrate).map_err(refuse)?;
-    check(&mut connection).map_err(|e| refuse(e.to_string()))?.map_err(refuse)?;
-    schema::bring_up(&mut connection, &settings.schema, settings.migrate).map_err(refuse)?;
+    let ready = outside_async("open", || Ok(ready_connection(&connector, settings)));
+    let connection = ready.map_err(|e| refuse(e.to_string()))?.map_err(refuse)?;
 
     let connections_max = url.pool_max.unwrap_or(CONNECTIONS_MAX);
     let outage = Arc::<Outage>::default();
@@ -78,6 +77,14 @@ pub(crate) fn open(url: &PostgresUrl, settings: &Settings) -> Result<SystemDatab
     })
 }
 
+/// To a database that was found fit and has the tables.
+fn ready_connection(connector: &Connector, settings: &Settings) -> std::result::Result<Connection, String> {
+    let mut connection = connect(connector, settings.migrate)?;
+    check(&mut connection).map_err(|e| e.to_string())??;
+    schema::bring_up(&mut connection, &settings.schema, settings.migrate)?;
+    Ok(connection)
+}
+
 /// A server that starts up or that others bring the database up on is waited for.
 fn connect(connector: &Connector, create: bool) -> std::result::Result<Connection, String> {
     const NAP: Duration = Duration::from_millis(50);
@@ -90,9 +97,9 @@ fn connect(connector: &Connector, create: bool) -> std::result::Result<Connectio
         match code(&error) {
             Some(code) if code == SqlState::INVALID_CATALOG_NAME && create => {
                 if let Err(error) = create_database(connector)
-                    && watch.elapsed() >= BRING_UP_WITHIN
+                    && (!error.may_pass || watch.elapsed() >= BRING_UP_WITHIN)
                 {
-                    return Err(error);
+                    return Err(format!("the database is not there and cannot be created: {}", error.source));
                 }
             }
             Some(code) if code == SqlState::INVALID_CATALOG_NAME => {
@@ -113,11 +120,14 @@ fn connect(connector: &Connector, create: bool) -> std::result::Result<Connectio
 }
 
 /// Others may create it at the same time; whoever is late finds it there.
-fn create_database(connector: &Connector) -> std::result::Result<(), String> {
+fn create_database(connector: &Connector) -> DbResult<()> {
     let sql = format!("CREATE DATABASE {}", super::connection::quoted(connector.database()));
     let created = connector.to_database("postgres").connect(Purpose::Engine);
-    let created = created.and_then(|mut connection| connection.run("create_database", &sql));
-    created.map_err(|error| format!("the database is not there and cannot be created: {}", error.source))
+    created.and_then(|mut connection| connection.run("create_database", &sql)).map_err(|error| {
+        let others_did = code(&error)
+            .is_some_and(|code| code == SqlState::DUPLICATE_DATABASE || code == SqlState::UNIQUE_VIOLATION);
+        DbError { may_pass: error.may_pass || others_did, ..error }
+    })
 }
 
 fn check(connection: &mut Connection) -> std::result::Result<std::result::Result<(), String>, DbError> {

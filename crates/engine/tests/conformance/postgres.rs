@@ -1,0 +1,29 @@
+//! What the engine promises, through its public API alone, on PostgreSQL. The numbers in the doc lines are those of the
+//! behaviours in the DBOS test suites that a test corresponds to.
+
+#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+
+#[path = "backend/postgres.rs"]
+mod backend;
+mod support;
+mod value;
+
+mod accidents;
+mod children;
+mod commits;
+mod endings;
+mod listing;
+mod manage;
+mod messages;
+mod ownership;
+mod queues;
+mod recovery;
+mod retries;
+mod shutdown;
+mod sleeping;
+mod starting;
+mod steps;
+mod transactions;
+
+// Of a server alone; tests/fleet has the rest.
+mod server;
