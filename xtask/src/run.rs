@@ -27,7 +27,7 @@ pub(crate) struct RunArgs {
     /// Where it keeps its state [default: target/demos/EXAMPLE]
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// The system database [default: sqlite:DIR/system.db]
+    /// The system database, by a URL of SQLite or PostgreSQL [default: sqlite:DIR/system.db]
     #[arg(long, env = "DBOS_DATABASE_URL", hide_env_values = true)]
     database_url: Option<String>,
     /// Forget earlier runs first

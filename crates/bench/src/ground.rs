@@ -47,7 +47,7 @@ pub(crate) struct Targets {
     pub(crate) wake_ms: Option<(f64, f64)>,
 }
 
-/// Counts the round trips of those who come through it.
+/// Counts the round trips and the statements of those who come through it.
 pub(crate) struct Counter(Proxy);
 
 impl Counter {
@@ -57,6 +57,10 @@ impl Counter {
 
     pub(crate) fn round_trips(&self) -> u64 {
         self.0.requests()
+    }
+
+    pub(crate) fn statements(&self) -> u64 {
+        self.0.statements()
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Proxy {
 struct Shared {
     /// Requests that were answered or whose answer was lost: each is a round trip.
     requests: AtomicU64,
+    /// Statements that were run; a request may only prepare one.
+    statements: AtomicU64,
     /// Loses the answer of each request whose number this divides; 0 for none.
     lose_every: AtomicU64,
     lost: AtomicU64,
@@ -58,6 +60,11 @@ impl Proxy {
     /// How many requests the server was asked to answer.
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(Ordering::SeqCst)
+    }
+
+    /// How many statements the server was asked to run.
+    pub fn statements(&self) -> u64 {
+        self.shared.statements.load(Ordering::SeqCst)
     }
 
     /// From now on the connection is cut after every `n`th request was done and before its answer is delivered; 0 ends
@@ -110,6 +117,9 @@ fn requests(
     loop {
         let message = message(&mut client, 1)?;
         wait_while_silent(shared);
+        if matches!(message[0], b'E' | b'Q') {
+            shared.statements.fetch_add(1, Ordering::SeqCst);
+        }
         // Sync and a simple query are answered.
         if matches!(message[0], b'S' | b'Q') {
             let number = shared.requests.fetch_add(1, Ordering::SeqCst) + 1;

@@ -14,8 +14,9 @@ use crate::chaos::{Chaos, forbid_core_files};
 use crate::finish::{Counts, Finish};
 use crate::journal::Journal;
 use crate::profile::Profile;
-use crate::state::{State, now};
+use crate::state::{Database, State, now};
 use crate::story::{LogPipe, Story, one_line};
+use crate::tables::SystemTables;
 use crate::{App, Common, Example};
 
 /// How long a demo that is told to stop waits for its running steps.
@@ -55,8 +56,11 @@ impl Demo {
             options = options.observer(profile.clone());
         }
         let engine = state.database.open(options)?;
-        let users_db = Arc::new(Store::open(&state.users_db(), example.key)?);
+        let users_db = Arc::new(state.open_store(example)?);
         users_db.users(|users| users.create()).map_err(|error| refused(&state, error))?;
+        if common.fresh {
+            forget_left_behind(&engine, &users_db)?;
+        }
 
         stop_on_signals(engine.clone(), story.clone())?;
 
@@ -70,7 +74,12 @@ impl Demo {
 
     /// What to hand to the workflows.
     pub fn app<O>(&self, options: O) -> Arc<App<O>> {
-        Arc::new(App { store: self.store.clone(), chaos: self.chaos.clone(), options })
+        let users = match &self.state.database {
+            Database::OnServer { users, .. } => Some(users.clone()),
+            Database::Own(_) | Database::Named(_) => None,
+        };
+        let tables = SystemTables { on_server: users, key: self.example.key };
+        Arc::new(App { store: self.store.clone(), tables, chaos: self.chaos.clone(), options })
     }
 
     pub(crate) fn play<O>(&self, workflow: &Workflow<(), O>) -> anyhow::Result<ExitCode>
@@ -143,6 +152,20 @@ impl Demo {
     }
 }
 
+/// What `--fresh` leaves of a database that is somebody's: it has no unfinished run of this example any more, and no
+/// users. Of a new file there is nothing to forget.
+fn forget_left_behind(engine: &Engine, store: &Store) -> anyhow::Result<()> {
+    let unfinished = WorkflowFilter::new()
+        .status(WorkflowStatus::Pending)
+        .status(WorkflowStatus::Enqueued)
+        .status(WorkflowStatus::Delayed);
+    for run in engine.list(&unfinished)? {
+        engine.cancel(&run.id)?;
+    }
+    store.users(|users| users.truncate())?;
+    Ok(())
+}
+
 /// INT and TERM: no new work, running steps end and are recorded, the rest is for the next start.
 fn stop_on_signals(engine: Engine, story: Arc<Story>) -> Result<(), ctrlc::Error> {
     ctrlc::set_handler(move || {
@@ -159,7 +182,7 @@ fn unwritable(state: &State) -> String {
 fn refused(state: &State, error: store::Error) -> anyhow::Error {
     match error {
         store::Error::WrongKey { .. } => anyhow!("{error}, or name another directory by --dir"),
-        error => anyhow!(error).context(format!("cannot use {}", state.users_db().display())),
+        error => anyhow!(error).context(format!("cannot use {}", state.users_place())),
     }
 }
 

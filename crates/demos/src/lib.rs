@@ -19,6 +19,7 @@ mod journal;
 pub mod profile;
 mod state;
 mod story;
+mod tables;
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -37,6 +38,7 @@ pub use demo::Demo;
 pub use finish::Counts;
 use profile::Profile;
 pub use state::now;
+pub use tables::SystemTables;
 
 /// A seed under which ex3 to ex7 crash at least once and then end well.
 const SEED: u64 = 6709;
@@ -61,13 +63,14 @@ pub struct Common {
     /// Where the example keeps its state [default: target/demos/NAME]
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// The system database [default: sqlite:DIR/system.db]
+    /// The system database, by a URL of SQLite or PostgreSQL [default: sqlite:DIR/system.db]
     #[arg(long, env = "DBOS_DATABASE_URL", hide_env_values = true)]
     database_url: Option<String>,
     /// Failures and crashes follow from this and from how often the program ran in its directory
     #[arg(long, default_value_t = SEED, allow_negative_numbers = true)]
     seed: u64,
-    /// Forget earlier runs first
+    /// Forget earlier runs first: delete what is in the directory; in a named database cancel the example's unfinished
+    /// runs and empty its users table
     #[arg(long)]
     fresh: bool,
     /// Tell the story on stderr, and print one JSON object as the last line of stdout
@@ -88,6 +91,8 @@ struct Cli<A: Args> {
 pub struct App<O> {
     /// The application database.
     pub store: Arc<Store>,
+    /// Its table in the system database.
+    pub tables: SystemTables,
     /// Failures on demand.
     pub chaos: Arc<Chaos>,
     /// The example's own arguments.

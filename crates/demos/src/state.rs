@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use chrono::{DateTime, Utc};
-use engine::{Engine, EngineOptions};
+use engine::{Engine, EngineOptions, PgConnector};
+use store::Store;
 
 use crate::{Common, Example};
 
@@ -36,6 +37,8 @@ pub(crate) enum Database {
     Own(PathBuf),
     /// Somebody's, by its URL.
     Named(String),
+    /// On a server, where the users have a table too.
+    OnServer { url: String, connector: Box<PgConnector>, users: String },
 }
 
 impl State {
@@ -46,12 +49,39 @@ impl State {
         }
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let own = || Database::Own(dir.join(SYSTEM_DB));
-        let database = common.database_url.clone().map_or_else(own, Database::Named);
+        let database = match common.database_url.clone() {
+            None => own(),
+            Some(url) if url.starts_with("postgres") => Database::OnServer {
+                connector: Box::new(PgConnector::new(&url)?),
+                url,
+                users: format!("{}_users", example.name),
+            },
+            Some(url) => Database::Named(url),
+        };
         Ok(Self { dir, database })
     }
 
-    pub(crate) fn users_db(&self) -> PathBuf {
+    fn users_db(&self) -> PathBuf {
         self.dir.join("users.db")
+    }
+
+    /// The application database, after the system database was opened: it may be the same.
+    pub(crate) fn open_store(&self, example: &Example) -> anyhow::Result<Store> {
+        match &self.database {
+            Database::OnServer { connector, users, .. } => {
+                let connector = connector.clone();
+                Ok(Store::on_postgres(users, example.key, move || connector.connect())?)
+            }
+            Database::Own(_) | Database::Named(_) => Ok(Store::open(&self.users_db(), example.key)?),
+        }
+    }
+
+    /// Where the users are, for people.
+    pub(crate) fn users_place(&self) -> String {
+        match &self.database {
+            Database::OnServer { users, .. } => format!("table {users}"),
+            Database::Own(_) | Database::Named(_) => self.users_db().display().to_string(),
+        }
     }
 
     pub(crate) fn journal(&self) -> PathBuf {
@@ -63,7 +93,7 @@ impl Database {
     pub(crate) fn open(&self, options: EngineOptions) -> engine::Result<Engine> {
         match self {
             Self::Own(path) => options.open_file(path),
-            Self::Named(url) => options.open(url),
+            Self::Named(url) | Self::OnServer { url, .. } => options.open(url),
         }
     }
 
@@ -75,12 +105,21 @@ impl Database {
                 let path = url.strip_prefix("sqlite:").unwrap_or(url);
                 Path::new(path.strip_prefix("///").unwrap_or(path))
             }
+            Self::OnServer { connector, .. } => return has_lease(connector, executor),
         };
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         // Other programs write what they like into this column.
         let is_name = !executor.contains(std::path::is_separator);
         is_name && is_held(&locks_of(&path).join(format!("{executor}.lock")))
     }
+}
+
+/// When in doubt, nobody lives: then the run is adopted, which only says what happens anyway.
+fn has_lease(connector: &PgConnector, executor: &str) -> bool {
+    const LIVES: &str =
+        "SELECT 1 FROM dbos.piton_executors WHERE executor_id = $1 AND lease_until >= clock_timestamp()";
+    let found = connector.connect().map(|mut client| client.query(LIVES, &[&executor]));
+    matches!(found, Ok(Ok(rows)) if !rows.is_empty())
 }
 
 /// Beside the program's own build: `target/demos/exN`, wherever it is called from.

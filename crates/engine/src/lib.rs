@@ -130,6 +130,8 @@ pub use status::WorkflowStatus;
 pub use postgres;
 #[cfg(feature = "sqlite")]
 pub use rusqlite;
+#[cfg(feature = "postgres")]
+pub use sysdb::postgres::PgConnector;
 
 /// The program on the front page compiles.
 #[cfg(doctest)]

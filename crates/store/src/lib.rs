@@ -1,10 +1,11 @@
-//! The application database of the demos: one `users` table on SQLite.
+//! The application database of the demos: one `users` table on SQLite or on PostgreSQL.
 //!
 //! A user may be stored many times: once per analysis, and once more whenever a step that stores users is run
 //! again. Two table shapes answer that differently (see [`Key`]), and [`Users::count_latest`] counts each user
 //! once whatever happened.
 //!
 //! ```
+//! # #[cfg(feature = "sqlite")] {
 //! use store::{Key, Store};
 //!
 //! let dir = tempfile::tempdir()?;
@@ -19,50 +20,95 @@
 //!     assert_eq!(users.count_latest(Some("workflow-1"))?, 10);
 //!     Ok::<_, store::Error>(())
 //! })?;
+//! # }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`Users`] works on any `rusqlite` connection, so the same calls serve inside a transaction of somebody else.
+//! [`Users`] works on any connection of `rusqlite` or `postgres`, so the same calls serve inside a transaction of
+//! somebody else. Features: `sqlite` (default) and `postgres`.
 //!
 //! Does not know: workflows (a workflow id is a text here).
 
 mod created_at;
 mod error;
+#[cfg(feature = "postgres")]
+mod on_postgres;
+#[cfg(feature = "sqlite")]
+mod on_sqlite;
+#[cfg(feature = "sqlite")]
 mod open;
 mod users;
 
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 /// The type of `analyzed_at`.
 pub type Timestamp = chrono::DateTime<chrono::Utc>;
 
 pub use error::{Error, Result};
+#[cfg(feature = "postgres")]
+pub use postgres;
+#[cfg(feature = "sqlite")]
 pub use rusqlite;
-use rusqlite::Connection;
 pub use users::{Key, UserRow, Users};
 
 /// A connection to the application database that threads may share.
-#[derive(Debug)]
 pub struct Store {
-    connection: Mutex<Connection>,
+    database: Mutex<Box<dyn Database>>,
     key: Key,
 }
 
+/// A connection, whatever it leads to.
+trait Database: Send {
+    fn users(&mut self, key: Key) -> Users<'_>;
+}
+
 impl Store {
-    /// Opens or creates the file: readable by its owner alone, WAL, and `synchronous=FULL`, so a committed page
+    /// Opens or creates a file of SQLite: readable by its owner alone, WAL, and `synchronous=FULL`, so a committed page
     /// survives power loss.
     ///
     /// # Errors
     /// [`Error::Open`] when the file cannot be opened or is not a database.
-    pub fn open(path: &Path, key: Key) -> Result<Self> {
-        Ok(Self { connection: Mutex::new(open::open(path)?), key })
+    #[cfg(feature = "sqlite")]
+    pub fn open(path: &std::path::Path, key: Key) -> Result<Self> {
+        Ok(Self::over(open::open(path)?, key))
+    }
+
+    /// A table of this name on PostgreSQL. `connect` is called now, and again when a connection was lost.
+    ///
+    /// # Errors
+    /// What `connect` returns.
+    #[cfg(feature = "postgres")]
+    pub fn on_postgres<E>(
+        table: &str,
+        key: Key,
+        mut connect: impl FnMut() -> std::result::Result<postgres::Client, E> + Send + 'static,
+    ) -> std::result::Result<Self, E> {
+        let client = connect()?;
+        let again = Box::new(move || connect().ok());
+        Ok(Self::over(on_postgres::Reconnecting::new(client, again, table), key))
+    }
+
+    fn over(database: impl Database + 'static, key: Key) -> Self {
+        Self { database: Mutex::new(Box::new(database)), key }
     }
 
     /// Runs `work` on the table. Calls from several threads take turns.
     pub fn users<R>(&self, work: impl FnOnce(Users<'_>) -> R) -> R {
         // A panic in `work` rolls its transaction back, so the connection behind a poisoned lock is sound.
-        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        work(Users::new(&connection, self.key))
+        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        work(database.users(self.key))
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+#[cfg(feature = "sqlite")]
+impl Database for rusqlite::Connection {
+    fn users(&mut self, key: Key) -> Users<'_> {
+        Users::new(self, key)
     }
 }

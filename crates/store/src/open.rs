@@ -22,22 +22,22 @@ const NOT_A_DATABASE: &str = "it is not an SQLite database, or it is encrypted; 
 pub(crate) fn open(path: &Path) -> Result<Connection> {
     const NAP: Duration = Duration::from_millis(2);
     if path.is_dir() {
-        return Err(Error::opening(path, "it is a directory; name a file"));
+        return Err(opening(path, "it is a directory; name a file"));
     }
     create_private(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Error::opening(path, "its directory is not there; create it first"),
-        _ => Error::opening(path, error.to_string()),
+        io::ErrorKind::NotFound => opening(path, "its directory is not there; create it first"),
+        _ => opening(path, error.to_string()),
     })?;
     if is_too_short(path) {
-        return Err(Error::opening(path, NOT_A_DATABASE));
+        return Err(opening(path, NOT_A_DATABASE));
     }
     // SQLite takes what begins with `file:` for a URL, and an absolute path does not.
-    let absolute = std::path::absolute(path).map_err(|error| Error::opening(path, error.to_string()))?;
+    let absolute = std::path::absolute(path).map_err(|error| opening(path, error.to_string()))?;
     let begin = Instant::now();
     loop {
         match connect(&absolute) {
             Err(error) if is_busy(&error) && begin.elapsed() < OPEN_WITHIN => block_for(NAP),
-            done => return done.map_err(|error| Error::opening(path, in_words(&error))),
+            done => return done.map_err(|error| opening(path, in_words(&error))),
         }
     }
 }
@@ -100,4 +100,8 @@ fn in_words(error: &rusqlite::Error) -> String {
 #[expect(clippy::disallowed_methods, reason = "the one place of this crate that sleeps")]
 fn block_for(duration: Duration) {
     std::thread::sleep(duration);
+}
+
+fn opening(path: &Path, reason: impl Into<String>) -> Error {
+    Error::Open { path: path.to_owned(), reason: reason.into() }
 }

@@ -1,9 +1,7 @@
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use model::User;
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
-use uuid::Uuid;
 
-use crate::{Error, Result, created_at};
+use crate::Result;
 
 /// What makes a row of `users` unique: the two shapes of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +14,7 @@ pub enum Key {
 }
 
 impl Key {
-    const fn columns(self) -> &'static str {
+    pub(crate) const fn columns(self) -> &'static str {
         match self {
             Self::Strict => "id, workflow_id, analyzed_at",
             Self::Append => "id, workflow_id, analyzed_at, created_at",
@@ -25,11 +23,7 @@ impl Key {
 }
 
 /// The `users` table on a connection or inside an open transaction.
-#[derive(Debug, Clone, Copy)]
-pub struct Users<'c> {
-    connection: &'c Connection,
-    key: Key,
-}
+pub struct Users<'c>(Box<dyn Table + 'c>);
 
 /// One stored version of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,29 +38,29 @@ pub struct UserRow {
     pub created_at: String,
 }
 
-const INSERT: &str = "
-    INSERT INTO users (id, external_id, name, workflow_id, analyzed_at, created_at)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-
-const LIST: &str = "
-    SELECT id, external_id, name, workflow_id, analyzed_at, created_at
-      FROM users ORDER BY created_at, id";
-
-const MOST_RECENT_WORKFLOW: &str = "SELECT workflow_id FROM users ORDER BY created_at DESC LIMIT 1";
-
-/// The latest version of each user of one workflow. Partitioned without `analyzed_at`: a run that goes on after
-/// a crash takes a new `analyzed_at`, and its rows are versions of the same users.
-const COUNT_LATEST: &str = "
-    WITH ranked_users AS (
-        SELECT ROW_NUMBER() OVER (PARTITION BY id, workflow_id ORDER BY created_at DESC) AS version_rank
-          FROM users
-         WHERE workflow_id = ?1)
-    SELECT COUNT(*) FROM ranked_users WHERE version_rank = 1";
+/// The table on one kind of database.
+pub(crate) trait Table {
+    fn create(&self) -> Result<()>;
+    fn truncate(&self) -> Result<usize>;
+    fn insert_page(&self, users: &[User], workflow_id: &str, analyzed_at: DateTime<Utc>) -> Result<()>;
+    fn count(&self) -> Result<u64>;
+    fn count_of_workflow(&self, workflow_id: &str) -> Result<u64>;
+    fn count_latest(&self, workflow_id: Option<&str>) -> Result<u64>;
+    fn list(&self) -> Result<Vec<UserRow>>;
+}
 
 impl<'c> Users<'c> {
-    /// The table with this key, on this connection. Nothing is read or written yet.
-    pub const fn new(connection: &'c Connection, key: Key) -> Self {
-        Self { connection, key }
+    /// The table with this key, on this connection to SQLite. Nothing is read or written yet.
+    #[cfg(feature = "sqlite")]
+    pub fn new(connection: &'c rusqlite::Connection, key: Key) -> Self {
+        Self(Box::new(crate::on_sqlite::OnSqlite::new(connection, key)))
+    }
+
+    /// The table of this name with this key on PostgreSQL, over a client or inside a transaction. Nothing is read or
+    /// written yet.
+    #[cfg(feature = "postgres")]
+    pub fn on_postgres(client: &'c mut impl postgres::GenericClient, table: &str, key: Key) -> Self {
+        Self(Box::new(crate::on_postgres::OnPostgres::new(client, table, key)))
     }
 
     /// Creates the table if it is not there.
@@ -74,31 +68,7 @@ impl<'c> Users<'c> {
     /// # Errors
     /// [`Error::WrongKey`] when there is a `users` table with another key.
     pub fn create(&self) -> Result<()> {
-        let columns = self.key.columns();
-        self.connection.execute_batch(&format!(
-            "CREATE TABLE IF NOT EXISTS users (
-                 id TEXT NOT NULL,
-                 external_id TEXT NOT NULL,
-                 name TEXT NOT NULL,
-                 workflow_id TEXT NOT NULL,
-                 analyzed_at TEXT NOT NULL,
-                 created_at TEXT NOT NULL,
-                 PRIMARY KEY ({columns}))"
-        ))?;
-        let found = self.key_in_file()?;
-        if found == columns {
-            return Ok(());
-        }
-        let file = self.connection.path().filter(|path| !path.is_empty()).unwrap_or("memory").to_owned();
-        Err(Error::WrongKey { file, found, wanted: columns.to_owned() })
-    }
-
-    fn key_in_file(&self) -> Result<String> {
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT name FROM pragma_table_info('users') WHERE pk > 0 ORDER BY pk")?;
-        let columns = statement.query_map([], |row| row.get::<_, String>(0))?;
-        Ok(columns.collect::<rusqlite::Result<Vec<_>>>()?.join(", "))
+        self.0.create()
     }
 
     /// Deletes every row and returns how many there were.
@@ -106,7 +76,7 @@ impl<'c> Users<'c> {
     /// # Errors
     /// [`Error::Database`].
     pub fn truncate(&self) -> Result<usize> {
-        Ok(self.connection.execute("DELETE FROM users", [])?)
+        self.0.truncate()
     }
 
     /// Stores one page of users, all or nothing: one transaction of its own, or a savepoint inside the
@@ -116,34 +86,7 @@ impl<'c> Users<'c> {
     /// [`Error::UniqueViolation`] when a row is there already (with [`Key::Strict`]: the page was stored before
     /// by the same analysis).
     pub fn insert_page(&self, users: &[User], workflow_id: &str, analyzed_at: DateTime<Utc>) -> Result<()> {
-        if self.connection.is_autocommit() {
-            let transaction = Transaction::new_unchecked(self.connection, TransactionBehavior::Immediate)?;
-            self.insert_rows(users, workflow_id, analyzed_at)?;
-            return Ok(transaction.commit()?);
-        }
-        self.connection.execute_batch("SAVEPOINT insert_page")?;
-        if let Err(error) = self.insert_rows(users, workflow_id, analyzed_at) {
-            // Fails when SQLite has rolled the whole transaction back by itself: the first error says why.
-            self.connection.execute_batch("ROLLBACK TO insert_page; RELEASE insert_page").ok();
-            return Err(error);
-        }
-        Ok(self.connection.execute_batch("RELEASE insert_page")?)
-    }
-
-    fn insert_rows(&self, users: &[User], workflow_id: &str, analyzed_at: DateTime<Utc>) -> Result<()> {
-        let mut insert = self.connection.prepare_cached(INSERT)?;
-        let analyzed_at = analyzed_at.to_rfc3339_opts(SecondsFormat::Micros, false);
-        for user in users {
-            insert.execute(params![
-                user.id.to_string(),
-                user.external_id.to_string(),
-                user.name,
-                workflow_id,
-                analyzed_at,
-                created_at::next().format("%Y-%m-%d %H:%M:%S%.6f").to_string(),
-            ])?;
-        }
-        Ok(())
+        self.0.insert_page(users, workflow_id, analyzed_at)
     }
 
     /// How many rows there are, every version of every user counted.
@@ -151,7 +94,7 @@ impl<'c> Users<'c> {
     /// # Errors
     /// [`Error::Database`].
     pub fn count(&self) -> Result<u64> {
-        self.count_of("SELECT COUNT(*) FROM users", [])
+        self.0.count()
     }
 
     /// How many rows one workflow stored.
@@ -159,7 +102,7 @@ impl<'c> Users<'c> {
     /// # Errors
     /// [`Error::Database`].
     pub fn count_of_workflow(&self, workflow_id: &str) -> Result<u64> {
-        self.count_of("SELECT COUNT(*) FROM users WHERE workflow_id = ?1", [workflow_id])
+        self.0.count_of_workflow(workflow_id)
     }
 
     /// How many users one workflow stored, each counted once by its latest version. `None` means the workflow
@@ -168,16 +111,7 @@ impl<'c> Users<'c> {
     /// # Errors
     /// [`Error::Database`].
     pub fn count_latest(&self, workflow_id: Option<&str>) -> Result<u64> {
-        let most_recent = match workflow_id {
-            Some(id) => Some(id.to_owned()),
-            None => self.most_recent_workflow()?,
-        };
-        most_recent.map_or(Ok(0), |id| self.count_of(COUNT_LATEST, [id]))
-    }
-
-    /// The workflow that wrote last.
-    fn most_recent_workflow(&self) -> Result<Option<String>> {
-        Ok(self.connection.query_row(MOST_RECENT_WORKFLOW, [], |row| row.get(0)).optional()?)
+        self.0.count_latest(workflow_id)
     }
 
     /// Every row, oldest first.
@@ -185,26 +119,12 @@ impl<'c> Users<'c> {
     /// # Errors
     /// [`Error::Database`].
     pub fn list(&self) -> Result<Vec<UserRow>> {
-        let mut statement = self.connection.prepare_cached(LIST)?;
-        let rows = statement.query_map([], |row| {
-            Ok(UserRow {
-                user: User { id: uuid(row, 0)?, external_id: uuid(row, 1)?, name: row.get(2)? },
-                workflow_id: row.get(3)?,
-                analyzed_at: row.get(4)?,
-                created_at: row.get(5)?,
-            })
-        })?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
-    }
-
-    fn count_of(&self, sql: &str, params: impl rusqlite::Params) -> Result<u64> {
-        Ok(self.connection.prepare_cached(sql)?.query_row(params, |row| row.get(0))?)
+        self.0.list()
     }
 }
 
-fn uuid(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Uuid> {
-    let text: String = row.get(column)?;
-    Uuid::parse_str(&text).map_err(|e| {
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e))
-    })
+impl std::fmt::Debug for Users<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Users")
+    }
 }

@@ -58,9 +58,11 @@ fn inside_an_open_transaction_a_failed_page_leaves_the_rest_of_it_alone() {
     Users::new(&connection, Key::Strict).create().unwrap();
 
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
-    let users = Users::new(&transaction, Key::Strict);
-    users.insert_page(&model::fake_users(1, 3), "w", at(1)).unwrap();
-    users.insert_page(&model::fake_users(1, 5), "w", at(1)).unwrap_err();
+    {
+        let users = Users::new(&transaction, Key::Strict);
+        users.insert_page(&model::fake_users(1, 3), "w", at(1)).unwrap();
+        users.insert_page(&model::fake_users(1, 5), "w", at(1)).unwrap_err();
+    }
     transaction.commit().unwrap();
 
     assert_eq!(Users::new(&connection, Key::Strict).count().unwrap(), 3);

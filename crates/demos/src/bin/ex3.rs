@@ -11,7 +11,7 @@ use store::{Key, Store};
 /// Stores a page, may crash, stores another. The truncation is a step, or a recovered run would do it again and
 /// lose the first page: that is what `--truncate-in-body` shows.
 fn users_workflow(ctx: &mut Context, app: &App<Options>) -> Result<u64, BoxError> {
-    let App { store, chaos, options } = app;
+    let App { store, chaos, options, .. } = app;
     if options.truncate_in_body {
         store.users(|users| users.truncate())?;
     } else {

@@ -11,7 +11,7 @@ use store::Key;
 
 /// Generates in steps, inserts in between.
 fn users_workflow(ctx: &mut Context, app: &App<Options>) -> Result<u64, BoxError> {
-    let App { store, chaos, options } = app;
+    let App { store, chaos, options, .. } = app;
     let id = ctx.workflow_id().to_string();
     store.users(|users| users.truncate())?;
     // Not a step, on purpose: a recovered run takes a new time and writes new rows.

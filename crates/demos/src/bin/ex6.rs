@@ -36,7 +36,7 @@ fn users_workflow(
 
 /// Ten pages, generated one by one and inserted together, under the id of the whole run.
 fn users_batch_workflow(ctx: &mut Context, (run, number): (String, u64), app: &App<Options>) -> Result<u64> {
-    let App { store, chaos, options } = app;
+    let App { store, chaos, options, .. } = app;
     let mut list = Vec::new();
     for page in 0..PAGES {
         list.extend(ctx.step_with("users", &GENERATE, |step| {

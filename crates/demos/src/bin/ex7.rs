@@ -8,7 +8,7 @@ use clap::Args;
 use demos::{App, Counts, Demo, Example};
 use engine::{BoxError, Context, Result, StepOptions, Workflow};
 use serde::{Deserialize, Serialize};
-use store::{Key, Users};
+use store::Key;
 
 const BATCHES: u64 = 10;
 const PAGES: u64 = 10;
@@ -33,9 +33,9 @@ fn users_workflow(
     app: &App<Options>,
 ) -> Result<Found> {
     let id = ctx.workflow_id().to_string();
-    ctx.transaction("create", |tx| {
-        Users::new(tx, Key::Append).create()?;
-        Users::new(tx, Key::Append).truncate()
+    app.tables.transaction(ctx, "create", |users| {
+        users.create()?;
+        users.truncate()
     })?;
     for number in 1..=BATCHES {
         ctx.run(batch, (id.clone(), number))?;
@@ -43,15 +43,14 @@ fn users_workflow(
             app.chaos.crash(&format!("after batch {number}"));
         }
     }
-    ctx.transaction("count", |tx| -> store::Result<Found> {
-        let users = Users::new(tx, Key::Append);
+    app.tables.transaction(ctx, "count", |users| -> store::Result<Found> {
         Ok(Found { unique_users: users.count_latest(Some(&id))?, rows: users.count_of_workflow(&id)? })
     })
 }
 
 /// Ten pages, generated one by one and inserted together, with the step's record or not at all.
 fn users_batch_workflow(ctx: &mut Context, (run, number): (String, u64), app: &App<Options>) -> Result<u64> {
-    let App { chaos, options, .. } = app;
+    let App { tables, chaos, options, .. } = app;
     let mut list = Vec::new();
     for page in 0..PAGES {
         list.extend(ctx.step_with("users", &GENERATE, |step| {
@@ -63,14 +62,15 @@ fn users_batch_workflow(ctx: &mut Context, (run, number): (String, u64), app: &A
         })?);
     }
     let analyzed_at = demos::now();
-    ctx.transaction_with("insert", &INSERT, |tx, step| -> Result<usize, BoxError> {
-        Users::new(tx, Key::Append).insert_page(&list, &run, analyzed_at)?;
-        if chaos.strikes("insert", options.insert_failure, &[number, u64::from(step.attempt())]) {
-            return Err("simulated failure after the write: its rows are rolled back".into());
-        }
-        Ok(list.len())
-    })
-    .map(|inserted| inserted as u64)
+    tables
+        .transaction_with(ctx, "insert", &INSERT, |users, step| -> Result<usize, BoxError> {
+            users.insert_page(&list, &run, analyzed_at)?;
+            if chaos.strikes("insert", options.insert_failure, &[number, u64::from(step.attempt())]) {
+                return Err("simulated failure after the write: its rows are rolled back".into());
+            }
+            Ok(list.len())
+        })
+        .map(|inserted| inserted as u64)
 }
 
 const EXAMPLE: Example = Example {

@@ -17,6 +17,7 @@ mod manage;
 mod messages;
 mod news;
 mod open;
+mod own;
 mod pool;
 mod queues;
 mod reader;
@@ -43,6 +44,7 @@ use served_version;
 const IDENTIFIER_BYTES_MAX: usize = 63;
 
 pub(crate) use open::{Settings, open};
+pub use own::PgConnector;
 pub(crate) use transaction::{TransactionSteps, tries_max};
 
 #[cfg(test)]

@@ -1,0 +1,56 @@
+//! A program's own connections to the server of the engine.
+
+use postgres::Client;
+
+use super::connection::in_words;
+use super::connector::Connector;
+use crate::error::{Error, Result};
+use crate::sysdb::Url;
+
+/// Connections of a program's own to the database of an engine's URL: what the engine reads in the URL, and what it
+/// refuses there, hold for them too.
+///
+/// # Example
+/// ```no_run
+/// # fn main() -> engine::Result<()> {
+/// let connector = engine::PgConnector::new("postgresql://app@localhost/shop")?;
+/// let mut client = connector.connect()?;
+/// # drop(client); Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct PgConnector {
+    connector: Connector,
+    /// Without the password.
+    database: String,
+}
+
+impl PgConnector {
+    /// Reads the URL. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// [`Error::Open`] when it is none of PostgreSQL, or names what is not supported.
+    pub fn new(url: &str) -> Result<Self> {
+        let url = match Url::parse(url)? {
+            Url::Postgres(url) => url,
+            #[cfg(feature = "sqlite")]
+            Url::Sqlite(path) => {
+                let reason = "a file has no server; write postgresql://USER@HOST/DATABASE".to_owned();
+                return Err(Error::Open { database: path.display().to_string(), reason });
+            }
+        };
+        let refuse = |reason: String| Error::Open { database: url.to_string(), reason };
+        url.check_tls(cfg!(feature = "tls")).map_err(refuse)?;
+        let connector = Connector::new(&url, super::connection::SCHEMA).map_err(refuse)?;
+        Ok(Self { connector, database: url.to_string() })
+    }
+
+    /// Connects. The session has the server's own settings. The driver blocks: not for the inside of an async runtime.
+    ///
+    /// # Errors
+    /// [`Error::Open`] with what the server or the network says.
+    pub fn connect(&self) -> Result<Client> {
+        let refuse = |error| Error::Open { database: self.database.clone(), reason: in_words(&error) };
+        self.connector.client().map_err(refuse)
+    }
+}
