@@ -1,18 +1,24 @@
 //! `cargo xtask ci`: everything that must pass, in the order in which it says most for its time. `.ci/run` and the
 //! workflows of the hosting service call this and nothing else.
 
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 
-use crate::cargo::cargo;
+use crate::cargo::{self, cargo};
 
 type Check = (&'static str, fn() -> anyhow::Result<()>);
 
-const CHECKS: [Check; 10] = [
-    ("the README's test command", || run(cargo().args(["test", "--workspace"]))),
+/// With this variable set, a test that finds no PostgreSQL fails.
+const REQUIRE_POSTGRES: (&str, &str) = ("PITON_REQUIRE_POSTGRES", "1");
+
+const CHECKS: [Check; 13] = [
+    ("the README's test command", || {
+        run(cargo().args(["test", "--workspace"]).env(REQUIRE_POSTGRES.0, REQUIRE_POSTGRES.1))
+    }),
     ("format", || run(cargo().args(["fmt", "--all", "--check"]))),
     ("lints", || run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))),
     ("documentation", || {
@@ -23,9 +29,14 @@ const CHECKS: [Check; 10] = [
     ("encrypted connections", || {
         run(cargo().args(["test", "-p", "engine", "--features", "tls", "--test", "tls"]))
     }),
-    ("demos", demos),
+    ("demos", || demos(&[], &GOLDEN)),
+    ("demos on PostgreSQL", demos_on_postgres),
     ("the same demos crash in the same places", same_seed_same_story),
     ("torture: 300 kills", || run(xtask()?.args(["torture", "--kills", "300", "--seed", "1"]))),
+    ("PostgreSQL at length", at_length_on_postgres),
+    ("torture on PostgreSQL: 100 kills", || {
+        run(xtask()?.args(["torture", "--backend", "postgres", "--kills", "100", "--seed", "1"]))
+    }),
     ("bench, quick", || run(xtask()?.args(["bench", "--quick"]))),
 ];
 
@@ -90,6 +101,12 @@ const fn golden(
     Golden { args, exit, status, unique_users: users, rows }
 }
 
+const ON_POSTGRES: [Golden; 3] = [
+    golden(&["ex1"], 0, "SUCCESS", 20, Rows::Exactly(20)),
+    golden(&["ex6"], 0, "SUCCESS", 1000, Rows::MoreThan(1000)),
+    golden(&["ex7"], 0, "SUCCESS", 1000, Rows::Exactly(1000)),
+];
+
 const GOLDEN: [Golden; 8] = [
     golden(&["ex1"], 0, "SUCCESS", 20, Rows::Exactly(20)),
     golden(&["ex2"], 1, "ERROR", 10, Rows::Exactly(10)),
@@ -101,9 +118,10 @@ const GOLDEN: [Golden; 8] = [
     golden(&["ex7"], 0, "SUCCESS", 1000, Rows::Exactly(1000)),
 ];
 
-fn demos() -> anyhow::Result<()> {
-    for golden in GOLDEN {
-        let (exit, report) = report(golden.args)?;
+/// Through this command, if it is one, before the examples' own.
+fn demos(through: &[&Path], expected: &[Golden]) -> anyhow::Result<()> {
+    for golden in expected {
+        let (exit, report) = report(through, golden.args)?;
         println!("{}: {report}", golden.args.join(" "));
         let rows = report["rows"].as_u64().context("no rows are reported")?;
         let as_expected = match golden.rows {
@@ -118,9 +136,27 @@ fn demos() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Each beside a server of its own.
+fn demos_on_postgres() -> anyhow::Result<()> {
+    let cluster = cargo::build("cluster", "cluster", false)?;
+    demos(&[&cluster], &ON_POSTGRES)
+}
+
+/// What is a sample otherwise: every commit that a process may die at, a minute of restarts, a minute without a server.
+fn at_length_on_postgres() -> anyhow::Result<()> {
+    let kills = ["test", "-p", "torture", "--test", "kills_postgres"];
+    let fleet = ["test", "-p", "engine", "--features", "postgres", "--test", "fleet"];
+    for tests in [&kills[..], &fleet[..]] {
+        let mut command = cargo();
+        command.args(tests).env("PITON_LONG_TESTS", "1").env(REQUIRE_POSTGRES.0, REQUIRE_POSTGRES.1);
+        run(&mut command)?;
+    }
+    Ok(())
+}
+
 /// ex6 dies of real segmentation faults, and the seed says when.
 fn same_seed_same_story() -> anyhow::Result<()> {
-    let stories = [report(&["ex6"])?.1, report(&["ex6"])?.1];
+    let stories = [report(&[], &["ex6"])?.1, report(&[], &["ex6"])?.1];
     let deaths = |story: &Value| story["deaths"].as_array().map_or(0, Vec::len);
     ensure!(deaths(&stories[0]) >= 1, "nothing crashed: {}", stories[0]);
     ensure!(stories[0]["deaths"][0] == "SIGSEGV", "not of a segmentation fault: {}", stories[0]);
@@ -131,10 +167,12 @@ fn same_seed_same_story() -> anyhow::Result<()> {
 }
 
 /// `cargo xtask run … --json` from nothing to its end.
-fn report(args: &[&str]) -> anyhow::Result<(Option<i32>, Value)> {
+fn report(through: &[&Path], args: &[&str]) -> anyhow::Result<(Option<i32>, Value)> {
     let (example, flags) = args.split_first().context("no example is named")?;
-    let mut command = xtask()?;
-    command.args(["run", example, "--until-success", "--fresh", "--json"]).args(flags);
+    let this = std::env::current_exe()?;
+    let mut words = through.iter().copied().chain([this.as_path()]);
+    let mut command = Command::new(words.next().context("no program")?);
+    command.args(words).args(["run", example, "--until-success", "--fresh", "--json"]).args(flags);
     let output = command.env_remove("DBOS_DATABASE_URL").output()?;
     let stdout = String::from_utf8_lossy(&output.stdout);
     let Some(Ok(report)) = stdout.lines().last().map(serde_json::from_str) else {

@@ -32,18 +32,27 @@ enum Command {
     Run(run::RunArgs),
     /// Everything that must pass: tests, format, lints, documentation, demos, torture, bench.
     Ci,
-    /// Kill processes at random and audit what they leave: --seed N --kills K --processes P --dir D.
+    /// Kill processes at random and audit what they leave: --seed N --kills K --processes P --dir D
+    /// --backend postgres.
     #[command(disable_help_flag = true)]
     Torture {
         /// Handed on.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         args: Vec<OsString>,
     },
-    /// Measure the engine beside the floor: --json --quick --only WHAT --dir D.
+    /// Measure the engine beside the floor: --json --quick --only WHAT --dir D --backend postgres
+    /// --database-url URL.
     #[command(disable_help_flag = true)]
     Bench {
         /// Handed on.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+        args: Vec<OsString>,
+    },
+    /// Run a command beside a PostgreSQL server that is made for it; its URL is in `DBOS_DATABASE_URL`: pg -- CMD
+    #[command(disable_help_flag = true)]
+    Pg {
+        /// The command.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
         args: Vec<OsString>,
     },
     /// Check a finished ex6 with the official DBOS package for Python (needs python3 and pip).
@@ -56,6 +65,7 @@ fn main() -> ExitCode {
         Command::Ci => check::all(),
         Command::Torture { args } => cargo::hand_over("torture", &["judge".into()], &args),
         Command::Bench { args } => cargo::hand_over("bench", &[], &args),
+        Command::Pg { args } => cargo::hand_over("cluster", &[], &args),
         Command::Compat(args) => compat::check(&args),
     };
     done.unwrap_or_else(|error| {

@@ -51,7 +51,12 @@ impl Demo {
         start_logging(&story);
         forbid_core_files();
 
-        let mut options = Engine::options().app(example.name).executor(example.name).observer(story.clone());
+        let mut options = Engine::options()
+            .app(example.name)
+            .executor(example.name)
+            // Somebody watches: a crash on a server should not look like a hang.
+            .takeover_within(Duration::from_secs(2))
+            .observer(story.clone());
         if let Some(profile) = &profile {
             options = options.observer(profile.clone());
         }

@@ -11,4 +11,5 @@ mod outcomes;
 mod output;
 mod profile;
 mod restarts;
+mod servers;
 mod signals;

@@ -1,0 +1,71 @@
+//! The examples on PostgreSQL. Skipped, and said loudly, where it is not installed.
+
+use crate::support::Demo;
+
+/// The URL of a fresh database.
+fn url() -> Option<String> {
+    let cluster = cluster::try_shared()?;
+    Some(cluster.url(&cluster.fresh_database()))
+}
+
+#[test]
+fn the_first_workflow_runs_on_a_server() {
+    let Some(url) = url() else { return };
+    let found = Demo::new("ex1").run(&["--json", "--database-url", &url]).exits(0).json();
+    assert_eq!((&found["unique_users"], &found["rows"]), (&20.into(), &20.into()));
+}
+
+/// The restarted program adopts its own run once the lease of the one that died has run out.
+#[test]
+fn crashes_on_a_server_lose_and_double_no_user() {
+    for (name, rows) in [("ex6", None), ("ex7", Some(1_000_u64))] {
+        let Some(url) = url() else { return };
+        let runs = Demo::new(name).run_until_it_ends(&["--json", "--database-url", &url]);
+        assert!(runs.iter().any(crate::support::Ended::crashed), "nothing crashed");
+        let found = runs.last().unwrap().json();
+        assert_eq!((&found["status"], &found["unique_users"]), (&"SUCCESS".into(), &1_000.into()));
+        assert!(rows.is_none_or(|rows| found["rows"] == rows), "{found}");
+    }
+}
+
+/// And deletes nothing that is somebody else's.
+#[test]
+fn fresh_on_a_server_cancels_what_is_unfinished_and_empties_the_users() {
+    let Some(url) = url() else { return };
+    let demo = Demo::new("ex3");
+    let crashed = demo.crash(&["--json", "--crash", "1", "--database-url", &url]);
+    let found = demo.run(&["--json", "--fresh", "--crash", "0", "--database-url", &url]).exits(0).json();
+    assert_ne!(found["workflow_id"], crashed.workflow());
+    assert_eq!(found["rows"], 20);
+    let mut client = engine::PgConnector::new(&url).unwrap().connect().unwrap();
+    let status: String = client
+        .query_one("SELECT status FROM dbos.workflow_status WHERE workflow_uuid = $1", &[&crashed.workflow()])
+        .unwrap()
+        .get(0);
+    assert_eq!(status, "CANCELLED");
+}
+
+#[test]
+fn a_server_that_cannot_be_reached_is_named_without_its_password() {
+    let url = "postgresql://shop:hunter2@127.0.0.1:9/shop";
+    let ended = Demo::new("ex1").run(&["--json", "--database-url", url]).exits(3);
+    assert!(ended.stderr.contains("127.0.0.1:9") && ended.stderr.contains("refused"), "{ended:?}");
+    assert!(!format!("{ended:?}").contains("hunter2"));
+}
+
+#[test]
+fn a_wrong_password_is_refused_without_being_told() {
+    if cluster::try_shared().is_none() {
+        return;
+    }
+    let settings = cluster::Settings {
+        files: vec![("pg_hba.conf".to_owned(), "local all all scram-sha-256\n".to_owned())],
+        ..cluster::Settings::default()
+    };
+    // Such a server lets nobody in, so it cannot be asked whether it is up.
+    let cluster = cluster::Cluster::start(&settings).unwrap();
+    let url = cluster.url("shop").replace("postgres@", "postgres:hunter2@");
+    let ended = Demo::new("ex1").run(&["--json", "--database-url", &url]).exits(3);
+    assert!(ended.stderr.contains("password authentication failed"), "{ended:?}");
+    assert!(!format!("{ended:?}").contains("hunter2"));
+}
