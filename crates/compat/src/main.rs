@@ -51,9 +51,8 @@ fn main() -> ExitCode {
 }
 
 fn open(cli: &Cli) -> anyhow::Result<Engine> {
-    // The checks wait for what these decide.
-    let options =
-        Engine::options().suspend_after(Duration::from_millis(500)).takeover_within(Duration::from_secs(2));
+    // The checks wait until a wait has left its thread.
+    let options = Engine::options().suspend_after(Duration::from_millis(500));
     Ok(options.app(&cli.app).open(&cli.database_url)?)
 }
 
