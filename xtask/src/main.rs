@@ -55,7 +55,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
         args: Vec<OsString>,
     },
-    /// Check a finished ex6 with the official DBOS package for Python (needs python3 and pip).
+    /// Share databases with the official DBOS package for Python, in both directions: schema, reading, queues, the dbos
+    /// command line, SQL, recovery, migration (needs python3 with pip, and PostgreSQL).
     Compat(compat::CompatArgs),
 }
 
@@ -66,7 +67,7 @@ fn main() -> ExitCode {
         Command::Torture { args } => cargo::hand_over("torture", &["judge".into()], &args),
         Command::Bench { args } => cargo::hand_over("bench", &[], &args),
         Command::Pg { args } => cargo::hand_over("cluster", &[], &args),
-        Command::Compat(args) => compat::check(&args),
+        Command::Compat(args) => compat::check(args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

@@ -188,7 +188,8 @@ impl EngineOptions {
         self
     }
 
-    /// Version of the program's workflows (default `1`). An executor takes up only workflows of its own version,
+    /// Version of the program's workflows (default `1`). In DBOS such a name belongs to one application of a database:
+    /// a Python program beside this one needs another. An executor takes up only workflows of its own version,
     /// so change it when old runs must not meet new code. A rebuilt program with the same version goes on with
     /// them; if the order of steps has changed, the recorded names tell.
     #[must_use]

@@ -84,6 +84,19 @@ impl QueueOptions {
 }
 
 /// How a workflow is enqueued, if not in the plainest way.
+///
+/// A program may enqueue for one that is written in another language and shares the database; this is for the function
+/// `add(x, y)` of the application `sums`:
+/// ```no_run
+/// # use engine::{Engine, EnqueueOptions, Queue, Result, Workflow};
+/// # fn ask(engine: &Engine) -> Result<()> {
+/// let add = Workflow::<(i64, i64), i64>::named("add");
+/// let there = EnqueueOptions::new().application("sums").spread_arguments();
+/// let sum = add.enqueue_with(engine, &Queue::named("work"), &there, (2, 3))?;
+/// assert_eq!(sum.result()?, 5);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct EnqueueOptions<'o> {
     pub(crate) id: Option<&'o str>,

@@ -95,7 +95,10 @@ fn codec_of(serialization: Option<&str>) -> Result<Codec, String> {
     match serialization {
         None | Some("portable_json") => Ok(Codec::PortableJson),
         Some("rs_bincode") => Ok(Codec::Bincode),
-        Some(other) => Err(format!("it was written as `{other}`, which this engine does not read")),
+        Some(other) => Err(format!(
+            "it was written as `{other}`, which this engine does not read; let the program that writes it choose \
+             portable_json"
+        )),
     }
 }
 
@@ -209,7 +212,8 @@ mod tests {
         let error = decode::<u8>("x", Some("py_pickle"), Some("gASV")).unwrap_err().to_string();
         assert_eq!(
             error,
-            "x cannot be decoded: it was written as `py_pickle`, which this engine does not read"
+            "x cannot be decoded: it was written as `py_pickle`, which this engine does not read; let the program that \
+             writes it choose portable_json"
         );
     }
 

@@ -1,0 +1,80 @@
+//! Databases that the official package made: one of our version is used as it is, an older one is refused.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::python::{OLDER_PACKAGE, Python, refuse};
+use super::{Bench, seen};
+
+/// Every column, index, constraint, trigger and function of the schema, but for our own table.
+const FACTS: &str = "
+    WITH relations AS (
+         SELECT c.oid, c.relname FROM pg_class c
+          WHERE relnamespace = 'dbos'::regnamespace AND relkind = 'r' AND relname <> 'piton_executors'),
+    facts (fact) AS (
+         SELECT concat_ws(' ', relname, attname, format_type(atttypid, atttypmod), attnotnull,
+                          pg_get_expr(adbin, adrelid))
+           FROM relations r JOIN pg_attribute a ON a.attrelid = r.oid AND attnum > 0 AND NOT attisdropped
+           LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+          UNION ALL
+         SELECT pg_get_indexdef(indexrelid) FROM pg_index JOIN relations r ON indrelid = r.oid
+          UNION ALL
+         SELECT concat_ws(' ', relname, conname, pg_get_constraintdef(c.oid))
+           FROM pg_constraint c JOIN relations r ON conrelid = r.oid
+          UNION ALL
+         SELECT pg_get_triggerdef(t.oid) FROM pg_trigger t JOIN relations r ON tgrelid = r.oid WHERE NOT tgisinternal
+          UNION ALL
+         SELECT pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'dbos'::regnamespace
+          UNION ALL
+         SELECT concat('version ', version) FROM dbos.dbos_migrations)
+    SELECT count(*), md5(string_agg(fact, E'\\n' ORDER BY fact)) FROM facts";
+
+pub(super) fn check(bench: &Bench) -> anyhow::Result<()> {
+    used_as_it_is(bench)?;
+    older_is_refused(bench)
+}
+
+fn used_as_it_is(bench: &Bench) -> anyhow::Result<()> {
+    let (python, url) = (&bench.python, bench.server.fresh_database());
+    python.migrate(&url)?;
+    let said = python.script("check_schema.py", &url, &[])?;
+    seen::contains("check_schema.py after dbos migrate", &said, "schema matches v125")?;
+    let before = python.sql(&url, FACTS)?;
+    println!("facts of the schema and their digest after dbos migrate: {before}");
+    both_run(bench, &url)?;
+    seen::same("the same after the engine has used it", &python.sql(&url, FACTS)?, &before)?;
+    let own = "SELECT count(*) FROM pg_class WHERE oid = to_regclass('dbos.piton_executors')";
+    seen::same("tables of our own beside them", &python.sql(&url, own)?, &json!([[1]]))
+}
+
+fn both_run(bench: &Bench, url: &str) -> anyhow::Result<()> {
+    let _python = bench.python.worker(url)?;
+    let _rust = bench.rust(url)?;
+    let args = ["price", "rust-orders", "--args", r#"["book", 2]"#];
+    let priced = json!({ "item": "book", "express": false, "total": 20 });
+    seen::same("a workflow in Rust on it", &bench.python.enqueue(url, &args)?["result"], &priced)?;
+    let args = ["add", "python-work", "--args", "[1, 2]"];
+    seen::same("a workflow in Python on it", &bench.python.enqueue(url, &args)?["result"], &json!(3))?;
+    let args = ["--application", "rust", "--args", "[[4, 5]]", "add-in-python", "rust-orders"];
+    seen::same("one in Rust with a child in Python", &bench.ask(url, &args)?["result"], &json!(9))
+}
+
+fn older_is_refused(bench: &Bench) -> anyhow::Result<()> {
+    let older = Python::environment(&bench.args.python, &bench.dir.join("venv-older"), OLDER_PACKAGE)?;
+    let url = bench.server.fresh_database();
+    older.migrate(&url)?;
+    let version = |what: &str, expected: Value| {
+        let rows = bench.python.sql(&url, "SELECT version FROM dbos.dbos_migrations")?;
+        seen::same(what, &rows, &expected)
+    };
+    version(&format!("schema version after dbos migrate of {OLDER_PACKAGE}"), json!([[108]]))?;
+    let mut serve = Command::new(&bench.program);
+    let said = refuse(serve.arg("serve").env("DBOS_DATABASE_URL", &url))?;
+    let refusal = "it is at schema version 108, and this engine needs 125; bring it up with `dbos migrate`";
+    seen::contains("our program on it", &said, refusal)?;
+    version("and it is as it was", json!([[108]]))?;
+    bench.python.migrate(&url)?;
+    version("schema version after dbos migrate of 3.4.0", json!([[125]]))?;
+    both_run(bench, &url)
+}
