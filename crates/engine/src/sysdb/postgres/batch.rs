@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use postgres::GenericClient;
 
 use super::connection::{Connection, Params, Prepared, Statement, column};
-use super::steps::{self, RECORD, Steps};
+use super::steps::{self, RECORD, RECORD_ONE, Steps};
 use super::workflows::{self, End, Ends, SETTLE, START, Starts};
 use crate::sysdb::write::NewWorkflow;
 use crate::sysdb::{DbResult, Owner, StepRow, Verdict};
@@ -88,7 +88,7 @@ pub(super) fn apply(connection: &mut Connection, set: &Set<'_>) -> DbResult<Verd
     let (client, prepared) = connection.parts("commit")?;
     let [started, recorded, settled] = match (set.starts.len(), set.steps.len(), set.ends.len()) {
         (_, 0, 0) => query(client, prepared, &STARTS, &starts.params())?,
-        (0, _, 0) => query(client, prepared, &STEPS, &steps.params())?,
+        (0, _, 0) => record(client, prepared, &steps)?,
         (0, 0, _) => query(client, prepared, &ENDS, &ends.params())?,
         _ => {
             let all = [&starts.params()[..], &steps.params(), &ends.params()].concat();
@@ -101,6 +101,18 @@ pub(super) fn apply(connection: &mut Connection, set: &Set<'_>) -> DbResult<Verd
         starts: workflows::started(connection, &set.starts, &started)?,
         ends: workflows::settled(connection, &set.ends, &settled)?,
     })
+}
+
+/// Steps alone.
+fn record(
+    client: &mut impl GenericClient,
+    prepared: &mut Prepared,
+    steps: &Steps<'_>,
+) -> DbResult<[Found; 3]> {
+    match steps.of_one() {
+        Some(one) => query(client, prepared, &RECORD_ONE, &one),
+        None => query(client, prepared, &STEPS, &steps.params()),
+    }
 }
 
 /// What the parts found, by their kinds.
@@ -127,7 +139,7 @@ pub(super) fn start(connection: &mut Connection, new: &NewWorkflow) -> DbResult<
 }
 
 /// Records one step.
-pub(super) fn record(connection: &mut Connection, owner: &Owner, step: &StepRow) -> DbResult<Verdict> {
+pub(super) fn record_one(connection: &mut Connection, owner: &Owner, step: &StepRow) -> DbResult<Verdict> {
     let (client, prepared) = connection.parts("record_step")?;
     record_in(client, prepared, owner, step)
 }
@@ -140,7 +152,7 @@ pub(super) fn record_in(
     step: &StepRow,
 ) -> DbResult<Verdict> {
     let steps = [(owner, step)];
-    let [_, found, _] = query(client, prepared, &STEPS, &Steps::of(&steps)?.params())?;
+    let [_, found, _] = record(client, prepared, &Steps::of(&steps)?)?;
     let verdicts = steps::recorded(client, prepared, &steps, &found)?;
     Ok(verdicts.into_iter().next().unwrap_or(Verdict::NotOwner))
 }

@@ -82,7 +82,7 @@ pub(super) fn send(
         if connection.first(&DESTINATION, &[&message.destination.as_str()])?.is_none() {
             return Ok(Verdict::Refused(Refusal::NoSuchWorkflow));
         }
-        match batch::record(connection, owner, step)? {
+        match batch::record_one(connection, owner, step)? {
             Verdict::Done => send_alone(connection, message),
             other => Ok(other),
         }
@@ -126,7 +126,7 @@ pub(super) fn receive(
             serialization: serialization.clone().map(Into::into),
             ..step.clone()
         };
-        match batch::record(connection, owner, &step)? {
+        match batch::record_one(connection, owner, &step)? {
             Verdict::Done => Ok(Verdict::Received { text, serialization }),
             other => Ok(other),
         }

@@ -226,7 +226,7 @@ pub(super) fn start_child(
         if matches!(started, Verdict::Refused(_)) {
             return Ok(started);
         }
-        match batch::record(connection, parent, step)? {
+        match batch::record_one(connection, parent, step)? {
             Verdict::Done => Ok(started),
             other => Ok(other),
         }
