@@ -144,7 +144,7 @@ fn a_table_with_the_other_key_is_refused_by_name() {
         error.to_string(),
         format!(
             "table users in {} has the key (id, workflow_id, analyzed_at, created_at), but (id, workflow_id, \
-             analyzed_at) is wanted; use another file or drop the table",
+             analyzed_at) is wanted; use another database or drop the table",
             dir.path().canonicalize().unwrap().join("users.db").display()
         )
     );
