@@ -4,8 +4,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, anyhow};
-use engine::{Engine, Error, Workflow, WorkflowFilter, WorkflowId, WorkflowStatus};
+use anyhow::{Context as _, anyhow, bail};
+use engine::{Engine, Error, Workflow, WorkflowFilter, WorkflowId, WorkflowInfo, WorkflowStatus};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use store::Store;
@@ -64,7 +64,7 @@ impl Demo {
         let users_db = Arc::new(state.open_store(example)?);
         users_db.users(|users| users.create()).map_err(|error| refused(&state, error))?;
         if common.fresh {
-            forget_left_behind(&engine, &users_db)?;
+            forget_left_behind(&engine, &users_db, &state)?;
         }
 
         stop_on_signals(engine.clone(), story.clone())?;
@@ -159,12 +159,22 @@ impl Demo {
 
 /// What `--fresh` leaves of a database that is somebody's: it has no unfinished run of this example any more, and no
 /// users. Of a new file there is nothing to forget.
-fn forget_left_behind(engine: &Engine, store: &Store) -> anyhow::Result<()> {
+fn forget_left_behind(engine: &Engine, store: &Store, state: &State) -> anyhow::Result<()> {
     let unfinished = WorkflowFilter::new()
         .status(WorkflowStatus::Pending)
         .status(WorkflowStatus::Enqueued)
         .status(WorkflowStatus::Delayed);
-    for run in engine.list(&unfinished)? {
+    let runs = engine.list(&unfinished)?;
+    let served =
+        |run: &&WorkflowInfo| run.executor.as_ref().is_some_and(|id| state.database.is_served_by(id));
+    if let Some(run) = runs.iter().find(served) {
+        bail!(
+            "another process is at workflow {}, so --fresh would cancel it under it; let it end first, or name another \
+             database",
+            run.id
+        );
+    }
+    for run in runs {
         engine.cancel(&run.id)?;
     }
     store.users(|users| users.truncate())?;
