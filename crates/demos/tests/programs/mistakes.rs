@@ -296,7 +296,7 @@ fn a_directory_of_an_example_with_another_key_is_refused_with_both_keys() {
     let other = Demo::in_directory_of("ex6", demo);
     let keys = ["(id, workflow_id, analyzed_at)", "(id, workflow_id, analyzed_at, created_at)"];
     cannot_run(&other, &[], &keys);
-    cannot_run(&other, &[], &["users.db", "another file", "--dir"]);
+    cannot_run(&other, &[], &["users.db", "another database", "--dir"]);
     assert_eq!(other.users(), (10, 10));
 }
 
