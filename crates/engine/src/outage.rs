@@ -17,8 +17,10 @@ pub(crate) enum Part {
 }
 
 /// What one engine knows of its database's trouble.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Outage {
+    /// Which, for people: a process may have several.
+    database: String,
     /// Whether there is any, to be asked without a lock.
     lasts: AtomicBool,
     trouble: Mutex<Trouble>,
@@ -32,6 +34,10 @@ struct Trouble {
 }
 
 impl Outage {
+    pub(crate) fn of(database: String) -> Self {
+        Self { database, lasts: AtomicBool::new(false), trouble: Mutex::default() }
+    }
+
     /// A call failed in a way that may pass, and is made again.
     pub(crate) fn failed(&self, part: Part, error: &DbError) {
         let reason = error.to_string();
@@ -47,7 +53,11 @@ impl Outage {
             is_new
         };
         if is_new {
-            say!(warn, "the system database does not answer as it should: {reason}; trying until it does");
+            say!(
+                warn,
+                "the system database {} does not answer as it should: {reason}; trying until it does",
+                self.database
+            );
         } else {
             say!(debug, "{reason}; trying again");
         }
@@ -69,7 +79,8 @@ impl Outage {
             trouble.since.take()
         };
         if let Some(lasted) = lasted {
-            say!(info, "the system database answers again, after {:.1} s", lasted.elapsed().as_secs_f64());
+            let lasted = lasted.elapsed().as_secs_f64();
+            say!(info, "the system database {} answers again, after {lasted:.1} s", self.database);
         }
     }
 
@@ -90,7 +101,7 @@ mod tests {
 
     #[test]
     fn an_outage_is_over_when_every_part_that_failed_has_succeeded() {
-        let outage = Outage::default();
+        let outage = Outage::of("shop.db".to_owned());
         outage.passed(Part::Writes);
         assert_eq!(outage.reason(), None);
         outage.failed(Part::Writes, &error());

@@ -58,7 +58,7 @@ pub(crate) fn open(url: &PostgresUrl, settings: &Settings) -> Result<SystemDatab
     let connection = ready.map_err(|e| refuse(e.to_string()))?.map_err(refuse)?;
 
     let connections_max = url.pool_max.unwrap_or(CONNECTIONS_MAX);
-    let outage = Arc::<Outage>::default();
+    let outage = Arc::new(Outage::of(url.to_string()));
     let pool = Arc::new(Pool::new(connector.clone(), Purpose::Engine, connections_max, outage.clone()));
     let fleet = Arc::<Signal>::default();
     let news = News::new(&settings.schema, fleet.clone());

@@ -33,7 +33,6 @@ impl PgConnector {
     pub fn new(url: &str) -> Result<Self> {
         let url = match Url::parse(url)? {
             Url::Postgres(url) => url,
-            #[cfg(feature = "sqlite")]
             Url::Sqlite(path) => {
                 let reason = "a file has no server; write postgresql://USER@HOST/DATABASE".to_owned();
                 return Err(Error::Open { database: path.display().to_string(), reason });

@@ -50,7 +50,7 @@ pub(crate) fn open(path: &Path, shared_with_application: bool) -> Result<SystemD
         schema::Problem::Sqlite(e) => refuse(in_words(&e)),
         schema::Problem::Refused(reason) => refuse(reason),
     })?;
-    let outage = Arc::<Outage>::default();
+    let outage = Arc::new(Outage::of(path.display().to_string()));
     Ok(SystemDatabase {
         writer: Box::new(SqliteWriter::new(writer, FileIdentity::of(&path))),
         liveness: Arc::new(ExecutorLocks::beside(&path)),
