@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
-use engine::{Engine, Error, Workflow, WorkflowFilter, WorkflowId, WorkflowStatus};
+use engine::{Engine, Error, Workflow, WorkflowFilter, WorkflowId, WorkflowInfo, WorkflowStatus};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use store::Store;
@@ -64,7 +64,7 @@ impl Demo {
         let users_db = Arc::new(state.open_store(example)?);
         users_db.users(|users| users.create()).map_err(|error| refused(&state, error))?;
         if common.fresh {
-            forget_left_behind(&engine, &users_db)?;
+            forget_left_behind(example, &engine, &users_db)?;
         }
 
         stop_on_signals(engine.clone(), story.clone())?;
@@ -159,12 +159,14 @@ impl Demo {
 
 /// What `--fresh` leaves of a database that is somebody's: it has no unfinished run of this example any more, and no
 /// users. Of a new file there is nothing to forget.
-fn forget_left_behind(engine: &Engine, store: &Store) -> anyhow::Result<()> {
+fn forget_left_behind(example: &Example, engine: &Engine, store: &Store) -> anyhow::Result<()> {
     let unfinished = WorkflowFilter::new()
         .status(WorkflowStatus::Pending)
         .status(WorkflowStatus::Enqueued)
         .status(WorkflowStatus::Delayed);
-    for run in engine.list(&unfinished)? {
+    // Listed are also those that name no application: other programs'.
+    let own = |run: &WorkflowInfo| run.application.as_deref() == Some(example.name);
+    for run in engine.list(&unfinished)?.iter().filter(|run| own(run)) {
         engine.cancel(&run.id)?;
     }
     store.users(|users| users.truncate())?;

@@ -44,20 +44,20 @@ pub(crate) enum Database {
 impl State {
     pub(crate) fn open(example: &Example, common: &Common) -> anyhow::Result<Self> {
         let dir = common.dir.clone().unwrap_or_else(|| default_dir(example));
-        if common.fresh {
-            forget(&dir)?;
-        }
-        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        let own = || Database::Own(dir.join(SYSTEM_DB));
         let database = match common.database_url.clone() {
-            None => own(),
-            Some(url) if url.starts_with("postgres") => Database::OnServer {
+            None => Database::Own(dir.join(SYSTEM_DB)),
+            Some(url) if url.starts_with("sqlite:") => Database::Named(url),
+            // What is no URL at all is refused here, too: before anything is forgotten.
+            Some(url) => Database::OnServer {
                 connector: Box::new(PgConnector::new(&url)?),
                 url,
                 users: format!("{}_users", example.name),
             },
-            Some(url) => Database::Named(url),
         };
+        if common.fresh {
+            forget(&dir)?;
+        }
+        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         Ok(Self { dir, database })
     }
 

@@ -128,7 +128,9 @@ fn a_password_in_a_url_is_shown_to_nobody() {
                 assert!(!run.stdout.contains("secret") && !run.stderr.contains("secret"), "{run:#?}");
             }
         }
-        for (name, bytes) in snapshot(&demo.path("")) {
+        // What cannot be read at all is refused before there is a directory.
+        let left = if demo.path("").exists() { snapshot(&demo.path("")) } else { Vec::new() };
+        for (name, bytes) in left {
             let text = String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned();
             assert!(!text.contains("secret"), "{name}: {text}");
         }
@@ -296,7 +298,7 @@ fn a_directory_of_an_example_with_another_key_is_refused_with_both_keys() {
     let other = Demo::in_directory_of("ex6", demo);
     let keys = ["(id, workflow_id, analyzed_at)", "(id, workflow_id, analyzed_at, created_at)"];
     cannot_run(&other, &[], &keys);
-    cannot_run(&other, &[], &["users.db", "another file", "--dir"]);
+    cannot_run(&other, &[], &["users.db", "another database", "--dir"]);
     assert_eq!(other.users(), (10, 10));
 }
 
