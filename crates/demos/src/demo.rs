@@ -121,8 +121,8 @@ impl Demo {
             .newest_first()
             .limit(1);
         let Some(info) = self.engine.list(&pending)?.into_iter().next() else { return Ok(None) };
-        if info.executor.is_some_and(|executor| self.state.database.is_served_by(&executor)) {
-            self.story.waits_for(&info.id);
+        if let Some(words) = info.executor.and_then(|executor| self.state.database.served_by(&executor)) {
+            self.story.waits_for(&info.id, words);
         } else {
             self.story.adopts(&info.id, &self.engine.progress(&info.id)?);
         }

@@ -97,20 +97,25 @@ impl Database {
         }
     }
 
-    /// Whether this executor is a process that lives.
-    pub(crate) fn is_served_by(&self, executor: &str) -> bool {
+    /// What this executor does, in words, if it is a process that lives. Of a lease nobody knows: it outlives the dead.
+    pub(crate) fn served_by(&self, executor: &str) -> Option<&'static str> {
         let path = match self {
             Self::Own(path) => path,
             Self::Named(url) => {
                 let path = url.strip_prefix("sqlite:").unwrap_or(url);
                 Path::new(path.strip_prefix("///").unwrap_or(path))
             }
-            Self::OnServer { connector, .. } => return has_lease(connector, executor),
+            Self::OnServer { connector, .. } => {
+                return has_lease(connector, executor).then_some(
+                    "is running in another process, or one died just now; waiting for it or its lease to end",
+                );
+            }
         };
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         // Other programs write what they like into this column.
         let is_name = !executor.contains(std::path::is_separator);
-        is_name && is_held(&locks_of(&path).join(format!("{executor}.lock")))
+        let lives = is_name && is_held(&locks_of(&path).join(format!("{executor}.lock")));
+        lives.then_some("is running in another process; waiting for it")
     }
 }
 

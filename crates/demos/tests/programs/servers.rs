@@ -28,6 +28,17 @@ fn crashes_on_a_server_lose_and_double_no_user() {
     }
 }
 
+/// Its lease is still there then.
+#[test]
+fn the_next_start_after_a_kill_on_a_server_does_not_say_that_the_dead_one_runs() {
+    let Some(url) = url() else { return };
+    let demo = Demo::new("ex3");
+    let crashed = demo.crash(&["--json", "--crash", "1", "--database-url", &url]);
+    let next = demo.run(&["--json", "--crash", "0", "--database-url", &url]).exits(0);
+    assert_eq!(next.workflow(), crashed.workflow());
+    assert!(!next.stderr.contains("in another process; waiting"), "{next:?}");
+}
+
 /// And deletes nothing that is somebody else's.
 #[test]
 fn fresh_on_a_server_cancels_what_is_unfinished_and_empties_the_users() {
