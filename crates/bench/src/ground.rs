@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use cluster::{Cluster, Proxy, Settings};
-use engine::postgres::{Client, NoTls};
+use engine::PgConnector;
+use engine::postgres::Client;
 use engine::rusqlite::Connection;
 
 use crate::floor::{ByHandOnPostgres, ByHandOnSqlite, Floor};
@@ -159,7 +160,7 @@ impl OnPostgres {
     }
 
     fn client(&self, name: &str) -> anyhow::Result<Client> {
-        Ok(Client::connect(&self.url(name), NoTls)?)
+        Ok(PgConnector::new(&self.url(name))?.connect()?)
     }
 }
 
@@ -201,7 +202,7 @@ impl Ground for OnPostgres {
     }
 
     fn durability(&self) -> anyhow::Result<String> {
-        let mut client = Client::connect(&self.url_of("postgres"), NoTls)?;
+        let mut client = PgConnector::new(&self.url_of("postgres"))?.connect()?;
         let mut setting = |name: &str| -> anyhow::Result<String> {
             Ok(client.query_one("SELECT current_setting($1)", &[&name])?.try_get(0)?)
         };
@@ -223,7 +224,8 @@ impl Drop for OnPostgres {
         if self.cluster.is_some() {
             return;
         }
-        let Ok(mut client) = Client::connect(&self.url_of("postgres"), NoTls) else { return };
+        let connected = PgConnector::new(&self.url_of("postgres")).and_then(|connector| connector.connect());
+        let Ok(mut client) = connected else { return };
         let ours = "SELECT datname FROM pg_database WHERE starts_with(datname, $1)";
         for row in client.query(ours, &[&self.prefix]).unwrap_or_default() {
             let name: String = row.get(0);

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use engine::{Engine, Error, Workflow, WorkflowFilter, WorkflowId, WorkflowInfo, WorkflowStatus};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -64,7 +64,7 @@ impl Demo {
         let users_db = Arc::new(state.open_store(example)?);
         users_db.users(|users| users.create()).map_err(|error| refused(&state, error))?;
         if common.fresh {
-            forget_left_behind(example, &engine, &users_db)?;
+            forget_left_behind(example, &engine, &users_db, &state)?;
         }
 
         stop_on_signals(engine.clone(), story.clone())?;
@@ -159,14 +159,29 @@ impl Demo {
 
 /// What `--fresh` leaves of a database that is somebody's: it has no unfinished run of this example any more, and no
 /// users. Of a new file there is nothing to forget.
-fn forget_left_behind(example: &Example, engine: &Engine, store: &Store) -> anyhow::Result<()> {
+fn forget_left_behind(
+    example: &Example,
+    engine: &Engine,
+    store: &Store,
+    state: &State,
+) -> anyhow::Result<()> {
     let unfinished = WorkflowFilter::new()
         .status(WorkflowStatus::Pending)
         .status(WorkflowStatus::Enqueued)
         .status(WorkflowStatus::Delayed);
+    let mut runs = engine.list(&unfinished)?;
     // Listed are also those that name no application: other programs'.
-    let own = |run: &WorkflowInfo| run.application.as_deref() == Some(example.name);
-    for run in engine.list(&unfinished)?.iter().filter(|run| own(run)) {
+    runs.retain(|run| run.application.as_deref() == Some(example.name));
+    let served =
+        |run: &&WorkflowInfo| run.executor.as_ref().is_some_and(|id| state.database.served_by(id).is_some());
+    if let Some(run) = runs.iter().find(served) {
+        bail!(
+            "another process is at workflow {}, so --fresh would cancel it under it; let it end first, or name another \
+             database",
+            run.id
+        );
+    }
+    for run in runs {
         engine.cancel(&run.id)?;
     }
     store.users(|users| users.truncate())?;

@@ -1,4 +1,4 @@
-//! **Piton**: durable execution for Rust, embedded on SQLite.
+//! **Piton**: durable execution for Rust, embedded on SQLite, and on PostgreSQL for a fleet.
 //!
 //! Write plain functions. Each step's outcome is recorded in a database before the function goes on. Kill the
 //! process anywhere, start it again, and every workflow continues after its last recorded step.
@@ -29,7 +29,8 @@
 //!
 //! # Promises
 //!
-//! - A call that returned survives a kill, and power loss: WAL and `synchronous=FULL`, read back at open.
+//! - A call that returned survives a kill, and power loss: WAL and `synchronous=FULL`, or `fsync` and
+//!   `synchronous_commit`, read back at open.
 //! - A **step**'s body runs at least once, its outcome is recorded at most once, and after the record the body
 //!   never runs again. A **transaction step** ([`Context::transaction`]) has its effect exactly once.
 //! - A workflow has one owner. An execution that lost it records nothing more.
@@ -52,7 +53,8 @@
 //! | open, register, launch, shut down | [`Engine`], [`EngineOptions`] |
 //! | start, attach, wait | [`Workflow`], [`Handle`] |
 //! | steps, retries | [`Context::step`], [`Context::step_with`], [`StepOptions`] |
-//! | exactly-once writes | [`Context::transaction`] |
+//! | exactly-once writes | [`Context::transaction`], on PostgreSQL `Context::pg_transaction` |
+//! | queues | [`Engine::register_queue`], [`Workflow::enqueue`], [`Context::enqueue`], [`QueueOptions`] |
 //! | children | [`Context::run`], [`Context::start`], [`Child`] |
 //! | time and messages | [`Context::sleep`], [`Context::send`], [`Context::recv`], [`Engine::send`] |
 //! | look, cancel, resume | [`Engine::list`], [`Engine::steps`], [`Engine::cancel`], [`Engine::resume`] |
@@ -63,11 +65,14 @@
 //! # Features
 //!
 //! - `sqlite` (default): the SQLite backend, bundled; [`rusqlite`] is re-exported for transaction steps.
+//! - `postgres`: the PostgreSQL backend, on the blocking driver, which is re-exported. The same program, another URL:
+//!   `postgresql://USER@HOST/DATABASE`.
+//! - `tls`: encrypted connections to PostgreSQL, with rustls and the system's certificates.
 //! - `testing`: a clock that tests move, and a hook around every commit. Not for production.
 //!
 //! # Not supported yet
 //!
-//! PostgreSQL, queues with limits, events, streams, schedules, parallel steps in one workflow, forks.
+//! Events, streams, schedules, rate limits and deduplication of queues, parallel steps in one workflow, forks.
 
 #![cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "some parts serve one backend alone"))]
 

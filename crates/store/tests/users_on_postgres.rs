@@ -44,6 +44,23 @@ fn store(key: Key) -> (String, Store) {
 }
 
 #[test]
+fn both_databases_list_the_same_rows_in_the_same_order() {
+    let (_, there) = store(Key::Append);
+    let dir = tempfile::tempdir().unwrap();
+    let here = Store::open(&dir.path().join("users.db"), Key::Append).unwrap();
+    here.users(|users| users.create()).unwrap();
+    let lists = [here, there].map(|store| {
+        store.users(|users| {
+            users.insert_page(&model::fake_users(3, 30), "w", at(1)).unwrap();
+            let rows = users.list().unwrap();
+            assert!(rows.is_sorted_by(|a, b| a.created_at < b.created_at));
+            rows.into_iter().map(|row| (row.user, row.workflow_id, row.analyzed_at)).collect::<Vec<_>>()
+        })
+    });
+    assert_eq!(lists[0], lists[1]);
+}
+
+#[test]
 fn inside_an_open_transaction_a_failed_page_leaves_the_rest_of_it_alone() {
     let (database, store) = store(Key::Strict);
     let mut client = client(&database);
@@ -53,6 +70,7 @@ fn inside_an_open_transaction_a_failed_page_leaves_the_rest_of_it_alone() {
         users.insert_page(&model::fake_users(1, 3), "w", at(1)).unwrap();
         users.insert_page(&model::fake_users(1, 5), "w", at(1)).unwrap_err();
     }
+    assert_eq!(store.users(|users| users.count()).unwrap(), 0, "not committed yet");
     transaction.commit().unwrap();
     assert_eq!(store.users(|users| users.count()).unwrap(), 3);
 }

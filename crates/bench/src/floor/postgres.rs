@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
+use engine::PgConnector;
 use engine::postgres::types::ToSql;
-use engine::postgres::{Client, NoTls, Statement};
+use engine::postgres::{Client, Statement};
 
 use super::{ByHand, NOW, Write, id};
 
@@ -59,7 +60,7 @@ struct Sorted {
 
 impl ByHandOnPostgres {
     pub(crate) fn open(url: &str) -> anyhow::Result<Self> {
-        Ok(Self { client: Client::connect(url, NoTls)?, prepared: HashMap::new() })
+        Ok(Self { client: PgConnector::new(url)?.connect()?, prepared: HashMap::new() })
     }
 
     fn prepared(&mut self, sql: &'static str) -> anyhow::Result<Statement> {

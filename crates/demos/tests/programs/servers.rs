@@ -45,10 +45,18 @@ fn fresh_on_a_server_cancels_what_is_unfinished_and_empties_the_users() {
     let Some(url) = url() else { return };
     let demo = Demo::new("ex3");
     let crashed = demo.crash(&["--json", "--crash", "1", "--database-url", &url]);
-    let found = demo.run(&["--json", "--fresh", "--crash", "0", "--database-url", &url]).exits(0).json();
+    let mut client = engine::PgConnector::new(&url).unwrap().connect().unwrap();
+    let mut lives = |until: &str| {
+        client.execute(&format!("UPDATE dbos.piton_executors SET lease_until = '{until}'"), &[]).unwrap();
+    };
+    let fresh = ["--json", "--fresh", "--crash", "0", "--database-url", &url];
+    lives("infinity");
+    let refused = demo.run(&fresh).exits(3);
+    assert!(refused.stderr.contains("another process is at workflow"), "{refused:?}");
+    lives("-infinity");
+    let found = demo.run(&fresh).exits(0).json();
     assert_ne!(found["workflow_id"], crashed.workflow());
     assert_eq!(found["rows"], 20);
-    let mut client = engine::PgConnector::new(&url).unwrap().connect().unwrap();
     let status: String = client
         .query_one("SELECT status FROM dbos.workflow_status WHERE workflow_uuid = $1", &[&crashed.workflow()])
         .unwrap()

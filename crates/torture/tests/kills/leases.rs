@@ -74,38 +74,12 @@ fn a_takeover_may_be_had_within_a_second() {
     ground.assert_clean("a quick takeover");
 }
 
-/// Stopped for longer than its lease in the body of a step, it finds its workflow taken: nothing that it writes is
-/// accepted, and it adopts the outcome of the one that has it.
-#[test]
-fn a_process_that_was_stopped_past_its_lease_writes_nothing() {
-    for skip in 0..3 {
-        let mut ground = Ground::new();
-        let live = ground.executor_here();
-        let mut zombie = ground
-            .spawn(&format!("--everything e --kill-at after-effect --skip {skip} --hold --tell-result"));
-        zombie.wait_for("held");
-        zombie.signal(Signal::SIGSTOP);
-        let result = live.retrieve::<Vec<String>>("e").unwrap().result().unwrap();
-        zombie.signal(Signal::SIGCONT);
-        zombie.go();
-        zombie.wait_for(&format!("result {}", result.join(",")));
-        zombie.signal(Signal::SIGKILL);
-        assert!(ground.end(zombie).was_killed());
-        drop(live);
-        ground.assert_clean("a zombie");
-        assert_eq!(
-            ground.number("SELECT recovery_attempts FROM workflow_status WHERE workflow_uuid = 'e'"),
-            2
-        );
-    }
-}
-
-/// Stopped between two steps, it asks before it runs the next body.
-#[test]
-fn a_process_that_was_stopped_past_its_lease_runs_no_body_that_another_has_run() {
+/// A worker is stopped at this place for longer than its lease, while another one finishes, and goes on after that: it
+/// gives the other's outcome.
+fn stopped_past_its_lease(place: &str) -> Ground {
     let mut ground = Ground::new();
     let live = ground.executor_here();
-    let mut zombie = ground.spawn("--everything e --kill-at before-step --hold --tell-result");
+    let mut zombie = ground.spawn(&format!("--everything e --kill-at {place} --hold --tell-result"));
     zombie.wait_for("held");
     zombie.signal(Signal::SIGSTOP);
     let result = live.retrieve::<Vec<String>>("e").unwrap().result().unwrap();
@@ -115,7 +89,26 @@ fn a_process_that_was_stopped_past_its_lease_runs_no_body_that_another_has_run()
     zombie.signal(Signal::SIGKILL);
     assert!(ground.end(zombie).was_killed());
     drop(live);
-    ground.assert_clean("a zombie between two steps");
+    ground.assert_clean("a zombie");
+    ground
+}
+
+/// In the body of a step: nothing that it writes afterwards is accepted.
+#[test]
+fn a_process_that_was_stopped_past_its_lease_writes_nothing() {
+    for skip in 0..3 {
+        let ground = stopped_past_its_lease(&format!("after-effect --skip {skip}"));
+        assert_eq!(
+            ground.number("SELECT recovery_attempts FROM workflow_status WHERE workflow_uuid = 'e'"),
+            2
+        );
+    }
+}
+
+/// Between two steps: it asks before it runs the next body.
+#[test]
+fn a_process_that_was_stopped_past_its_lease_runs_no_body_that_another_has_run() {
+    let ground = stopped_past_its_lease("before-step");
     let ledger = Ledger::read(&ledger(ground.path())).unwrap();
     let is_first = |entry: &&Entry| matches!(entry, Entry::Body { workflow, step, .. } if workflow == "e" && step == "step");
     assert_eq!(ledger.iter().filter(is_first).count(), 1);

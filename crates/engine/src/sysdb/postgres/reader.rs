@@ -41,9 +41,7 @@ impl Reader for Readers {
     }
 
     fn input(&self, workflow: &WorkflowId) -> DbResult<StoredInput> {
-        let found =
-            self.pool.read(|connection| workflows::read_inputs(connection, std::slice::from_ref(workflow)));
-        Ok(found?.pop().map_or(StoredInput { text: None, serialization: None }, |(_, input)| input))
+        self.pool.read(|connection| workflows::read_input(connection, workflow))
     }
 
     fn outcome(&self, workflow: &WorkflowId) -> DbResult<Option<Outcome>> {
@@ -83,12 +81,7 @@ impl FleetReader for Readers {
     }
 
     fn pasts(&self, ids: &[WorkflowId]) -> DbResult<HashMap<WorkflowId, Past>> {
-        self.pool.read(|connection| {
-            let inputs = workflows::read_inputs(connection, ids)?;
-            let mut steps = steps::read_pasts(connection, ids)?;
-            let past = |(id, input)| steps.remove(&id).map(|steps| (id, Past { input, steps }));
-            Ok(inputs.into_iter().filter_map(past).collect())
-        })
+        self.pool.read(|connection| steps::read_pasts(connection, ids))
     }
 
     fn unknown_wait(&self, served: &Served, since: Timestamp) -> DbResult<bool> {

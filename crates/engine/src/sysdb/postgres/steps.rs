@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::id::{StepId, WorkflowId};
 use crate::limits::{PASTS_BYTES_MAX, PASTS_ROWS_MAX};
 use crate::sysdb::write::Refusal;
-use crate::sysdb::{DbResult, Owner, StepRow, Verdict};
+use crate::sysdb::{DbResult, Owner, Past, StepRow, StoredInput, Verdict};
 
 /// Records outcomes once, and only for the owner, whose row is locked meanwhile: nobody takes the workflow over between
 /// the look and the commit. No row: not the owner. False: recorded before.
@@ -74,8 +74,8 @@ const READ: Statement = Statement {
          ORDER BY function_id LIMIT $3",
 };
 
-/// Only what is not too much: of all that is asked for, the rows up to a number and a size, in the order of the ids.
-/// The last column says whether the workflow is whole.
+/// Only what is not too much: of all that is asked for, the rows up to a number and a size, in the order of the ids. Of
+/// each workflow first a row without a step, which has the input in the place of an output, then its steps.
 ///
 /// $1 ids, $2 rows at most, $3 bytes at most
 const READ_PASTS: Statement = Statement {
@@ -88,12 +88,17 @@ const READ_PASTS: Statement = Statement {
                     SELECT count(*) AS rows,
                            COALESCE(sum(octet_length(output)), 0) + COALESCE(sum(octet_length(error)), 0) AS bytes
                       FROM dbos.operation_outputs WHERE workflow_uuid = a.id) AS past
-             WINDOW before AS (ORDER BY id))
-        SELECT s.id, function_id, function_name, output, error, child_workflow_id,
-               started_at_epoch_ms, completed_at_epoch_ms, serialization
-          FROM sized s LEFT JOIN dbos.operation_outputs o ON o.workflow_uuid = s.id
-         WHERE s.rows <= $2::int8 AND s.bytes <= $3::int8
-         ORDER BY s.id, function_id",
+             WINDOW before AS (ORDER BY id)),
+        taken AS MATERIALIZED (SELECT id FROM sized WHERE rows <= $2::int8 AND bytes <= $3::int8)
+        SELECT id, NULL::int4 AS step, NULL::text, COALESCE(i.inputs, s.inputs), NULL::text, NULL::text, NULL::int8,
+               NULL::int8, s.serialization
+          FROM taken JOIN dbos.workflow_status s ON s.workflow_uuid = id
+          LEFT JOIN dbos.workflow_input i ON i.workflow_uuid = id
+         UNION ALL
+        SELECT id, o.function_id, o.function_name, o.output, o.error, o.child_workflow_id, o.started_at_epoch_ms,
+               o.completed_at_epoch_ms, o.serialization
+          FROM taken JOIN dbos.operation_outputs o ON o.workflow_uuid = id
+         ORDER BY id, step NULLS FIRST",
 };
 
 #[cfg(test)]
@@ -146,20 +151,22 @@ pub(super) fn read(
     rows.iter().map(|row| step_row(&READ, row)).collect()
 }
 
-/// The steps of many workflows, until there is enough: a workflow that is missing has too many.
+/// The inputs and the steps of many workflows, until there is enough: a workflow that is missing has too many.
 pub(super) fn read_pasts(
     connection: &mut Connection,
     ids: &[WorkflowId],
-) -> DbResult<HashMap<WorkflowId, Vec<StepRow>>> {
+) -> DbResult<HashMap<WorkflowId, Past>> {
     let ids: Vec<&str> = ids.iter().map(WorkflowId::as_str).collect();
     let rows_max = i64::try_from(PASTS_ROWS_MAX).unwrap_or(i64::MAX);
     let bytes_max = i64::try_from(PASTS_BYTES_MAX).unwrap_or(i64::MAX);
-    let mut pasts: HashMap<WorkflowId, Vec<StepRow>> = HashMap::new();
+    let mut pasts: HashMap<WorkflowId, Past> = HashMap::new();
     for row in connection.query(&READ_PASTS, &[&ids, &rows_max, &bytes_max])? {
-        let past = pasts.entry(WorkflowId::stored(column(&READ_PASTS, &row, 0)?)).or_default();
-        // One without a recorded step has a row of its own, with nothing in it.
-        if column::<Option<i32>>(&READ_PASTS, &row, 1)?.is_some() {
-            past.push(step_row(&READ_PASTS, &row)?);
+        let id = WorkflowId::stored(column(&READ_PASTS, &row, 0)?);
+        if column::<Option<i32>>(&READ_PASTS, &row, 1)?.is_none() {
+            let (text, serialization) = (column(&READ_PASTS, &row, 3)?, column(&READ_PASTS, &row, 8)?);
+            pasts.insert(id, Past { input: StoredInput { text, serialization }, steps: Vec::new() });
+        } else if let Some(past) = pasts.get_mut(&id) {
+            past.steps.push(step_row(&READ_PASTS, &row)?);
         }
     }
     Ok(pasts)

@@ -149,13 +149,13 @@ const RELEASE: Statement = Statement {
          WHERE workflow_uuid = $1 AND (status = 'PENDING') IS TRUE AND owner_xid = $2",
 };
 
-/// $1 ids
-const INPUTS: Statement = Statement {
-    name: "read_inputs",
+/// $1 id
+const INPUT: Statement = Statement {
+    name: "read_input",
     sql: "
-        SELECT s.workflow_uuid, COALESCE(i.inputs, s.inputs), s.serialization
+        SELECT COALESCE(i.inputs, s.inputs), s.serialization
           FROM dbos.workflow_status s LEFT JOIN dbos.workflow_input i USING (workflow_uuid)
-         WHERE s.workflow_uuid = ANY ($1)",
+         WHERE s.workflow_uuid = $1",
 };
 
 /// $1 ids
@@ -168,7 +168,7 @@ const OUTCOMES: Statement = Statement {
 };
 
 #[cfg(test)]
-pub(super) const ALL: &[Statement] = &[TAKEN_BY, HOLD, WAKE_PARENTS, SUSPEND, RELEASE, INPUTS, OUTCOMES];
+pub(super) const ALL: &[Statement] = &[TAKEN_BY, HOLD, WAKE_PARENTS, SUSPEND, RELEASE, INPUT, OUTCOMES];
 
 /// Holds the workflow for its owner until the end of the transaction; false if it is somebody else's.
 pub(super) fn hold(connection: &mut Connection, owner: &Owner) -> DbResult<bool> {
@@ -314,16 +314,14 @@ pub(super) fn release(
     Ok(if released == 1 { Verdict::Done } else { Verdict::NotOwner })
 }
 
-pub(super) fn read_inputs(
-    connection: &mut Connection,
-    ids: &[WorkflowId],
-) -> DbResult<Vec<(WorkflowId, StoredInput)>> {
-    let ids: Vec<&str> = ids.iter().map(WorkflowId::as_str).collect();
-    let read = |row: &Row| {
-        let input = StoredInput { text: column(&INPUTS, row, 1)?, serialization: column(&INPUTS, row, 2)? };
-        Ok((WorkflowId::stored(column(&INPUTS, row, 0)?), input))
-    };
-    connection.query(&INPUTS, &[&ids])?.iter().map(read).collect()
+/// Nothing where there is no such workflow.
+pub(super) fn read_input(connection: &mut Connection, workflow: &WorkflowId) -> DbResult<StoredInput> {
+    match connection.first(&INPUT, &[&workflow.as_str()])? {
+        Some(row) => {
+            Ok(StoredInput { text: column(&INPUT, &row, 0)?, serialization: column(&INPUT, &row, 1)? })
+        }
+        None => Ok(StoredInput { text: None, serialization: None }),
+    }
 }
 
 pub(super) fn read_outcome(connection: &mut Connection, workflow: &WorkflowId) -> DbResult<Option<Outcome>> {
