@@ -49,10 +49,9 @@ enum Command {
         args: Vec<OsString>,
     },
     /// Run a command beside a PostgreSQL server that is made for it; its URL is in `DBOS_DATABASE_URL`: pg -- CMD
-    #[command(disable_help_flag = true)]
     Pg {
-        /// The command.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+        /// The command and its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "CMD")]
         args: Vec<OsString>,
     },
     /// Share databases with the official DBOS package for Python, in both directions: schema, reading, queues, the dbos

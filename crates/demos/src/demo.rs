@@ -64,7 +64,7 @@ impl Demo {
         let users_db = Arc::new(state.open_store(example)?);
         users_db.users(|users| users.create()).map_err(|error| refused(&state, error))?;
         if common.fresh {
-            forget_left_behind(&engine, &users_db, &state)?;
+            forget_left_behind(example, &engine, &users_db, &state)?;
         }
 
         stop_on_signals(engine.clone(), story.clone())?;
@@ -121,8 +121,8 @@ impl Demo {
             .newest_first()
             .limit(1);
         let Some(info) = self.engine.list(&pending)?.into_iter().next() else { return Ok(None) };
-        if info.executor.is_some_and(|executor| self.state.database.is_served_by(&executor)) {
-            self.story.waits_for(&info.id);
+        if let Some(words) = info.executor.and_then(|executor| self.state.database.served_by(&executor)) {
+            self.story.waits_for(&info.id, words);
         } else {
             self.story.adopts(&info.id, &self.engine.progress(&info.id)?);
         }
@@ -159,14 +159,21 @@ impl Demo {
 
 /// What `--fresh` leaves of a database that is somebody's: it has no unfinished run of this example any more, and no
 /// users. Of a new file there is nothing to forget.
-fn forget_left_behind(engine: &Engine, store: &Store, state: &State) -> anyhow::Result<()> {
+fn forget_left_behind(
+    example: &Example,
+    engine: &Engine,
+    store: &Store,
+    state: &State,
+) -> anyhow::Result<()> {
     let unfinished = WorkflowFilter::new()
         .status(WorkflowStatus::Pending)
         .status(WorkflowStatus::Enqueued)
         .status(WorkflowStatus::Delayed);
-    let runs = engine.list(&unfinished)?;
+    let mut runs = engine.list(&unfinished)?;
+    // Listed are also those that name no application: other programs'.
+    runs.retain(|run| run.application.as_deref() == Some(example.name));
     let served =
-        |run: &&WorkflowInfo| run.executor.as_ref().is_some_and(|id| state.database.is_served_by(id));
+        |run: &&WorkflowInfo| run.executor.as_ref().is_some_and(|id| state.database.served_by(id).is_some());
     if let Some(run) = runs.iter().find(served) {
         bail!(
             "another process is at workflow {}, so --fresh would cancel it under it; let it end first, or name another \

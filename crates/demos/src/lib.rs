@@ -70,7 +70,7 @@ pub struct Common {
     #[arg(long, default_value_t = SEED, allow_negative_numbers = true)]
     seed: u64,
     /// Forget earlier runs first: delete what is in the directory; in a named database cancel the example's unfinished
-    /// runs and empty its users table
+    /// runs and empty its users table; no database is dropped
     #[arg(long)]
     fresh: bool,
     /// Tell the story on stderr, and print one JSON object as the last line of stdout

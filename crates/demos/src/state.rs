@@ -44,20 +44,20 @@ pub(crate) enum Database {
 impl State {
     pub(crate) fn open(example: &Example, common: &Common) -> anyhow::Result<Self> {
         let dir = common.dir.clone().unwrap_or_else(|| default_dir(example));
-        if common.fresh {
-            forget(&dir)?;
-        }
-        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        let own = || Database::Own(dir.join(SYSTEM_DB));
         let database = match common.database_url.clone() {
-            None => own(),
-            Some(url) if url.starts_with("postgres") => Database::OnServer {
+            None => Database::Own(dir.join(SYSTEM_DB)),
+            Some(url) if url.starts_with("sqlite:") => Database::Named(url),
+            // What is no URL at all is refused here, too: before anything is forgotten.
+            Some(url) => Database::OnServer {
                 connector: Box::new(PgConnector::new(&url)?),
                 url,
                 users: format!("{}_users", example.name),
             },
-            Some(url) => Database::Named(url),
         };
+        if common.fresh {
+            forget(&dir)?;
+        }
+        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         Ok(Self { dir, database })
     }
 
@@ -97,20 +97,25 @@ impl Database {
         }
     }
 
-    /// Whether this executor is a process that lives.
-    pub(crate) fn is_served_by(&self, executor: &str) -> bool {
+    /// What this executor does, in words, if it is a process that lives. Of a lease nobody knows: it outlives the dead.
+    pub(crate) fn served_by(&self, executor: &str) -> Option<&'static str> {
         let path = match self {
             Self::Own(path) => path,
             Self::Named(url) => {
                 let path = url.strip_prefix("sqlite:").unwrap_or(url);
                 Path::new(path.strip_prefix("///").unwrap_or(path))
             }
-            Self::OnServer { connector, .. } => return has_lease(connector, executor),
+            Self::OnServer { connector, .. } => {
+                return has_lease(connector, executor).then_some(
+                    "is running in another process, or one died just now; waiting for it or its lease to end",
+                );
+            }
         };
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         // Other programs write what they like into this column.
         let is_name = !executor.contains(std::path::is_separator);
-        is_name && is_held(&locks_of(&path).join(format!("{executor}.lock")))
+        let lives = is_name && is_held(&locks_of(&path).join(format!("{executor}.lock")));
+        lives.then_some("is running in another process; waiting for it")
     }
 }
 

@@ -98,9 +98,9 @@ impl Story {
         ));
     }
 
-    pub(crate) fn waits_for(&self, id: &WorkflowId) {
+    pub(crate) fn waits_for(&self, id: &WorkflowId, words: &str) {
         self.seen().followed = Some(id.clone());
-        self.say(&format!("> workflow {id} is running in another process; waiting for it"));
+        self.say(&format!("> workflow {id} {words}"));
     }
 
     pub(crate) fn parked(&self, id: &WorkflowId) {

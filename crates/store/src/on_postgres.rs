@@ -79,6 +79,18 @@ impl<'c, C: GenericClient> OnPostgres<'c, C> {
     }
 }
 
+/// One transaction, in which creators take turns: IF NOT EXISTS alone fails for one of two that create at once.
+const CREATE: &str = "
+    SELECT pg_advisory_xact_lock(hashtextextended('create users', 0));
+    CREATE TABLE IF NOT EXISTS {users} (
+        id text COLLATE \"C\" NOT NULL,
+        external_id text COLLATE \"C\" NOT NULL,
+        name text COLLATE \"C\" NOT NULL,
+        workflow_id text COLLATE \"C\" NOT NULL,
+        analyzed_at text COLLATE \"C\" NOT NULL,
+        created_at text COLLATE \"C\" NOT NULL,
+        PRIMARY KEY ({key}))";
+
 /// Arrays: $1 id, $2 external id, $3 name, $6 creation; of all rows: $4 workflow, $5 analysis
 const INSERT: &str = "
     INSERT INTO {users} (id, external_id, name, workflow_id, analyzed_at, created_at)
@@ -99,19 +111,9 @@ const COUNT_LATEST: &str = "
 impl<C: GenericClient> Table for OnPostgres<'_, C> {
     fn create(&self) -> Result<()> {
         let columns = self.key.columns();
-        // What others created in between is there as well.
         if self.key_there()?.is_empty() {
-            self.client.borrow_mut().batch_execute(&format!(
-                "CREATE TABLE IF NOT EXISTS {} (
-                     id text COLLATE \"C\" NOT NULL,
-                     external_id text COLLATE \"C\" NOT NULL,
-                     name text COLLATE \"C\" NOT NULL,
-                     workflow_id text COLLATE \"C\" NOT NULL,
-                     analyzed_at text COLLATE \"C\" NOT NULL,
-                     created_at text COLLATE \"C\" NOT NULL,
-                     PRIMARY KEY ({columns}))",
-                self.table
-            ))?;
+            let sql = CREATE.replace("{users}", &self.table).replace("{key}", columns);
+            self.client.borrow_mut().batch_execute(&sql)?;
         }
         let found = self.key_there()?;
         if found == columns {

@@ -1,66 +1,46 @@
-//! The same table on PostgreSQL: what it answers is what SQLite answers.
+//! The same shapes on a real server, and what only a server can do. Skipped, and said loudly, where PostgreSQL is not
+//! installed.
 
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
+mod shapes;
+
+use std::sync::Barrier;
+
 use chrono::{DateTime, Utc};
-use store::postgres::{Client, NoTls};
-use store::{Error, Key, Store, Users};
+use postgres::{Client, NoTls};
+use store::{Error, Key, Store, Users, postgres};
+
+/// What PostgreSQL says to a row that is there already.
+const REFUSED: &str = "duplicate key value violates unique constraint \"users_pkey\"";
 
 fn at(second: u32) -> DateTime<Utc> {
     format!("2026-01-02T03:04:{second:02}.000007Z").parse().unwrap()
 }
 
-/// A connection to a database of its own.
-fn connect(database: &str) -> Client {
+fn client(database: &str) -> Client {
     Client::connect(&cluster::shared().url(database), NoTls).unwrap()
 }
 
-/// A fresh database with an empty table.
+/// The name of a new and empty one.
+fn database() -> String {
+    let name = cluster::shared().fresh_database();
+    client("postgres").batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
+    name
+}
+
+fn open(database: &str, key: Key) -> Store {
+    let url = cluster::shared().url(database);
+    Store::on_postgres("users", key, move || Client::connect(&url, NoTls)).unwrap()
+}
+
+/// A new database with an empty table.
 fn store(key: Key) -> (String, Store) {
-    let cluster = cluster::shared();
-    let name = cluster.fresh_database();
-    connect("postgres").batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
-    let url = cluster.url(&name);
-    let store = Store::on_postgres("users", key, move || Client::connect(&url, NoTls)).unwrap();
+    let database = database();
+    let store = open(&database, key);
     store.users(|users| users.create()).unwrap();
-    (name, store)
-}
-
-#[test]
-fn the_strict_key_refuses_the_same_page_of_the_same_analysis_with_the_servers_own_words() {
-    let (_, store) = store(Key::Strict);
-    store.users(|users| {
-        let page = model::fake_users(1, 10);
-        users.insert_page(&page[9..], "w", at(1)).unwrap();
-        let error = users.insert_page(&page, "w", at(1)).unwrap_err();
-        assert!(matches!(error, Error::UniqueViolation { .. }), "{error:?}");
-        assert_eq!(error.to_string(), "duplicate key value violates unique constraint \"users_pkey\"");
-        assert_eq!(users.count().unwrap(), 1, "all or nothing");
-        users.insert_page(&page, "w", at(2)).unwrap();
-        users.insert_page(&page, "v", at(1)).unwrap();
-        assert_eq!(users.count().unwrap(), 21);
-    });
-}
-
-#[test]
-fn the_append_key_keeps_every_version_and_counts_each_user_once() {
-    let (_, store) = store(Key::Append);
-    store.users(|users| {
-        let page = model::fake_users(1, 10);
-        assert_eq!(users.count_latest(None).unwrap(), 0);
-        for _ in 0..20 {
-            users.insert_page(&page, "w", at(1)).unwrap();
-        }
-        users.insert_page(&page, "w", at(2)).unwrap();
-        users.insert_page(&model::fake_users(2, 4), "v", at(3)).unwrap();
-        assert_eq!(users.count().unwrap(), 214);
-        assert_eq!(users.count_of_workflow("w").unwrap(), 210);
-        assert_eq!(users.count_latest(Some("w")).unwrap(), 10);
-        assert_eq!(users.count_latest(None).unwrap(), 4, "the workflow that wrote last");
-        assert_eq!(users.count_latest(Some("nobody")).unwrap(), 0);
-        assert_eq!(users.truncate().unwrap(), 214);
-    });
+    (database, store)
 }
 
 #[test]
@@ -82,8 +62,8 @@ fn both_databases_list_the_same_rows_in_the_same_order() {
 
 #[test]
 fn inside_an_open_transaction_a_failed_page_leaves_the_rest_of_it_alone() {
-    let (name, store) = store(Key::Strict);
-    let mut client = connect(&name);
+    let (database, store) = store(Key::Strict);
+    let mut client = client(&database);
     let mut transaction = client.transaction().unwrap();
     {
         let users = Users::on_postgres(&mut transaction, "users", Key::Strict);
@@ -96,18 +76,79 @@ fn inside_an_open_transaction_a_failed_page_leaves_the_rest_of_it_alone() {
 }
 
 #[test]
-fn a_table_with_the_other_key_is_refused_by_name() {
-    let (name, _append) = store(Key::Append);
-    let mut client = connect(&name);
-    let error = Users::on_postgres(&mut client, "users", Key::Strict).create().unwrap_err().to_string();
-    assert!(error.contains(&name) && error.contains("(id, workflow_id, analyzed_at, created_at)"), "{error}");
+fn a_transaction_that_is_rolled_back_takes_its_pages_with_it() {
+    let (database, store) = store(Key::Append);
+    let mut client = client(&database);
+    let mut transaction = client.transaction().unwrap();
+    let page = model::fake_users(1, 3);
+    Users::on_postgres(&mut transaction, "users", Key::Append).insert_page(&page, "w", at(1)).unwrap();
+    transaction.rollback().unwrap();
+    assert_eq!(store.users(|users| users.count()).unwrap(), 0);
 }
 
 #[test]
-fn a_connection_that_was_lost_is_made_again() {
-    let (name, store) = store(Key::Append);
-    let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                   WHERE datname = current_database() AND pid <> pg_backend_pid()";
-    connect(&name).query(others, &[]).unwrap();
+fn a_table_on_a_server_with_the_other_key_is_refused_by_name() {
+    let (database, _append) = store(Key::Append);
+    let error = open(&database, Key::Strict).users(|users| users.create()).unwrap_err();
+    assert!(matches!(error, Error::WrongKey { .. }), "{error:?}");
+    let expected =
+        format!("table \"users\" in {database} has the key (id, workflow_id, analyzed_at, created_at)");
+    assert!(error.to_string().starts_with(&expected), "{error}");
+}
+
+#[test]
+fn a_table_may_have_any_name() {
+    let mut client = client(&database());
+    for name in ["Users", "two words", "a\"quote", "it's", "select"] {
+        let users = Users::on_postgres(&mut client, name, Key::Append);
+        users.create().unwrap();
+        users.create().unwrap();
+        users.insert_page(&model::fake_users(1, 2), "w", at(1)).unwrap();
+        assert_eq!(users.count().unwrap(), 2, "{name}");
+    }
+}
+
+#[test]
+fn texts_compare_byte_by_byte_whatever_the_server_speaks() {
+    const OTHERWISE: &str = "
+        SELECT count(*) FROM information_schema.columns
+         WHERE table_name = 'users' AND collation_name IS DISTINCT FROM 'C'";
+    let (database, _store) = store(Key::Append);
+    let count: i64 = client(&database).query_one(OTHERWISE, &[]).unwrap().get(0);
+    assert_eq!(count, 0);
+}
+
+#[test]
+fn a_connection_that_was_lost_is_replaced() {
+    const OTHERS: &str = "
+        SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+         WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    let (database, store) = store(Key::Append);
+    let gone: i64 = client(&database).query_one(OTHERS, &[]).unwrap().get(0);
+    assert_eq!(gone, 1);
     assert_eq!(store.users(|users| users.count()).unwrap(), 0);
+}
+
+#[test]
+fn many_may_create_the_table_at_once() {
+    for _ in 0..5 {
+        let database = database();
+        let together = Barrier::new(16);
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    let store = open(&database, Key::Append);
+                    together.wait();
+                    store.users(|users| users.create()).unwrap();
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn another_error_says_what_the_server_says_and_its_code() {
+    let store = open(&database(), Key::Append);
+    let error = store.users(|users| users.count()).unwrap_err();
+    assert_eq!(error.to_string(), "application database: relation \"users\" does not exist [42P01]");
 }

@@ -128,7 +128,9 @@ fn a_password_in_a_url_is_shown_to_nobody() {
                 assert!(!run.stdout.contains("secret") && !run.stderr.contains("secret"), "{run:#?}");
             }
         }
-        for (name, bytes) in snapshot(&demo.path("")) {
+        // What cannot be read at all is refused before there is a directory.
+        let left = if demo.path("").exists() { snapshot(&demo.path("")) } else { Vec::new() };
+        for (name, bytes) in left {
             let text = String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned();
             assert!(!text.contains("secret"), "{name}: {text}");
         }

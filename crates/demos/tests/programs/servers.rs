@@ -28,6 +28,17 @@ fn crashes_on_a_server_lose_and_double_no_user() {
     }
 }
 
+/// Its lease is still there then.
+#[test]
+fn the_next_start_after_a_kill_on_a_server_does_not_say_that_the_dead_one_runs() {
+    let Some(url) = url() else { return };
+    let demo = Demo::new("ex3");
+    let crashed = demo.crash(&["--json", "--crash", "1", "--database-url", &url]);
+    let next = demo.run(&["--json", "--crash", "0", "--database-url", &url]).exits(0);
+    assert_eq!(next.workflow(), crashed.workflow());
+    assert!(!next.stderr.contains("in another process; waiting"), "{next:?}");
+}
+
 /// And deletes nothing that is somebody else's.
 #[test]
 fn fresh_on_a_server_cancels_what_is_unfinished_and_empties_the_users() {
@@ -51,6 +62,50 @@ fn fresh_on_a_server_cancels_what_is_unfinished_and_empties_the_users() {
         .unwrap()
         .get(0);
     assert_eq!(status, "CANCELLED");
+}
+
+/// Programs of others may give their runs no application at all.
+#[test]
+fn fresh_on_a_server_leaves_the_runs_of_others_alone() {
+    const STRANGERS: &str = "
+        INSERT INTO dbos.workflow_status (workflow_uuid, status, name, application_name, created_at, updated_at)
+        VALUES ('nameless', 'ENQUEUED', 'pay', NULL, 1, 1), ('named', 'ENQUEUED', 'pay', 'shop', 1, 1)";
+    const ENQUEUED: &str = "SELECT count(*) FROM dbos.workflow_status WHERE status = 'ENQUEUED'";
+    let Some(url) = url() else { return };
+    let demo = Demo::new("ex1");
+    demo.run(&["--json", "--database-url", &url]).exits(0);
+    let mut client = engine::PgConnector::new(&url).unwrap().connect().unwrap();
+    client.execute(STRANGERS, &[]).unwrap();
+    demo.run(&["--json", "--fresh", "--database-url", &url]).exits(0);
+    let enqueued: i64 = client.query_one(ENQUEUED, &[]).unwrap().get(0);
+    assert_eq!(enqueued, 2);
+}
+
+#[test]
+fn fresh_with_a_url_that_cannot_be_read_deletes_nothing() {
+    let demo = Demo::new("ex1");
+    demo.run(&["--json"]).exits(0);
+    for url in [
+        "postgresql://shop@localhost/shop?sslmod=require",
+        "postgres:/shop",
+        "mysql://localhost/shop",
+        "shop",
+    ] {
+        let refused = demo.run(&["--json", "--fresh", "--database-url", url]).exits(3);
+        assert!(refused.stderr.starts_with("ex1: database URL "), "{refused:?}");
+        assert_eq!(demo.users(), (20, 20), "{url}");
+    }
+}
+
+/// Each creates what the other may be creating: the database, the schema, the users table.
+#[test]
+fn two_may_begin_on_a_new_database_at_once() {
+    let Some(url) = url() else { return };
+    let demos = [Demo::new("ex1"), Demo::new("ex1")];
+    let args = ["--database-url", url.as_str()];
+    for running in demos.iter().map(|demo| demo.start(&args)).collect::<Vec<_>>() {
+        assert_eq!(running.end().exits(0).json()["unique_users"], 20);
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@
 mod bring_up;
 mod lost_answers;
 mod outages;
+mod own_connections;
 mod round_trips;
 mod support;
 mod waking;

@@ -29,7 +29,8 @@ impl PgConnector {
     /// Reads the URL. Nothing is connected yet.
     ///
     /// # Errors
-    /// [`Error::Open`] when it is none of PostgreSQL, or names what is not supported.
+    /// [`Error::InvalidUrl`] when it cannot be read; [`Error::Open`] when it is one of a file, or asks for what this
+    /// program was built without.
     pub fn new(url: &str) -> Result<Self> {
         let url = match Url::parse(url)? {
             Url::Postgres(url) => url,
