@@ -66,7 +66,7 @@ impl<'c> Users<'c> {
     /// Creates the table if it is not there.
     ///
     /// # Errors
-    /// [`Error::WrongKey`] when there is a `users` table with another key.
+    /// [`crate::Error::WrongKey`] when there is a `users` table with another key.
     pub fn create(&self) -> Result<()> {
         self.0.create()
     }
@@ -74,7 +74,7 @@ impl<'c> Users<'c> {
     /// Deletes every row and returns how many there were.
     ///
     /// # Errors
-    /// [`Error::Database`].
+    /// [`crate::Error::Database`].
     pub fn truncate(&self) -> Result<usize> {
         self.0.truncate()
     }
@@ -83,7 +83,7 @@ impl<'c> Users<'c> {
     /// transaction that is open.
     ///
     /// # Errors
-    /// [`Error::UniqueViolation`] when a row is there already (with [`Key::Strict`]: the page was stored before
+    /// [`crate::Error::UniqueViolation`] when a row is there already (with [`Key::Strict`]: the page was stored before
     /// by the same analysis).
     pub fn insert_page(&self, users: &[User], workflow_id: &str, analyzed_at: DateTime<Utc>) -> Result<()> {
         self.0.insert_page(users, workflow_id, analyzed_at)
@@ -92,7 +92,7 @@ impl<'c> Users<'c> {
     /// How many rows there are, every version of every user counted.
     ///
     /// # Errors
-    /// [`Error::Database`].
+    /// [`crate::Error::Database`].
     pub fn count(&self) -> Result<u64> {
         self.0.count()
     }
@@ -100,7 +100,7 @@ impl<'c> Users<'c> {
     /// How many rows one workflow stored.
     ///
     /// # Errors
-    /// [`Error::Database`].
+    /// [`crate::Error::Database`].
     pub fn count_of_workflow(&self, workflow_id: &str) -> Result<u64> {
         self.0.count_of_workflow(workflow_id)
     }
@@ -109,7 +109,7 @@ impl<'c> Users<'c> {
     /// that wrote last.
     ///
     /// # Errors
-    /// [`Error::Database`].
+    /// [`crate::Error::Database`].
     pub fn count_latest(&self, workflow_id: Option<&str>) -> Result<u64> {
         self.0.count_latest(workflow_id)
     }
@@ -117,7 +117,7 @@ impl<'c> Users<'c> {
     /// Every row, oldest first.
     ///
     /// # Errors
-    /// [`Error::Database`].
+    /// [`crate::Error::Database`].
     pub fn list(&self) -> Result<Vec<UserRow>> {
         self.0.list()
     }
