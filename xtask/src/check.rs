@@ -148,7 +148,11 @@ fn at_length_on_postgres() -> anyhow::Result<()> {
     let fleet = ["test", "-p", "engine", "--features", "postgres", "--test", "fleet"];
     for tests in [&kills[..], &fleet[..]] {
         let mut command = cargo();
-        command.args(tests).env("PITON_LONG_TESTS", "1").env(REQUIRE_POSTGRES.0, REQUIRE_POSTGRES.1);
+        command
+            .args(tests)
+            .args(["--", "--include-ignored"])
+            .env("PITON_LONG_TESTS", "1")
+            .env(REQUIRE_POSTGRES.0, REQUIRE_POSTGRES.1);
         run(&mut command)?;
     }
     Ok(())

@@ -94,6 +94,10 @@ pub(crate) const INLINE_DEPTH_MAX: usize = 64;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) const BRING_UP_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long a program that migrates a database of many rows is waited for.
+#[cfg(feature = "postgres")]
+pub(crate) const MIGRATION_WITHIN: Duration = Duration::from_secs(60);
+
 /// Up to this size the whole file is checked for damage when it is opened; a larger one has its tables looked
 /// at, because a full check reads every page.
 #[cfg(feature = "sqlite")]

@@ -1,11 +1,16 @@
-//! Databases that the official package made: one of our version is used as it is, an older one is refused.
+//! Databases that the official package made: one of our version is used as it is, an older one is
+//! refused, and one that is just being brought up is waited for.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
+use anyhow::ensure;
 use serde_json::{Value, json};
 
 use super::python::{OLDER_PACKAGE, Python, refuse};
 use super::{Bench, seen};
+
+/// The schema of the older package.
+const OLDER_VERSION: u32 = 108;
 
 /// Every column, index, constraint, trigger and function of the schema, but for our own table.
 const FACTS: &str = "
@@ -32,7 +37,9 @@ const FACTS: &str = "
 
 pub(super) fn check(bench: &Bench) -> anyhow::Result<()> {
     used_as_it_is(bench)?;
-    older_is_refused(bench)
+    let older = Python::environment(&bench.args.python, &bench.dir.join("venv-older"), OLDER_PACKAGE)?;
+    older_is_refused(bench, &older)?;
+    migration_is_waited_for(bench, &older)
 }
 
 fn used_as_it_is(bench: &Bench) -> anyhow::Result<()> {
@@ -60,21 +67,57 @@ fn both_run(bench: &Bench, url: &str) -> anyhow::Result<()> {
     seen::same("one in Rust with a child in Python", &bench.ask(url, &args)?["result"], &json!(9))
 }
 
-fn older_is_refused(bench: &Bench) -> anyhow::Result<()> {
-    let older = Python::environment(&bench.args.python, &bench.dir.join("venv-older"), OLDER_PACKAGE)?;
+fn older_is_refused(bench: &Bench, older: &Python) -> anyhow::Result<()> {
     let url = bench.server.fresh_database();
     older.migrate(&url)?;
     let version = |what: &str, expected: Value| {
         let rows = bench.python.sql(&url, "SELECT version FROM dbos.dbos_migrations")?;
         seen::same(what, &rows, &expected)
     };
-    version(&format!("schema version after dbos migrate of {OLDER_PACKAGE}"), json!([[108]]))?;
-    let mut serve = Command::new(&bench.program);
-    let said = refuse(serve.arg("serve").env("DBOS_DATABASE_URL", &url))?;
-    let refusal = "it is at schema version 108, and this engine needs 125; bring it up with `dbos migrate`";
-    seen::contains("our program on it", &said, refusal)?;
-    version("and it is as it was", json!([[108]]))?;
+    version(&format!("schema version after dbos migrate of {OLDER_PACKAGE}"), json!([[OLDER_VERSION]]))?;
+    let said = refuse(&mut serve_nobody(bench, &url))?;
+    let refusal = "this engine needs 125; bring it up with `dbos migrate`";
+    seen::contains("our program on it", &said, &refused_at(OLDER_VERSION))?;
+    seen::contains("which says", &said, refusal)?;
+    version("and it is as it was", json!([[OLDER_VERSION]]))?;
     bench.python.migrate(&url)?;
     version("schema version after dbos migrate of 3.4.0", json!([[125]]))?;
     both_run(bench, &url)
+}
+
+/// The versions between the old one and the new one are seen by nobody, and nobody is in the way of who makes them.
+fn migration_is_waited_for(bench: &Bench, older: &Python) -> anyhow::Result<()> {
+    let url = bench.server.fresh_database();
+    older.migrate(&url)?;
+    let refused = std::thread::scope(|scope| {
+        let (python, url) = (&bench.python, &url);
+        let migration = scope.spawn(move || python.migrate(url));
+        let mut refused = 0;
+        loop {
+            let output = serve_nobody(bench, url).output()?;
+            if output.status.success() {
+                break;
+            }
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            ensure!(said.contains(&refused_at(OLDER_VERSION)), "expected no other refusal, seen {said}");
+            refused += 1;
+            ensure!(!migration.is_finished(), "refused after the migration: {said}");
+        }
+        migration.join().map_err(|_| anyhow::anyhow!("the migration panicked"))??;
+        anyhow::Ok(refused)
+    })?;
+    println!("opened while dbos migrate ran, after {refused} refusals before it had begun");
+    let said = bench.python.script("check_schema.py", &url, &[])?;
+    seen::contains("check_schema.py after both", &said, "schema matches v125")
+}
+
+fn refused_at(version: u32) -> String {
+    format!("it is at schema version {version},")
+}
+
+/// Our program, which ends as soon as it has opened the database.
+fn serve_nobody(bench: &Bench, url: &str) -> Command {
+    let mut serve = Command::new(&bench.program);
+    serve.arg("serve").env("DBOS_DATABASE_URL", url).stdin(Stdio::null());
+    serve
 }

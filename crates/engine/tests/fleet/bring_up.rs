@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use cluster::{Cluster, Settings};
 use engine::Error;
 
-use crate::support::{Ground, options, sql, steps};
+use crate::support::{Ground, eventually, options, sql, steps};
 
 fn refusal(url: &str) -> String {
     refused(options(), url)
@@ -113,6 +113,56 @@ fn older_tables_are_refused_and_newer_ones_used() {
     }
     ground.sql().batch_execute("DROP TABLE dbos.dbos_migrations").unwrap();
     assert!(refusal(&ground.url()).contains("so it is not one of DBOS; name another schema"));
+}
+
+/// As `dbos migrate` does it: the lock belongs to its session, each migration is a transaction of its own, and some of
+/// them build an index that waits for every statement that began before it.
+#[test]
+fn a_program_that_brings_the_tables_up_is_waited_for() {
+    let ground = Ground::new();
+    drop(ground.open());
+    let mut other = ground.sql();
+    other.batch_execute("SELECT pg_advisory_lock(1234567890)").unwrap();
+    other
+        .batch_execute("DROP TABLE dbos.piton_executors; UPDATE dbos.dbos_migrations SET version = 60")
+        .unwrap();
+    let opened = std::thread::spawn({
+        let url = ground.url();
+        move || options().open(&url).map(drop).map_err(|e| e.to_string())
+    });
+    eventually("it looks whether the lock is free", || {
+        let tries = "SELECT count(*) FROM pg_stat_activity
+                      WHERE datname = current_database() AND query LIKE '%advisory%' AND pid <> pg_backend_pid()
+                        AND query NOT LIKE 'SELECT pg_advisory_lock%'";
+        opened.is_finished() || ground.count(tries) > 0
+    });
+    other.batch_execute("SET statement_timeout = '20s'").unwrap();
+    other
+        .batch_execute("CREATE INDEX CONCURRENTLY beside ON dbos.workflow_status (created_at)")
+        .expect("nobody stands in the way of the other program");
+    assert!(!opened.is_finished(), "what is half made is not judged");
+    other.batch_execute("UPDATE dbos.dbos_migrations SET version = 125").unwrap();
+    other.batch_execute("SELECT pg_advisory_unlock(1234567890)").unwrap();
+    opened.join().unwrap().unwrap();
+    assert_eq!(
+        ground.count("SELECT count(*) FROM pg_class WHERE oid = to_regclass('dbos.piton_executors')"),
+        1
+    );
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn a_lock_that_is_held_for_ever_is_named() {
+    let ground = Ground::new();
+    let mut other = {
+        sql(&ground.cluster.url("postgres"))
+            .batch_execute(&format!("CREATE DATABASE {}", ground.database))
+            .unwrap();
+        ground.sql()
+    };
+    other.batch_execute("SELECT pg_advisory_lock(1234567890)").unwrap();
+    let refusal = refusal(&ground.url());
+    assert!(refusal.contains("advisory lock 1234567890"), "{refusal}");
 }
 
 #[test]

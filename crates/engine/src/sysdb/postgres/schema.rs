@@ -1,7 +1,11 @@
 //! Bringing the tables up, and recognising what is in the database.
 
+use std::time::Duration;
+
 use super::connection::{Connection, Statement, column, quoted};
 use super::open::words;
+use crate::clock::{Stopwatch, block_for};
+use crate::limits::MIGRATION_WITHIN;
 use crate::sysdb::{DbError, DbResult};
 
 /// The schema version that this engine writes, shared by all DBOS SDKs.
@@ -10,8 +14,10 @@ const CREATE: &str = include_str!("schema_v125.sql");
 /// Tables of this engine beside them.
 const OWN: &str = include_str!("own_tables.sql");
 
-/// The lock under which every DBOS program brings the tables up.
-const LOCK: Statement = Statement { name: "bring_up_lock", sql: "SELECT pg_advisory_xact_lock(1234567890)" };
+/// The lock under which every DBOS program brings the tables up. Tried, not waited for: a statement that waits keeps
+/// a snapshot, and the `CREATE INDEX CONCURRENTLY` of whoever has the lock would wait for that.
+const TRY_LOCK: Statement =
+    Statement { name: "bring_up_lock", sql: "SELECT pg_try_advisory_xact_lock(1234567890)" };
 
 /// One view of them: another process may create them between two looks. $1 schema
 const LOOK: Statement = Statement {
@@ -35,38 +41,59 @@ struct Content {
     own: bool,
 }
 
-/// Looks, and creates what is missing if `migrate` is set. All in one transaction: it is there as a whole or not at
-/// all, whenever the process dies.
+/// Looks, and creates what is missing if `migrate` is set, in one transaction: it is there as a whole or not at all,
+/// whenever the process dies. What is not usable may be half made by another program, so it is judged under the lock.
 pub(super) fn bring_up(connection: &mut Connection, schema: &str, migrate: bool) -> Result<(), String> {
-    let content = look(connection, schema).map_err(|e| words(&e))??;
-    if refuse_unless_usable(&content)? {
-        return Ok(());
+    const NAP: Duration = Duration::from_millis(50);
+    let watch = Stopwatch::start();
+    loop {
+        let content = look(connection, schema).map_err(|e| words(&e))??;
+        if matches!(refuse_unless_usable(&content), Ok(true)) {
+            return Ok(());
+        }
+        if under_the_lock(connection, schema, migrate)? {
+            return Ok(());
+        }
+        if watch.elapsed() >= MIGRATION_WITHIN {
+            return Err(format!(
+                "another program has been bringing its tables up for more than {} s; pg_locks says which session has \
+                 the advisory lock 1234567890",
+                MIGRATION_WITHIN.as_secs()
+            ));
+        }
+        block_for(NAP);
     }
-    if !migrate {
-        let what = if content.version.is_none() { "the DBOS tables" } else { "the table piton_executors" };
-        return Err(format!(
-            "{what} are not there in schema {schema}, and this engine was told not to create any; open it once with \
-             migrate(true)"
-        ));
-    }
-    // A database of many tables may take longer than a statement of the engine's may.
-    let unhurried = connection.run("bring_up", "SET statement_timeout = 0; SET lock_timeout = 0");
-    let created = unhurried.and_then(|()| connection.atomically(|connection| create(connection, schema)));
-    let hurried = connection.run("bring_up", "SET statement_timeout = '30s'; SET lock_timeout = '10s'");
-    created.map_err(|e| format!("its tables cannot be created: {}", words(&e)))??;
-    hurried.map_err(|e| words(&e))
 }
 
-fn create(connection: &mut Connection, schema: &str) -> DbResult<Result<(), String>> {
-    connection.query(&LOCK, &[])?;
-    // Another process may have done it while this one waited.
+/// Completes the tables, unless another program has the lock: `false`.
+fn under_the_lock(connection: &mut Connection, schema: &str, migrate: bool) -> Result<bool, String> {
+    // A database of many tables may take longer than a statement of the engine's may.
+    let unhurried = connection.run("bring_up", "SET statement_timeout = 0; SET lock_timeout = 0");
+    let completed = unhurried.and_then(|()| {
+        connection.atomically(|connection| {
+            let lock = connection.first(&TRY_LOCK, &[])?;
+            match lock.map(|row| column(&TRY_LOCK, &row, 0)).transpose()? {
+                Some(true) => Ok(complete(connection, schema, migrate)?.map(|()| true)),
+                _ => Ok(Ok(false)),
+            }
+        })
+    });
+    let hurried = connection.run("bring_up", "SET statement_timeout = '30s'; SET lock_timeout = '10s'");
+    let had = completed.map_err(|e| format!("its tables cannot be created: {}", words(&e)))??;
+    hurried.map_err(|e| words(&e))?;
+    Ok(had)
+}
+
+/// Creates what is missing.
+fn complete(connection: &mut Connection, schema: &str, migrate: bool) -> DbResult<Result<(), String>> {
     let content = match look(connection, schema)? {
         Ok(content) => content,
         Err(refused) => return Ok(Err(refused)),
     };
     match refuse_unless_usable(&content) {
-        Ok(false) => {}
         Ok(true) => return Ok(Ok(())),
+        Ok(false) if migrate => {}
+        Ok(false) => return Ok(Err(told_to_create_nothing(&content, schema))),
         Err(refused) => return Ok(Err(refused)),
     }
     if content.version.is_none() {
@@ -76,6 +103,14 @@ fn create(connection: &mut Connection, schema: &str) -> DbResult<Result<(), Stri
         connection.run("create_own_tables", &OWN.replace("{schema}", &quoted(schema)))?;
     }
     Ok(Ok(()))
+}
+
+fn told_to_create_nothing(content: &Content, schema: &str) -> String {
+    let what = if content.version.is_none() { "the DBOS tables" } else { "the table piton_executors" };
+    format!(
+        "{what} are not there in schema {schema}, and this engine was told not to create any; open it once with \
+         migrate(true)"
+    )
 }
 
 /// Whether nothing is missing.
