@@ -167,12 +167,14 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// Of an owner that is about to be.
     pub(crate) fn new(owner: Owner) -> Arc<Self> {
-        Self::from_queue(owner, None)
+        Self::claimed(owner, None, Stopwatch::start())
     }
 
-    pub(crate) fn from_queue(owner: Owner, queue: Option<Arc<str>>) -> Arc<Self> {
-        let sure_at = Mutex::new(Stopwatch::start());
+    /// Of one that has been since some time after `asked`.
+    pub(crate) fn claimed(owner: Owner, queue: Option<Arc<str>>, asked: Stopwatch) -> Arc<Self> {
+        let sure_at = Mutex::new(asked);
         Arc::new(Self { owner, queue, stop: Mutex::default(), sure_at, signal: Arc::default() })
     }
 

@@ -171,6 +171,7 @@ impl Fleet<'_> {
         }
         let token = OwnerToken::generate();
         self.core.runs.reserve(&token);
+        let asked = Stopwatch::start();
         let claimed = self.commit(Write::Claim(Claim {
             served: served.clone(),
             queue: queue.name.clone(),
@@ -185,7 +186,13 @@ impl Fleet<'_> {
         };
         let more = rows.len() == slots.len() && room != Some(slots.len());
         let from: Option<Arc<str>> = (queue.name != INTERNAL_QUEUE).then(|| queue.name.as_str().into());
-        let runs: Vec<_> = rows.iter().map(|row| self.enter(&token, row, from.clone())).collect();
+        let enter = |row: &ClaimedRow| {
+            let owner = Owner { workflow: row.workflow.clone(), token: token.clone() };
+            let run = Run::claimed(owner, from.clone(), asked);
+            self.core.runs.enter(&run);
+            run
+        };
+        let runs: Vec<_> = rows.iter().map(enter).collect();
         self.core.runs.unreserve(&token);
         let assignments = self.with_their_pasts(runs, &rows);
         for assignment in assignments {
@@ -198,13 +205,6 @@ impl Fleet<'_> {
             }
         }
         more
-    }
-
-    fn enter(&self, token: &OwnerToken, row: &ClaimedRow, from: Option<Arc<str>>) -> Arc<Run> {
-        let owner = Owner { workflow: row.workflow.clone(), token: token.clone() };
-        let run = Run::from_queue(owner, from);
-        self.core.runs.enter(&run);
-        run
     }
 
     /// One question for all of them. Where it has no answer, a run asks by itself.

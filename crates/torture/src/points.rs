@@ -25,6 +25,8 @@ pub enum Point {
     BeforeCommit(u64),
     /// Row 6: after it.
     AfterCommit(u64),
+    /// After a commit that claims.
+    AfterClaim,
     /// Row 7: the workflow has the value.
     AfterStep,
 }
@@ -53,6 +55,7 @@ impl fmt::Display for Point {
             Self::WhileDecoding => f.write_str("while-decoding"),
             Self::BeforeCommit(n) => write!(f, "before-commit:{n}"),
             Self::AfterCommit(n) => write!(f, "after-commit:{n}"),
+            Self::AfterClaim => f.write_str("after-claim"),
             Self::AfterStep => f.write_str("after-step"),
         }
     }
@@ -66,8 +69,9 @@ impl FromStr for Point {
         match text.split_once(':') {
             Some(("before-commit", n)) => Ok(Self::BeforeCommit(number(n)?)),
             Some(("after-commit", n)) => Ok(Self::AfterCommit(number(n)?)),
-            _ => Self::IN_A_STEP
+            _ => [Self::AfterClaim]
                 .into_iter()
+                .chain(Self::IN_A_STEP)
                 .find(|point| point.to_string() == text)
                 .ok_or_else(|| format!("`{text}` is no crash point")),
         }
@@ -103,6 +107,9 @@ impl Killer {
             Moment::Before => Point::BeforeCommit(point.number),
             Moment::After => Point::AfterCommit(point.number),
         });
+        if point.moment == Moment::After && point.kinds.contains(&"claim") {
+            self.at(Point::AfterClaim);
+        }
         Fate::Go
     }
 }

@@ -74,16 +74,25 @@ fn a_takeover_may_be_had_within_a_second() {
     ground.assert_clean("a quick takeover");
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum GoesOn {
+    AtOnce,
+    WithALease,
+}
+
 /// A worker is stopped at this place for longer than its lease, while another one finishes, and goes on after that: it
-/// gives the other's outcome.
-fn stopped_past_its_lease(place: &str) -> Ground {
-    let mut ground = Ground::new();
-    let live = ground.executor_here();
+/// gives the other's outcome. It goes on at once, or after its lease lasts again.
+fn stopped_past_its_lease(mut ground: Ground, place: &str, goes_on: GoesOn) -> Ground {
     let mut zombie = ground.spawn(&format!("--everything e --kill-at {place} --hold --tell-result"));
     zombie.wait_for("held");
+    let (executor, _) = owner(&ground, "e").unwrap();
     zombie.signal(Signal::SIGSTOP);
+    let live = ground.executor_here();
     let result = live.retrieve::<Vec<String>>("e").unwrap().result().unwrap();
     zombie.signal(Signal::SIGCONT);
+    if goes_on == GoesOn::WithALease {
+        wait_for_a_lease(&ground, &executor);
+    }
     zombie.go();
     zombie.wait_for(&format!("result {}", result.join(",")));
     zombie.signal(Signal::SIGKILL);
@@ -97,7 +106,8 @@ fn stopped_past_its_lease(place: &str) -> Ground {
 #[test]
 fn a_process_that_was_stopped_past_its_lease_writes_nothing() {
     for skip in 0..3 {
-        let ground = stopped_past_its_lease(&format!("after-effect --skip {skip}"));
+        let ground =
+            stopped_past_its_lease(Ground::new(), &format!("after-effect --skip {skip}"), GoesOn::AtOnce);
         assert_eq!(
             ground.number("SELECT recovery_attempts FROM workflow_status WHERE workflow_uuid = 'e'"),
             2
@@ -108,10 +118,50 @@ fn a_process_that_was_stopped_past_its_lease_writes_nothing() {
 /// Between two steps: it asks before it runs the next body.
 #[test]
 fn a_process_that_was_stopped_past_its_lease_runs_no_body_that_another_has_run() {
-    let ground = stopped_past_its_lease("before-step");
+    for goes_on in [GoesOn::AtOnce, GoesOn::WithALease] {
+        let ground = stopped_past_its_lease(Ground::new(), "before-step", goes_on);
+        assert_eq!(first_bodies(&ground), 1);
+    }
+}
+
+/// Before it had begun with what it had just claimed, and while the other one is in the first body.
+#[test]
+fn a_process_that_was_stopped_past_its_lease_after_a_claim_runs_no_body_that_another_runs() {
+    let mut ground = Ground::new();
+    assert!(ground.run("--everything e --kill-at before-step").was_killed());
+    let mut zombie = ground.spawn("--everything e --kill-at after-claim --hold --tell-result");
+    zombie.wait_for("held");
+    let (executor, _) = owner(&ground, "e").unwrap();
+    zombie.signal(Signal::SIGSTOP);
+    let mut other = ground.spawn("--kill-at after-effect --hold --finish");
+    other.wait_for("held");
+    zombie.signal(Signal::SIGCONT);
+    wait_for_a_lease(&ground, &executor);
+    zombie.go();
+    // It holds at each of its steps.
+    while owner(&ground, "e").is_some() {
+        other.go();
+    }
+    assert!(!ground.end(other).was_killed());
+    zombie.wait_for("result ");
+    zombie.signal(Signal::SIGKILL);
+    assert!(ground.end(zombie).was_killed());
+    assert_eq!(first_bodies(&ground), 1);
+    ground.assert_clean("a zombie with a claim");
+}
+
+fn wait_for_a_lease(ground: &Ground, executor: &str) {
+    let sql = format!(
+        "SELECT count(*) FROM piton_executors WHERE executor_id = '{executor}' AND lease_until >= clock_timestamp()"
+    );
+    wait_until("it has a lease", Duration::from_secs(20), || ground.number(&sql) == 1);
+}
+
+/// How often the first step of the workflow ran.
+fn first_bodies(ground: &Ground) -> usize {
     let ledger = Ledger::read(&ledger(ground.path())).unwrap();
     let is_first = |entry: &&Entry| matches!(entry, Entry::Body { workflow, step, .. } if workflow == "e" && step == "step");
-    assert_eq!(ledger.iter().filter(is_first).count(), 1);
+    ledger.iter().filter(is_first).count()
 }
 
 /// It lives again before anybody has taken its workflows: it keeps them.

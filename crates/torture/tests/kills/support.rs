@@ -116,10 +116,11 @@ impl Ground {
 }
 
 impl Worker {
-    /// Waits until it says this.
-    pub(crate) fn wait_for(&self, line: &str) {
-        let said = std::iter::from_fn(|| self.said.recv_timeout(PATIENCE).ok()).any(|said| said == line);
-        assert!(said, "the worker ended without saying `{line}`");
+    /// Waits until it says something that begins so.
+    pub(crate) fn wait_for(&self, start: &str) {
+        let said =
+            std::iter::from_fn(|| self.said.recv_timeout(PATIENCE).ok()).any(|said| said.starts_with(start));
+        assert!(said, "the worker ended without saying `{start}`");
     }
 
     /// Gives it a line.
