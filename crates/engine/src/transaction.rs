@@ -12,12 +12,15 @@ use crate::context::{Context, Place};
 use crate::error::{BoxError, Error, Failure, Result};
 use crate::id::StepId;
 use crate::inside::Inside;
-use crate::limits::COMMIT_RETRY_MIN;
+use crate::limits::{BODY_TRIES_MAX, COMMIT_RETRY_MIN};
 use crate::options::StepOptions;
 use crate::outage::Part;
 use crate::step::what;
 use crate::sync::say;
 use crate::sysdb::{DbResult, StepRow, Transacted};
+
+/// How often a body is run at most that fails with this error, in a transaction that is lost or not.
+type TriesMax = fn(&(dyn std::error::Error + 'static), bool) -> u32;
 
 /// What one try came to, where a commit may have been refused altogether.
 type Attempt<T> = Result<DbResult<Transacted<T, Tried>>, CommitError>;
@@ -100,8 +103,9 @@ impl Context {
     /// The body may write tables of the application in the same database; it must leave the engine's tables, and the
     /// transaction itself, alone, and call the engine before or after. The transaction is `SERIALIZABLE`. An error or a
     /// panic rolls back; on a conflict with another transaction (SQLSTATE 40001, 40P01), and when the database fails in
-    /// a way that may pass, the body runs again in a new transaction. One step id, one commit, four round trips besides
-    /// those of the body.
+    /// a way that may pass, the body runs again in a new transaction. The server ends a transaction that is left idle for
+    /// 60 s; a body that lets that happen runs again, ten times in all. One step id, one commit, four round trips
+    /// besides those of the body.
     ///
     /// # Errors
     /// As [`Context::step`].
@@ -164,7 +168,7 @@ impl Context {
         &mut self,
         name: &str,
         options: &StepOptions,
-        tries_max: fn(&(dyn std::error::Error + 'static)) -> u32,
+        tries_max: TriesMax,
         mut attempt: impl FnMut(&Self, &Place<'_>, Codec, Option<StepId>, &StepInfo<'_>) -> Attempt<T>,
     ) -> Result<T>
     where
@@ -198,15 +202,15 @@ impl Context {
     fn try_transaction<T: DeserializeOwned>(
         &mut self,
         place: &Place<'_>,
-        tries_max: fn(&(dyn std::error::Error + 'static)) -> u32,
+        tries_max: TriesMax,
         mut attempt: impl FnMut(&Self, Option<StepId>) -> Attempt<T>,
     ) -> Result<T, Tried> {
         let mut pause = COMMIT_RETRY_MIN;
-        let mut body_failures = 0;
+        let mut failures = 0;
         // Of the first try nothing can be recorded, of the next ones the answer may have been lost.
         let mut earlier = None;
         loop {
-            match attempt(self, earlier) {
+            let (tried, lost) = match attempt(self, earlier) {
                 Ok(Ok(Transacted::Committed(value))) => {
                     self.core.outage.passed(Part::Writes);
                     return Ok(value);
@@ -214,18 +218,14 @@ impl Context {
                 Ok(Ok(Transacted::Recorded(row))) => {
                     return self.replay(place, &row).map_err(Tried::Stopped);
                 }
-                Ok(Ok(Transacted::Failed(Tried::Failed { failure, error }))) => {
-                    body_failures += 1;
-                    if body_failures >= tries_max(error.as_ref()) {
-                        return Err(Tried::Failed { failure, error });
-                    }
-                    say!(debug, "{failure}; trying again in {pause:?}");
+                Ok(Ok(Transacted::Failed { tried, lost })) => (tried, lost),
+                #[cfg(feature = "postgres")]
+                Ok(Ok(Transacted::Conflict)) => {
                     self.pause_longer(&mut pause).map_err(Tried::Stopped)?;
+                    continue;
                 }
-                Ok(Ok(Transacted::Failed(tried))) => return Err(tried),
                 Ok(Ok(Transacted::Refused(reason))) => {
-                    let failure = Failure::new("Error", reason);
-                    return Err(Tried::Failed { error: failure.clone().into(), failure });
+                    return Err(Tried::failed(Failure::new("Error", reason)));
                 }
                 Ok(Ok(Transacted::Misused(reason))) => {
                     return Err(Tried::FailedForGood(Failure::new("PitonTransactionMisused", reason)));
@@ -233,14 +233,22 @@ impl Context {
                 Ok(Ok(Transacted::NotOwner)) => return Err(Tried::Stopped(self.lost())),
                 Ok(Err(error)) if error.may_pass => {
                     self.core.outage.failed(Part::Writes, &error);
-                    self.pause_longer(&mut pause).map_err(Tried::Stopped)?;
                     earlier = Some(place.step_id);
+                    let failure = Failure::new("Error", error.to_string());
+                    (Tried::Failed { failure, error: Error::from(error).into() }, true)
                 }
                 Ok(Err(error)) => {
                     return Err(Tried::Stopped(self.commit_failed(&CommitError::Refused(error))));
                 }
                 Err(error) => return Err(Tried::Stopped(self.commit_failed(&error))),
+            };
+            let max = tried.runs_max(lost, tries_max);
+            failures += u32::from(max < u32::MAX);
+            if failures >= max {
+                return Err(tried);
             }
+            say!(debug, "step {}: the transaction failed; trying again in {pause:?}", place.name);
+            self.pause_longer(&mut pause).map_err(Tried::Stopped)?;
         }
     }
 
@@ -252,6 +260,22 @@ impl Context {
         let Encoded { text, value } =
             codec::encode(codec, &what(place.name), value).map_err(|error| Tried::unencodable(&error))?;
         Ok((self.success(place, text, codec.name()), value))
+    }
+}
+
+impl Tried {
+    fn failed(failure: Failure) -> Self {
+        Self::Failed { error: failure.clone().into(), failure }
+    }
+
+    /// How often a body that comes to this is run at most.
+    fn runs_max(&self, lost: bool, tries_max: TriesMax) -> u32 {
+        match self {
+            Self::Failed { error, .. } => tries_max(error.as_ref(), lost),
+            // A panic may be an error of the lost connection, unwrapped.
+            Self::FailedForGood(_) if lost => BODY_TRIES_MAX,
+            Self::FailedForGood(_) | Self::Stopped(_) => 1,
+        }
     }
 }
 

@@ -58,12 +58,15 @@ impl TransactionSteps {
         body: impl FnOnce(&mut Transaction<'_>) -> Result<(StepRow, T), E>,
     ) -> DbResult<Transacted<T, E>> {
         self.pool.with_here(|connection| {
-            let tried = try_once(connection, owner, earlier, gate, body);
-            // One that was misused may have lost a setting that makes it safe.
-            if matches!(tried, Ok(Transacted::Misused(_))) {
-                connection.give_up();
+            match try_once(connection, owner, earlier, gate, body) {
+                Err(error) if is_conflict(source_of(error.source.as_ref())) => Ok(Transacted::Conflict),
+                Ok(Transacted::Misused(misuse)) => {
+                    // It may have lost a setting that makes it safe.
+                    connection.give_up();
+                    Ok(Transacted::Misused(misuse))
+                }
+                tried => tried,
             }
-            tried
         })
     }
 }
@@ -92,12 +95,9 @@ fn try_once<T, E>(
     }
     let (step, value) = match body(&mut transaction) {
         Ok(done) => done,
-        // A body that lost its connection has not failed: it runs again on another.
-        Err(error) => {
-            return match transaction.batch_execute("") {
-                Ok(()) => Ok(Transacted::Failed(error)),
-                Err(lost) => Err(failed("transaction_step", lost)),
-            };
+        Err(tried) => {
+            let lost = transaction.batch_execute("").is_err();
+            return Ok(Transacted::Failed { tried, lost });
         }
     };
     if let Some(misuse) = misuse(&mut transaction, prepared, owner)? {
@@ -167,17 +167,26 @@ fn misuse(
     })
 }
 
+fn is_conflict(error: Option<&postgres::Error>) -> bool {
+    matches!(
+        error.and_then(postgres::Error::code),
+        Some(&SqlState::T_R_SERIALIZATION_FAILURE | &SqlState::T_R_DEADLOCK_DETECTED)
+    )
+}
+
 fn is_aborted(error: &DbError) -> bool {
     source_of::<postgres::Error>(error.source.as_ref())
         .is_some_and(|error| error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION))
 }
 
-/// How often a body that fails with this error is run at most: a conflict with another transaction is nobody's fault,
-/// and the same body succeeds later. A connection that is gone may be one that the body opened itself.
-pub(crate) fn tries_max(error: &(dyn StdError + 'static)) -> u32 {
-    let Some(error) = source_of::<postgres::Error>(error) else { return 1 };
+/// How often a body is run at most that fails with this error, or whose transaction does. A conflict with another
+/// transaction is nobody's fault, and the same body succeeds later; nor is a connection that is `lost`, unless the body
+/// takes longer than a transaction may. Another one that is gone may be one that the body opened itself.
+pub(crate) fn tries_max(error: &(dyn StdError + 'static), lost: bool) -> u32 {
+    let Some(error) = source_of::<postgres::Error>(error) else { return if lost { u32::MAX } else { 1 } };
     match error.code() {
-        Some(&SqlState::T_R_SERIALIZATION_FAILURE | &SqlState::T_R_DEADLOCK_DETECTED) => u32::MAX,
+        Some(&SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT) => BODY_TRIES_MAX,
+        _ if lost || is_conflict(Some(error)) => u32::MAX,
         Some(code) if ["08", "57"].contains(&code.code().get(..2).unwrap_or_default()) => BODY_TRIES_MAX,
         None if error.is_closed() => BODY_TRIES_MAX,
         _ => 1,
