@@ -6,12 +6,13 @@ use std::fmt::Write as _;
 use std::sync::LazyLock;
 
 use postgres::GenericClient;
+use postgres::error::SqlState;
 
-use super::connection::{Connection, Params, Prepared, Statement, column};
-use super::steps::{self, RECORD, RECORD_ONE, Steps};
+use super::connection::{Connection, Params, Prepared, Statement, column, source_of};
+use super::steps::{self, RECORD, RECORD_LONE, RECORD_ONE, Steps};
 use super::workflows::{self, End, Ends, SETTLE, START, Starts};
 use crate::sysdb::write::NewWorkflow;
-use crate::sysdb::{DbResult, Owner, StepRow, Verdict};
+use crate::sysdb::{DbError, DbResult, Owner, StepRow, Verdict};
 
 /// A kind of write, as a part of a statement. Its parameters are counted from 1.
 pub(super) struct Part {
@@ -85,10 +86,11 @@ fn renumbered(sql: &str, before: usize) -> String {
 /// Applies a set with one round trip, and further ones where it meets traces of an earlier try.
 pub(super) fn apply(connection: &mut Connection, set: &Set<'_>) -> DbResult<Verdicts> {
     let (starts, steps, ends) = (Starts::of(&set.starts), Steps::of(&set.steps)?, Ends::of(&set.ends));
+    let one = if connection.is_in_transaction() { &RECORD_ONE } else { &RECORD_LONE };
     let (client, prepared) = connection.parts("commit")?;
     let [started, recorded, settled] = match (set.starts.len(), set.steps.len(), set.ends.len()) {
         (_, 0, 0) => query(client, prepared, &STARTS, &starts.params())?,
-        (0, _, 0) => record(client, prepared, &steps)?,
+        (0, _, 0) => record(client, prepared, &steps, one)?,
         (0, 0, _) => query(client, prepared, &ENDS, &ends.params())?,
         _ => {
             let all = [&starts.params()[..], &steps.params(), &ends.params()].concat();
@@ -103,16 +105,26 @@ pub(super) fn apply(connection: &mut Connection, set: &Set<'_>) -> DbResult<Verd
     })
 }
 
-/// Steps alone.
+/// Steps and nothing else.
 fn record(
     client: &mut impl GenericClient,
     prepared: &mut Prepared,
     steps: &Steps<'_>,
+    one: &Statement,
 ) -> DbResult<[Found; 3]> {
-    match steps.of_one() {
-        Some(one) => query(client, prepared, &RECORD_ONE, &one),
-        None => query(client, prepared, &STEPS, &steps.params()),
+    if let Some((id, params)) = steps.of_one() {
+        match prepared.execute(client, one, &params) {
+            Ok(1) => return Ok([Found::default(), Found([(id.to_owned(), true)].into()), Found::default()]),
+            Err(error) if !is_duplicate(&error) => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
     }
+    query(client, prepared, &STEPS, &steps.params())
+}
+
+fn is_duplicate(error: &DbError) -> bool {
+    source_of::<postgres::Error>(error.source.as_ref())
+        .is_some_and(|error| error.code() == Some(&SqlState::UNIQUE_VIOLATION))
 }
 
 /// What the parts found, by their kinds.
@@ -152,7 +164,7 @@ pub(super) fn record_in(
     step: &StepRow,
 ) -> DbResult<Verdict> {
     let steps = [(owner, step)];
-    let [_, found, _] = record(client, prepared, &Steps::of(&steps)?)?;
+    let [_, found, _] = record(client, prepared, &Steps::of(&steps)?, &RECORD_ONE)?;
     let verdicts = steps::recorded(client, prepared, &steps, &found)?;
     Ok(verdicts.into_iter().next().unwrap_or(Verdict::NotOwner))
 }

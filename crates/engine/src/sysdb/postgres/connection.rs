@@ -90,6 +90,10 @@ impl Connection {
         done
     }
 
+    pub(super) fn is_in_transaction(&self) -> bool {
+        self.in_transaction
+    }
+
     /// Driver and statements, for a transaction that a user writes in.
     pub(super) fn parts(&mut self, statement: &'static str) -> DbResult<(&mut Client, &mut Prepared)> {
         match &mut self.client {
@@ -142,7 +146,7 @@ impl Prepared {
         client.query(&prepared, params).map_err(|e| failed(statement.name, e))
     }
 
-    fn execute(
+    pub(super) fn execute(
         &mut self,
         client: &mut impl GenericClient,
         statement: &Statement,

@@ -43,25 +43,32 @@ pub(super) const RECORD: Part = Part {
     params: 10,
 };
 
-/// The same for a lone step, which takes the server a good deal less than a set of one.
+/// The same for one step, which takes the server a good deal less than a set of one. If it records nothing, the set says
+/// why.
 ///
 /// $1 workflow, $2 token, $3 step id, $4 name, $5 output, $6 error, $7 child, $8 started, $9 completed, $10 serialization
+macro_rules! record_one {
+    () => {
+        "
+        INSERT INTO dbos.operation_outputs
+               (workflow_uuid, function_id, function_name, output, error, child_workflow_id,
+                started_at_epoch_ms, completed_at_epoch_ms, serialization, application_name,
+                retention_timestamp)
+        SELECT $1, $3, $4, $5, $6, $7, $8, $9::int8, $10, application_name, $9
+          FROM dbos.workflow_status
+         WHERE workflow_uuid = $1 AND (status = 'PENDING') IS TRUE AND owner_xid = $2
+           FOR SHARE"
+    };
+}
+
+/// Inside a transaction.
 pub(super) const RECORD_ONE: Statement = Statement {
     name: "record_one_step",
-    sql: "
-        WITH owned AS MATERIALIZED (
-             SELECT application_name FROM dbos.workflow_status
-              WHERE workflow_uuid = $1 AND (status = 'PENDING') IS TRUE AND owner_xid = $2 FOR SHARE),
-        recorded AS (
-             INSERT INTO dbos.operation_outputs
-                    (workflow_uuid, function_id, function_name, output, error, child_workflow_id,
-                     started_at_epoch_ms, completed_at_epoch_ms, serialization, application_name,
-                     retention_timestamp)
-             SELECT $1, $3, $4, $5, $6, $7, $8, $9::int8, $10, application_name, $9 FROM owned
-                 ON CONFLICT (workflow_uuid, function_id) DO NOTHING
-             RETURNING 1)
-        SELECT 2, $1::text, EXISTS (SELECT 1 FROM recorded) FROM owned",
+    sql: concat!(record_one!(), " ON CONFLICT (workflow_uuid, function_id) DO NOTHING"),
 };
+
+/// As a transaction of its own, so that the conflict may be an error: the clause costs every step.
+pub(super) const RECORD_LONE: Statement = Statement { name: "record_lone_step", sql: record_one!() };
 
 /// $1 workflow, $2 step id after which to read, $3 limit
 const READ: Statement = Statement {
@@ -102,7 +109,7 @@ const READ_PASTS: Statement = Statement {
 };
 
 #[cfg(test)]
-pub(super) const ALL: &[Statement] = &[RECORD_ONE, READ, READ_PASTS];
+pub(super) const ALL: &[Statement] = &[RECORD_ONE, RECORD_LONE, READ, READ_PASTS];
 
 /// What became of steps, of which these were recorded.
 pub(super) fn recorded(
@@ -228,14 +235,14 @@ impl<'s> Steps<'s> {
         })
     }
 
-    /// Of a lone step.
-    pub(super) fn of_one(&self) -> Option<[&(dyn ToSql + Sync); 10]> {
+    /// Of a lone step, with its workflow.
+    pub(super) fn of_one(&self) -> Option<(&str, [&(dyn ToSql + Sync); 10])> {
         let ([id], [token], [place], [name]) =
             (&self.ids[..], &self.tokens[..], &self.places[..], &self.names[..])
         else {
             return None;
         };
-        Some([
+        let params: [&(dyn ToSql + Sync); 10] = [
             id,
             token,
             place,
@@ -246,7 +253,8 @@ impl<'s> Steps<'s> {
             self.started.first()?,
             self.completed.first()?,
             self.serializations.first()?,
-        ])
+        ];
+        Some((id, params))
     }
 
     pub(super) fn params(&self) -> [&(dyn ToSql + Sync); 10] {
