@@ -201,7 +201,8 @@ impl Context {
             return self.began_before(&place, &id, &recorded).map(|id| (id, None));
         }
         let identity = self.core.identity()?.clone();
-        let slot = if how == How::Beside { self.core.workers.try_slot() } else { None };
+        let here = how == How::Beside && self.core.is_alive(&identity.executor);
+        let slot = here.then(|| self.core.workers.try_slot()).flatten();
         let owner = Owner { workflow: id.clone(), token: OwnerToken::generate() };
         let child = NewWorkflow {
             id: id.clone(),

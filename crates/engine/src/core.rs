@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::clock::Stopwatch;
 use crate::committer::{Caller, CommitError, Committer, Surroundings};
 use crate::error::{Error, Result, Stop};
-use crate::id::{OwnerToken, WorkflowId};
+use crate::id::{ExecutorId, OwnerToken, WorkflowId};
 use crate::options::EngineOptions;
 use crate::outage::Outage;
 use crate::registry::Registry;
@@ -91,6 +91,11 @@ impl Core {
     /// Once, by the launch.
     pub(crate) fn set_served(&self, served: Served) {
         let _ = self.served.set(Arc::new(served));
+    }
+
+    /// Whether nobody takes this executor for dead: one that others may take for it takes nothing up.
+    pub(crate) fn is_alive(&self, executor: &ExecutorId) -> bool {
+        self.liveness.covers(executor, Stopwatch::start())
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

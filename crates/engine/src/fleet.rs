@@ -85,6 +85,9 @@ impl Fleet<'_> {
             note(self.take_up_work());
         }
         if sweep {
+            if self.core.liveness.has_returned() {
+                self.revive_the_refused();
+            }
             note(self.wake_the_served());
             note(self.take_over_from_the_traceless());
             note(recovery::sweep(self.core, &mut self.unknown_since));
@@ -132,6 +135,13 @@ impl Fleet<'_> {
         Ok(())
     }
 
+    /// The others may have refused what only this executor knows, while they took it for dead.
+    fn revive_the_refused(&self) {
+        let Ok(served) = self.core.served() else { return };
+        let (identity, known) = (served.identity.clone(), served.names.clone());
+        self.commit(Write::Revive { identity, known, at: self.core.options.clock.now() });
+    }
+
     fn wake_due(&self) {
         let Ok(identity) = self.core.identity() else { return };
         self.commit(Write::WakeDue { identity: identity.clone(), now: self.core.options.clock.now() });
@@ -139,6 +149,9 @@ impl Fleet<'_> {
 
     fn take_up_work(&mut self) -> DbResult<()> {
         let Ok(served) = self.core.served() else { return Ok(()) };
+        if !self.core.is_alive(&served.identity.executor) {
+            return Ok(());
+        }
         let mut outlook = self.core.reader.outlook(served)?;
         self.next_due = outlook.next_due;
         // Before the slots are counted: one that is freed from here on calls again.

@@ -5,13 +5,14 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use postgres::Row;
 
-use super::connection::{Connection, Statement, column};
+use super::connection::{Connection, Statement, column, trouble};
 use super::connector::{Connector, Purpose};
 use super::news::News;
 use super::pool::Pool;
@@ -22,7 +23,8 @@ use crate::outage::{Outage, Part};
 use crate::sync::{Signal, contained, lock, say};
 use crate::sysdb::{DbResult, Liveness, Membership};
 
-/// Renews the lease, and looks whether there is anything to do: the one statement of an idle executor.
+/// Renews the lease, looks whether there is anything to do, and whether the lease had run out: the one statement of an
+/// idle executor.
 ///
 /// $1 executor, $2 application, $3 version, $4 workflows it can run, $5 host, $6 process, $7 seconds that the lease
 /// lasts, $8 queues
@@ -46,7 +48,9 @@ const BEAT: Statement = Statement {
                         WHERE status = 'PENDING' AND starts_with(executor_id, 'piton-')
                           AND (executor_id = $1
                                OR NOT EXISTS (SELECT 1 FROM dbos.piton_executors e
-                                               WHERE e.executor_id = s.executor_id)))",
+                                               WHERE e.executor_id = s.executor_id))),
+               NOT EXISTS (SELECT 1 FROM dbos.piton_executors
+                            WHERE executor_id = $1 AND lease_until >= clock_timestamp())",
 };
 
 const DEAD: Statement = Statement {
@@ -119,9 +123,14 @@ pub(super) struct Leases {
     outage: Arc<Outage>,
 }
 
-/// What beats saw that calls for a sweep.
+/// What beats saw.
 #[derive(Default)]
-struct Seen(std::sync::atomic::AtomicBool);
+struct Seen {
+    /// What calls for a sweep.
+    odd: AtomicBool,
+    /// The own lease had run out.
+    returned: AtomicBool,
+}
 
 /// The lease of an executor of this process.
 struct Lease {
@@ -140,6 +149,16 @@ struct Lease {
 struct Held {
     since: Stopwatch,
     renewed: Stopwatch,
+    /// It had run out before.
+    returned: bool,
+}
+
+/// What a beat saw.
+struct Beat {
+    /// Something to claim, or something that calls for a sweep.
+    odd: bool,
+    /// The lease had run out.
+    returned: bool,
 }
 
 impl Leases {
@@ -153,6 +172,18 @@ impl Leases {
         Self { pool, connector, news, terms, held: Mutex::default(), seen: Arc::default(), outage }
     }
 
+    /// When the database was away, or this process stood still, the leases of the living have run out too. They renew
+    /// them before long, and until then nobody can be told from the dead.
+    fn cannot_tell(&self) -> bool {
+        let Terms { every, lasts } = self.terms;
+        lock(&self.held).values().any(|lease| {
+            let held = *lock(&lease.held);
+            held.is_none_or(|held| {
+                held.renewed.elapsed() >= lasts || (held.returned && held.since.elapsed() < lasts + every)
+            })
+        })
+    }
+
     fn ids(&self, statement: &Statement, params: super::connection::Params<'_>) -> DbResult<Vec<ExecutorId>> {
         self.pool.read(|connection| {
             let read = |row: &Row| Ok(ExecutorId::stored(column(statement, row, 0)?));
@@ -162,8 +193,8 @@ impl Leases {
 }
 
 impl Lease {
-    /// Renews it and says what there is to do: something to claim, something that calls for a sweep.
-    fn beat(&self, connection: &mut Connection) -> DbResult<(bool, bool)> {
+    /// Renews it and says what there is to do.
+    fn beat(&self, connection: &mut Connection) -> DbResult<Beat> {
         let sent = Stopwatch::start();
         let Membership { app, version, workflows, queues } = &self.about;
         let pid = i32::try_from(std::process::id()).unwrap_or_default();
@@ -180,16 +211,21 @@ impl Lease {
                 queues,
             ],
         )?;
+        let Some(row) = row else { return Err(trouble(BEAT.name, "no answer")) };
+        let flag = |index| column::<bool>(&BEAT, &row, index);
+        // The server's clock goes on while a suspended machine's stands.
+        let ran_out = flag(2)?;
         let mut held = lock(&self.held);
-        let unbroken = held.filter(|held| held.renewed.elapsed() < self.terms.lasts);
-        *held = Some(Held { since: unbroken.map_or(sent, |held| held.since), renewed: sent });
-        drop(held);
-        let Some(row) = row else { return Ok((false, false)) };
-        Ok((column(&BEAT, &row, 0)?, column(&BEAT, &row, 1)?))
+        let before = *held;
+        let unbroken = before.filter(|held| !ran_out && held.renewed.elapsed() < self.terms.lasts);
+        let next = unbroken.unwrap_or(Held { since: sent, renewed: sent, returned: before.is_some() });
+        *held = Some(Held { renewed: sent, ..next });
+        let returned = before.is_some() && unbroken.is_none();
+        Ok(Beat { odd: flag(0)? || flag(1)? || returned, returned })
     }
 
     /// The body of its thread, until it is given up.
-    fn keep(&self, connector: &Connector, news: &News, seen: &Seen, outage: &Outage) {
+    fn keep(&self, connector: &Connector, pool: &Pool, news: &News, seen: &Seen, outage: &Outage) {
         let mut connection: Option<Connection> = None;
         let mut troubled = false;
         loop {
@@ -200,23 +236,24 @@ impl Lease {
             if !*kept {
                 return;
             }
-            let beat = match connection.take().filter(Connection::is_sound) {
+            let own = match connection.take().filter(Connection::is_sound) {
                 Some(connection) => Ok(connection),
                 None => connector.connect(Purpose::Engine),
-            }
-            .and_then(|mut fresh| {
-                let saw = self.beat(&mut fresh)?;
-                connection = Some(fresh);
-                Ok(saw)
-            });
+            };
+            let beat = match own {
+                Ok(mut own) => self.beat(&mut own).inspect(|_| connection = Some(own)),
+                // The server may take no more connections, and have the others.
+                Err(error) => pool.with(|connection| self.beat(connection)).map_err(|_| error),
+            };
             drop(kept);
             match beat {
-                Ok((claimable, odd)) => {
+                Ok(Beat { odd, returned }) => {
                     troubled = false;
                     outage.passed(Part::Lease);
                     // What stays claimable may be what nobody can run, and only a sweep says so.
-                    seen.0.fetch_or(claimable || odd, std::sync::atomic::Ordering::SeqCst);
-                    if claimable || odd {
+                    seen.odd.fetch_or(odd, Ordering::SeqCst);
+                    seen.returned.fetch_or(returned, Ordering::SeqCst);
+                    if odd {
                         news.hear();
                     }
                 }
@@ -247,10 +284,15 @@ impl Liveness for Leases {
         });
         self.pool.read(|connection| lease.beat(connection))?;
         let thread = {
-            let (lease, connector) = (lease.clone(), self.connector.clone());
+            let (lease, connector, pool) = (lease.clone(), self.connector.clone(), self.pool.clone());
             let (news, seen, outage) = (self.news.clone(), self.seen.clone(), self.outage.clone());
             let builder = thread::Builder::new().name("piton-lease".to_owned());
-            builder.spawn(move || contained(|| lease.keep(&connector, &news, &seen, &outage)))
+            builder.spawn(move || {
+                // After a panic, as of a driver that finds no thread, it goes on.
+                while *lock(&lease.kept) {
+                    contained(|| lease.keep(&connector, &pool, &news, &seen, &outage));
+                }
+            })
         };
         lock(&self.held).insert(executor.clone(), lease);
         if let Err(error) = thread {
@@ -286,10 +328,17 @@ impl Liveness for Leases {
     }
 
     fn calls_for_a_sweep(&self) -> bool {
-        self.seen.0.swap(false, std::sync::atomic::Ordering::SeqCst)
+        self.seen.odd.swap(false, Ordering::SeqCst)
+    }
+
+    fn has_returned(&self) -> bool {
+        self.seen.returned.swap(false, Ordering::SeqCst)
     }
 
     fn dead(&self) -> Vec<ExecutorId> {
+        if self.cannot_tell() {
+            return Vec::new();
+        }
         // Those that cannot be seen now are seen by the next sweep.
         let mut dead = self.ids(&DEAD, &[]).unwrap_or_default();
         dead.retain(|executor| !lock(&self.held).contains_key(executor));
@@ -297,8 +346,8 @@ impl Liveness for Leases {
     }
 
     fn without_trace(&self, executors: Vec<ExecutorId>) -> Vec<ExecutorId> {
-        if executors.is_empty() {
-            return executors;
+        if executors.is_empty() || self.cannot_tell() {
+            return Vec::new();
         }
         let asked: Vec<&str> = executors.iter().map(ExecutorId::as_str).collect();
         let mut gone = self.ids(&WITHOUT_TRACE, &[&asked]).unwrap_or_default();

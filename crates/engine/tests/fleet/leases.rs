@@ -1,0 +1,132 @@
+//! A lease that runs out although its process lives: nobody dies of it.
+
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use cluster::{Cluster, Settings};
+use engine::{Context, Engine, Error, WorkflowStatus};
+
+use crate::support::{Ground, eventually, options, pass, sql, steps};
+
+const TAKEOVER: Duration = Duration::from_secs(1);
+
+const LEASES: &str = "SELECT count(*) FROM dbos.piton_executors WHERE lease_until >= clock_timestamp()";
+
+fn open(url: &str) -> Engine {
+    options().takeover_within(TAKEOVER).open(url).unwrap()
+}
+
+/// All leases run out while the server is away. Whoever is back first takes nobody for dead.
+#[test]
+fn an_outage_is_nobodys_death() {
+    const EXECUTORS: i64 = 6;
+    if cluster::try_shared().is_none() {
+        return;
+    }
+    let cluster = Cluster::start(&Settings::default()).unwrap();
+    let url = cluster.url("leases");
+    let gate = Arc::new(RwLock::new(()));
+    let shut = gate.write().unwrap();
+    let executor = |n: i64| {
+        let (engine, gate) = (open(&url), gate.clone());
+        let workflow = engine.register("held", move |ctx: &mut Context, (): ()| {
+            ctx.step("s", |_| {
+                drop(gate.read());
+                Ok::<_, Error>(())
+            })
+        });
+        let workflow = workflow.unwrap();
+        engine.launch().unwrap();
+        let handle = workflow.start_as(&engine, &format!("w{n}"), ()).unwrap();
+        (engine, handle)
+    };
+    let executors: Vec<_> = (0..EXECUTORS).map(executor).collect();
+    let all_have_leases = || {
+        let mut client = sql(&url);
+        eventually("renewed", || client.query_one(LEASES, &[]).unwrap().get::<_, i64>(0) == EXECUTORS);
+        pass(TAKEOVER * 2);
+    };
+    for _ in 0..3 {
+        cluster.crash().unwrap();
+        pass(TAKEOVER);
+        cluster.resume().unwrap();
+        all_have_leases();
+    }
+    // The same where all but the leases goes on.
+    let mut client = sql(&url);
+    let mut nobody_beats = client.transaction().unwrap();
+    nobody_beats.batch_execute("LOCK TABLE dbos.piton_executors IN SHARE MODE").unwrap();
+    pass(TAKEOVER * 2);
+    nobody_beats.commit().unwrap();
+    all_have_leases();
+    drop(shut);
+    for (_, handle) in &executors {
+        handle.result().unwrap();
+    }
+    let claims = "SELECT max(recovery_attempts) FROM dbos.workflow_status";
+    assert_eq!(sql(&url).query_one(claims, &[]).unwrap().get::<_, i64>(0), 1, "nobody took over");
+}
+
+/// The server has no connection to spare for the lease, and the executor has others.
+#[test]
+fn a_lease_is_renewed_over_another_connection_when_its_own_is_lost() {
+    let ground = Ground::new();
+    let admin = |statement: &str| sql(&ground.cluster.url("postgres")).batch_execute(statement).unwrap();
+    let role = format!("limited_{}", ground.database);
+    admin(&format!("CREATE ROLE {role} LOGIN"));
+    admin(&format!("CREATE DATABASE {} OWNER {role}", ground.database));
+    let engine = open(&ground.url().replace("postgres@", &format!("{role}@")));
+    let workflow = steps(&engine);
+    engine.launch().unwrap();
+    workflow.start(&engine, 3).unwrap().result().unwrap();
+    let beats =
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%WITH beat AS%'
+                    AND pid <> pg_backend_pid()";
+    let mut beside = ground.sql();
+    eventually("only the lease beats", || beside.query(beats, &[]).unwrap().len() == 1);
+    admin(&format!("ALTER ROLE {role} CONNECTION LIMIT 0"));
+    let own: i32 = beside.query_one(beats, &[]).unwrap().get(0);
+    beside.execute("SELECT pg_terminate_backend($1)", &[&own]).unwrap();
+    for _ in 0..30 {
+        pass(TAKEOVER / 10);
+        assert_eq!(beside.query_one(LEASES, &[]).unwrap().get::<_, i64>(0), 1);
+    }
+}
+
+/// What it took up others would take over at once.
+#[test]
+fn an_executor_without_a_lease_takes_nothing_up() {
+    let ground = Ground::new();
+    let engine = open(&ground.url());
+    let workflow = steps(&engine);
+    engine.launch().unwrap();
+    let mut client = ground.sql();
+    let mut nobody_beats = client.transaction().unwrap();
+    nobody_beats.batch_execute("LOCK TABLE dbos.piton_executors IN SHARE MODE").unwrap();
+    eventually("run out", || ground.count(LEASES) == 0);
+    let handle = workflow.start(&engine, 2).unwrap();
+    pass(TAKEOVER);
+    assert_eq!(handle.status().unwrap(), WorkflowStatus::Enqueued);
+    nobody_beats.commit().unwrap();
+    assert_eq!(handle.result().unwrap(), 2);
+}
+
+/// The others had refused it, because nobody alive knew its name.
+#[test]
+fn an_executor_that_was_taken_for_dead_revives_what_only_it_can_run() {
+    let ground = Ground::new();
+    let engine = open(&ground.url());
+    let workflow = steps(&engine);
+    engine.launch().unwrap();
+    let handle = workflow.start_as(&engine, "w", 2).unwrap();
+    handle.result().unwrap();
+    let refused = "
+        UPDATE dbos.workflow_status SET status = 'ERROR';
+        DELETE FROM dbos.operation_outputs;
+        UPDATE dbos.workflow_output SET output = NULL, error = '{\"name\":\"PitonWorkflowNotRegistered\",\"message\":\"\"}'";
+    ground.sql().batch_execute(refused).unwrap();
+    ground.sql().batch_execute("UPDATE dbos.piton_executors SET lease_until = '-infinity'").unwrap();
+    eventually("revived", || {
+        engine.retrieve::<u32>("w").unwrap().status().unwrap() == WorkflowStatus::Success
+    });
+}
