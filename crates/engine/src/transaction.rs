@@ -17,7 +17,7 @@ use crate::options::StepOptions;
 use crate::outage::Part;
 use crate::step::what;
 use crate::sync::say;
-use crate::sysdb::{DbResult, StepRow, Transacted};
+use crate::sysdb::{DbError, DbResult, StepRow, Transacted};
 
 /// How often a body is run at most that fails with this error, in a transaction that is lost or not.
 type TriesMax = fn(&(dyn std::error::Error + 'static), bool) -> u32;
@@ -103,7 +103,8 @@ impl Context {
     /// The body may write tables of the application in the same database; it must leave the engine's tables, and the
     /// transaction itself, alone, and call the engine before or after. The transaction is `SERIALIZABLE`. An error or a
     /// panic rolls back; on a conflict with another transaction (SQLSTATE 40001, 40P01), and when the database fails in
-    /// a way that may pass, the body runs again in a new transaction. The server ends a transaction that is left idle for
+    /// a way that may pass, the body runs again in a new transaction, so a body that wraps an error of the database must
+    /// keep it as the source of its own. The server ends a transaction that is left idle for
     /// 60 s; a body that lets that happen runs again, ten times in all. One step id, one commit, four round trips
     /// besides those of the body.
     ///
@@ -235,14 +236,14 @@ impl Context {
                     self.core.outage.failed(Part::Writes, &error);
                     earlier = Some(place.step_id);
                     let failure = Failure::new("Error", error.to_string());
-                    (Tried::Failed { failure, error: Error::from(error).into() }, true)
+                    (Tried::Failed { failure, error: Error::from(error.clone()).into() }, Some(error))
                 }
                 Ok(Err(error)) => {
                     return Err(Tried::Stopped(self.commit_failed(&CommitError::Refused(error))));
                 }
                 Err(error) => return Err(Tried::Stopped(self.commit_failed(&error))),
             };
-            let max = tried.runs_max(lost, tries_max);
+            let max = tried.runs_max(lost.as_ref(), tries_max);
             failures += u32::from(max < u32::MAX);
             if failures >= max {
                 return Err(tried);
@@ -269,13 +270,14 @@ impl Tried {
     }
 
     /// How often a body that comes to this is run at most.
-    fn runs_max(&self, lost: bool, tries_max: TriesMax) -> u32 {
-        match self {
-            Self::Failed { error, .. } => tries_max(error.as_ref(), lost),
+    fn runs_max(&self, lost: Option<&DbError>, tries_max: TriesMax) -> u32 {
+        let own = match self {
+            Self::Failed { error, .. } => tries_max(error.as_ref(), lost.is_some()),
             // A panic may be an error of the lost connection, unwrapped.
-            Self::FailedForGood(_) if lost => BODY_TRIES_MAX,
+            Self::FailedForGood(_) if lost.is_some() => BODY_TRIES_MAX,
             Self::FailedForGood(_) | Self::Stopped(_) => 1,
-        }
+        };
+        own.min(lost.map_or(u32::MAX, |lost| tries_max(lost.source.as_ref(), true)))
     }
 }
 

@@ -182,12 +182,12 @@ pub(crate) enum Transacted<T, E> {
     Committed(T),
     /// They are, from an earlier try whose answer was lost.
     Recorded(StepRow),
-    /// Nothing is: the body failed, in a transaction that was sound or had been lost.
-    Failed { tried: E, lost: bool },
+    /// Nothing is: the body failed, in a transaction that was sound, or lost for this reason.
+    Failed { tried: E, lost: Option<DbError> },
     /// Nothing is: another transaction was in the way, which is nobody's fault.
     #[cfg(feature = "postgres")]
     Conflict,
-    /// Nothing is: what the body wrote is against a constraint that is checked at the commit.
+    /// Nothing is: what the body wrote is against something that is checked at the commit.
     Refused(String),
     /// Nothing is: somebody else owns the workflow.
     NotOwner,

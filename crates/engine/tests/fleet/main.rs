@@ -5,10 +5,12 @@
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 mod bring_up;
+mod in_flight;
 mod leases;
 mod lost_answers;
 mod outages;
 mod own_connections;
 mod round_trips;
 mod support;
+mod transactions;
 mod waking;

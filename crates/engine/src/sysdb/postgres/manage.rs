@@ -106,9 +106,18 @@ pub(super) fn cancel(
     at: Timestamp,
 ) -> DbResult<Verdict> {
     connection.atomically(|connection| {
-        let rows = connection.query(&CANCEL, &[&workflow.as_str(), &children, &at.as_millis()])?;
         let read = |row: &Row| Ok((column(&CANCEL, row, 0)?, column(&CANCEL, row, 1)?));
-        let cancelled = rows.iter().map(read).collect::<DbResult<Vec<(String, Option<String>)>>>()?;
+        let mut cancelled: Vec<(String, Option<String>)> = Vec::new();
+        loop {
+            let rows = connection.query(&CANCEL, &[&workflow.as_str(), &children, &at.as_millis()])?;
+            for row in &rows {
+                cancelled.push(read(row)?);
+            }
+            // A child whose start this waited for is seen by the next look, and a cancelled parent starts no more.
+            if !children || rows.is_empty() {
+                break;
+            }
+        }
         wake_parents(connection, &cancelled, at)?;
         if cancelled.is_empty() {
             return stands(connection, workflow);

@@ -2,7 +2,7 @@
 
 use postgres::Row;
 
-use super::connection::{Connection, Statement, column};
+use super::connection::{Connection, Statement, column, trouble};
 use super::{batch, steps, workflows};
 use crate::id::WorkflowId;
 use crate::sysdb::names::mark_of_message;
@@ -128,7 +128,8 @@ pub(super) fn receive(
         };
         match batch::record_one(connection, owner, &step)? {
             Verdict::Done => Ok(Verdict::Received { text, serialization }),
-            other => Ok(other),
+            // Rolled back, so that the message is there for whoever looks next.
+            _ => Err(trouble(TAKE.name, "the place of its record was taken meanwhile")),
         }
     })
 }
@@ -137,9 +138,12 @@ pub(super) fn receive(
 fn earlier_try(connection: &mut Connection, owner: &Owner, step: &StepRow) -> DbResult<Option<Verdict>> {
     let (client, prepared) = connection.parts(TAKE.name)?;
     let found = steps::recorded_at(client, prepared, owner, step.step_id)?;
-    Ok(found.and_then(|found| {
-        let serialization = found.serialization.map(std::borrow::Cow::into_owned);
-        found.output.map(|text| Verdict::Received { text, serialization })
+    Ok(found.map(|found| match found.output {
+        Some(text) if found.name == step.name => {
+            let serialization = found.serialization.map(std::borrow::Cow::into_owned);
+            Verdict::Received { text, serialization }
+        }
+        _ => Verdict::Refused(Refusal::OtherStep { recorded: found.name.into_owned() }),
     }))
 }
 

@@ -96,8 +96,11 @@ fn try_once<T, E>(
     let (step, value) = match body(&mut transaction) {
         Ok(done) => done,
         Err(tried) => {
-            let lost = transaction.batch_execute("").is_err();
-            return Ok(Transacted::Failed { tried, lost });
+            let probe = transaction.batch_execute("");
+            return Ok(Transacted::Failed {
+                tried,
+                lost: probe.err().map(|e| failed("transaction_step", e)),
+            });
         }
     };
     if let Some(misuse) = misuse(&mut transaction, prepared, owner)? {
@@ -113,9 +116,10 @@ fn try_once<T, E>(
         || vec!["transaction_step"],
         || {
             transaction.commit().map_err(|e| {
-                let constraint = e.code().is_some_and(|code| code.code().starts_with("23"));
-                refused = constraint.then(|| in_words(&e));
-                failed("commit_transaction_step", e)
+                let reason = e.code().is_some().then(|| in_words(&e));
+                let error = failed("commit_transaction_step", e);
+                refused = reason.filter(|_| !error.may_pass);
+                error
             })
         },
     );

@@ -55,14 +55,15 @@ const TAKEN_BY: Statement = Statement {
          WHERE s.workflow_uuid = ANY ($1)",
 };
 
-/// Locks the row until the end of the transaction: nobody takes the workflow from its owner meanwhile.
+/// Locks the row until the end of the transaction: nobody takes the workflow from its owner meanwhile, and an earlier try
+/// of the same write, whose answer was lost while it commits, is waited for.
 ///
 /// $1 id, $2 token
 const HOLD: Statement = Statement {
     name: "is_owner",
     sql: "
         SELECT 1 FROM dbos.workflow_status
-         WHERE workflow_uuid = $1 AND (status = 'PENDING') IS TRUE AND owner_xid = $2 FOR SHARE",
+         WHERE workflow_uuid = $1 AND (status = 'PENDING') IS TRUE AND owner_xid = $2 FOR NO KEY UPDATE",
 };
 
 /// Ends those that are the owner's to end; of others no row comes back. A parent that waits without a thread for one of

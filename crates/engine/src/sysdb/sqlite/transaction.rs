@@ -75,7 +75,7 @@ fn try_once<T, E>(
     HOLD.execute(&transaction, [])?;
     let (step, value) = match body(&transaction) {
         Ok(done) => done,
-        Err(error) => return Ok(Transacted::Failed { tried: error, lost: false }),
+        Err(error) => return Ok(Transacted::Failed { tried: error, lost: None }),
     };
     if let Some(misuse) = misuse(&transaction) {
         return Ok(Transacted::Misused(misuse.to_owned()));

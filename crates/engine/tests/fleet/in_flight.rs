@@ -1,0 +1,87 @@
+//! What waits for the transaction of another process to commit, and then sees what it did.
+
+use std::sync::{Arc, RwLock};
+
+use engine::{Context, Engine, Workflow, WorkflowStatus};
+
+use crate::support::{Ground, eventually};
+
+/// Until a session of the engine's waits for a lock.
+fn until_it_waits(ground: &Ground) {
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+                    WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually("it waits for a lock", || ground.count(waiting) == 1);
+}
+
+/// A workflow that receives a message once it is let through the gate.
+fn receiver(engine: &Engine, gate: &Arc<RwLock<()>>) -> Workflow<(), Option<String>> {
+    let gate = gate.clone();
+    let workflow = engine.register("w", move |ctx: &mut Context, (): ()| {
+        drop(gate.read());
+        ctx.recv::<String>("t", std::time::Duration::from_secs(60))
+    });
+    workflow.unwrap()
+}
+
+/// The child is in no tree that was looked at before.
+#[test]
+fn a_child_whose_start_is_in_flight_is_cancelled_with_its_parent() {
+    let ground = Ground::new();
+    let engine = ground.open();
+    let gate = Arc::new(RwLock::new(()));
+    let workflow = receiver(&engine, &gate);
+    engine.launch().unwrap();
+    let shut = gate.write().unwrap();
+    workflow.start_as(&engine, "parent", ()).unwrap();
+    let mut start = ground.sql();
+    let mut start = start.transaction().unwrap();
+    let child = "
+        SELECT 1 FROM dbos.workflow_status WHERE workflow_uuid = 'parent' FOR NO KEY UPDATE;
+        INSERT INTO dbos.workflow_status
+               (workflow_uuid, status, name, parent_workflow_id, application_name, application_version, created_at,
+                updated_at, recovery_attempts)
+        SELECT 'child', 'PENDING', name, 'parent', application_name, application_version, created_at, updated_at, 1
+          FROM dbos.workflow_status WHERE workflow_uuid = 'parent'";
+    start.batch_execute(child).unwrap();
+    std::thread::scope(|scope| {
+        let cancelled =
+            scope.spawn(|| engine.cancel_with_children(&engine::WorkflowId::new("parent").unwrap()));
+        until_it_waits(&ground);
+        start.commit().unwrap();
+        cancelled.join().unwrap().unwrap();
+    });
+    let status = engine.retrieve::<()>("child").unwrap().status().unwrap();
+    drop(shut);
+    assert_eq!(status, WorkflowStatus::Cancelled);
+}
+
+/// Its answer was lost while it commits: what it took is found, and nothing else is taken.
+#[test]
+fn a_receive_waits_for_its_own_earlier_try() {
+    let ground = Ground::new();
+    let engine = ground.open();
+    let gate = Arc::new(RwLock::new(()));
+    let workflow = receiver(&engine, &gate);
+    engine.launch().unwrap();
+    let shut = gate.write().unwrap();
+    let handle = workflow.start_as(&engine, "w", ()).unwrap();
+    for message in ["first", "second"] {
+        engine.send(handle.id(), "t", message.to_owned()).unwrap();
+    }
+    let mut earlier = ground.sql();
+    let mut earlier = earlier.transaction().unwrap();
+    let took = "
+        SELECT 1 FROM dbos.workflow_status WHERE workflow_uuid = 'w' FOR SHARE;
+        UPDATE dbos.notifications SET consumed = TRUE WHERE message LIKE '%first%';
+        INSERT INTO dbos.operation_outputs (workflow_uuid, function_id, function_name, output, serialization)
+        SELECT 'w', 1, 'DBOS.recv', message, serialization FROM dbos.notifications WHERE message LIKE '%first%'";
+    earlier.batch_execute(took).unwrap();
+    drop(shut);
+    until_it_waits(&ground);
+    let looks = "SELECT count(*) FROM pg_stat_activity
+                  WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%FOR NO KEY UPDATE%'";
+    assert_eq!(ground.count(looks), 1, "before it looks");
+    earlier.commit().unwrap();
+    assert_eq!(handle.result().unwrap().as_deref(), Some("first"));
+    assert_eq!(ground.count("SELECT count(*) FROM dbos.notifications WHERE NOT consumed"), 1);
+}
