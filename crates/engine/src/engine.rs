@@ -19,6 +19,7 @@ use crate::id::WorkflowId;
 use crate::limits::{DROP_DEADLINE, SERVICE_GRACE};
 use crate::options::{EngineOptions, WorkflowOptions};
 use crate::queue::{Queue, QueueOptions};
+use crate::recovery;
 use crate::registry::Workflow;
 use crate::sync::{Signal, lock, say};
 use crate::sysdb::write::Refusal;
@@ -202,8 +203,7 @@ impl Guard {
                 return Err(Error::QueueInUse { name, application });
             }
         }
-        let known = served.names.clone();
-        core.commit_from_outside(Write::Revive { identity: identity.clone(), known, at })?;
+        recovery::revive(identity, &served.names, at, |write| core.commit_from_outside(write))?;
         Ok(served)
     }
 }

@@ -138,8 +138,11 @@ impl Fleet<'_> {
     /// The others may have refused what only this executor knows, while they took it for dead.
     fn revive_the_refused(&self) {
         let Ok(served) = self.core.served() else { return };
-        let (identity, known) = (served.identity.clone(), served.names.clone());
-        self.commit(Write::Revive { identity, known, at: self.core.options.clock.now() });
+        let at = self.core.options.clock.now();
+        // Failures are logged by the committer.
+        let _ = recovery::revive(&served.identity, &served.names, at, |write| {
+            self.core.committer.commit(write, Caller::Engine)
+        });
     }
 
     fn wake_due(&self) {

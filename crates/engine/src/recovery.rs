@@ -1,6 +1,8 @@
 //! What became of workflows whose executor is gone: a loop in every live executor, not only at its launch.
 
-use crate::clock::Stopwatch;
+use std::sync::Arc;
+
+use crate::clock::{Stopwatch, Timestamp};
 use crate::committer::Caller;
 use crate::core::Core;
 use crate::error::{Failure, NOT_REGISTERED};
@@ -31,12 +33,35 @@ pub(crate) fn sweep(core: &Core, unknown_since: &mut Option<Stopwatch>) -> DbRes
 /// One conditional statement: a second one, here or in another process, finds nothing. Failures are logged by the
 /// committer; the next sweep finds the dead one again.
 pub(crate) fn take_over(core: &Core, dead: &ExecutorId) {
-    let requeue = Write::Requeue { executor: dead.clone(), at: core.options.clock.now() };
-    let Ok(Verdict::Changed(workflows)) = core.committer.commit(requeue, Caller::Engine) else { return };
+    let mut workflows = 0;
+    loop {
+        let requeue = Write::Requeue { executor: dead.clone(), at: core.options.clock.now() };
+        let requeued = core.committer.commit(requeue, Caller::Engine);
+        match requeued {
+            Ok(Verdict::Changed(some)) if !some.is_empty() => workflows += some.len(),
+            Ok(_) => break,
+            Err(_) => return,
+        }
+    }
     core.liveness.forget(dead);
-    if !workflows.is_empty() {
-        say!(info, "executor {} died; {} workflows go on", dead.as_str(), workflows.len());
-        core.options.observers.tell(|| Event::Recovered { workflows: workflows.len() });
+    if workflows > 0 {
+        say!(info, "executor {} died; {workflows} workflows go on", dead.as_str());
+        core.options.observers.tell(|| Event::Recovered { workflows });
+    }
+}
+
+/// What was refused because nobody knew its name goes on, for these are known. It takes several commits if there is much.
+pub(crate) fn revive<E>(
+    identity: &Arc<Identity>,
+    known: &[String],
+    at: Timestamp,
+    commit: impl Fn(Write) -> Result<Verdict, E>,
+) -> Result<(), E> {
+    loop {
+        match commit(Write::Revive { identity: identity.clone(), known: known.to_vec(), at })? {
+            Verdict::Changed(revived) if !revived.is_empty() => {}
+            _ => return Ok(()),
+        }
     }
 }
 
@@ -103,9 +128,8 @@ fn refuse_the_unknown(core: &Core, served: &Served, unknown_since: &mut Option<S
     let mut new = known_names(core, identity).unwrap_or_default();
     new.retain(|name| !known.contains(name));
     if !new.is_empty() {
-        let _ = core
-            .committer
-            .commit(Write::Revive { identity: identity.clone(), known: new, at }, Caller::Engine);
+        // Failures are logged by the committer.
+        let _ = revive(identity, &new, at, |write| core.committer.commit(write, Caller::Engine));
     }
     Ok(())
 }

@@ -130,3 +130,39 @@ fn an_executor_that_was_taken_for_dead_revives_what_only_it_can_run() {
         engine.retrieve::<u32>("w").unwrap().status().unwrap() == WorkflowStatus::Success
     });
 }
+
+/// A statement about all of them would take longer than the server lets it.
+#[test]
+fn many_thousands_that_are_due_or_left_behind_or_refused_all_go_on() {
+    const MANY: u64 = 2_500;
+    let ground = Ground::new();
+    let engine = open(&ground.url());
+    let workflow = steps(&engine);
+    engine.launch().unwrap();
+    workflow.start_as(&engine, "w", 0).unwrap().result().unwrap();
+    engine.shutdown(Duration::from_secs(60));
+    let rows = "
+        INSERT INTO dbos.workflow_status
+               (workflow_uuid, status, name, application_name, application_version, created_at, updated_at, executor_id,
+                owner_xid, queue_name, delay_until_epoch_ms, recovery_attempts, serialization)
+        SELECT kind || n, kind, name, application_name, application_version, created_at, updated_at,
+               'piton-dead', 't', queue_name, CASE WHEN kind = 'DELAYED' THEN 1 END, 1, serialization
+          FROM dbos.workflow_status, generate_series(1, 2500) n, unnest('{DELAYED,PENDING,ERROR}'::text[]) AS a (kind)
+         WHERE workflow_uuid = 'w';
+        UPDATE dbos.workflow_status SET queue_name = '_dbos_internal_queue' WHERE status = 'DELAYED';
+        INSERT INTO dbos.workflow_input (workflow_uuid, inputs, retention_timestamp)
+        SELECT s.workflow_uuid, i.inputs, 1 FROM dbos.workflow_status s, dbos.workflow_input i
+         WHERE s.workflow_uuid <> 'w' AND i.workflow_uuid = 'w';
+        INSERT INTO dbos.workflow_output (workflow_uuid, error, retention_timestamp)
+        SELECT workflow_uuid, '{\"name\":\"PitonWorkflowNotRegistered\",\"message\":\"\"}', 1
+          FROM dbos.workflow_status WHERE status = 'ERROR';
+        INSERT INTO dbos.piton_executors
+               (executor_id, application_name, application_version, workflows, queues, pid, lease_until)
+        VALUES ('piton-dead', 'fleet', '1', '[]', '[]', 1, '-infinity')";
+    ground.sql().batch_execute(rows).unwrap();
+    let engine = open(&ground.url());
+    steps(&engine);
+    engine.launch().unwrap();
+    let all = engine::WorkflowFilter::new().status(WorkflowStatus::Success);
+    eventually("all have ended", || engine.count(&all).unwrap() == 3 * MANY + 1);
+}

@@ -15,17 +15,24 @@ use crate::sysdb::names::INTERNAL_QUEUE;
 use crate::sysdb::write::Unknown;
 use crate::sysdb::{DbResult, Identity, Owner, Served, Verdict};
 
+/// A thousand at a time, the first ones first: a statement ends before the server's patience does, and others go on with
+/// those that it does not hold. The rest is still due.
+///
 /// $1 now, $2 application
 const WAKE_DUE: Statement = Statement {
     name: "wake_due",
     sql: "
-        UPDATE dbos.workflow_status
+        UPDATE dbos.workflow_status s
            SET status = 'ENQUEUED', delay_until_epoch_ms = NULL, updated_at = $1,
                attributes = CASE WHEN jsonb_typeof(attributes) = 'object' THEN attributes - 'piton.awaits'
                                  ELSE attributes END
-         WHERE status = 'DELAYED' AND delay_until_epoch_ms <= $1
-           AND (application_name = $2 OR application_name IS NULL)
-        RETURNING workflow_uuid",
+          FROM (SELECT workflow_uuid FROM dbos.workflow_status
+                 WHERE status = 'DELAYED' AND delay_until_epoch_ms <= $1
+                   AND (application_name = $2 OR application_name IS NULL)
+                 ORDER BY delay_until_epoch_ms LIMIT 1000
+                   FOR UPDATE SKIP LOCKED) AS due
+         WHERE s.workflow_uuid = due.workflow_uuid
+        RETURNING s.workflow_uuid",
 };
 
 /// What others did may have ended a wait without waking it: a workflow that is the child of somebody else, a message
@@ -49,7 +56,8 @@ const SERVED_WAITS: Statement = Statement {
                                    AND awaited.status IN ('PENDING', 'ENQUEUED', 'DELAYED')))
             OR (mark LIKE 'message %'
                 AND EXISTS (SELECT 1 FROM dbos.notifications
-                             WHERE destination_uuid = id AND topic = substr(mark, 9) AND consumed = FALSE))",
+                             WHERE destination_uuid = id AND topic = substr(mark, 9) AND consumed = FALSE))
+         LIMIT 1000",
 };
 
 /// One that waits for something else by now looks in vain and waits on. $1 ids, $2 now
@@ -65,7 +73,7 @@ const WAKE_SERVED: Statement = Statement {
 };
 
 /// Idempotent: what is claimed by somebody else in the meantime has another executor. One that lives again keeps its
-/// workflows. A row that a commit of the dead one still holds is taken by the next sweep.
+/// workflows. A row that a commit of the dead one still holds is taken by the next sweep. A thousand at a time.
 ///
 /// $1 executor, $2 queue, $3 now
 const REQUEUE: Statement = Statement {
@@ -78,27 +86,35 @@ const REQUEUE: Statement = Statement {
                  WHERE status = 'PENDING' AND executor_id = $1
                    AND NOT EXISTS (SELECT 1 FROM dbos.piton_executors
                                     WHERE executor_id = $1 AND lease_until >= clock_timestamp())
+                 LIMIT 1000
                    FOR UPDATE SKIP LOCKED) AS left_behind
          WHERE s.workflow_uuid = left_behind.workflow_uuid
         RETURNING s.workflow_uuid",
 };
 
+/// A thousand at a time.
+///
 /// $1 queues, $2 application, $3 version, $4 known names, $5 now, $6 since when it waits at the latest, $7 error
 const REFUSE_UNKNOWN: Statement = Statement {
     name: "refuse_unknown",
     sql: concat!(
         "
-        WITH refused AS (
-             UPDATE dbos.workflow_status
-                SET status = 'ERROR', completed_at = $5, updated_at = $5, deduplication_id = NULL,
-                    serialization = COALESCE(serialization, 'portable_json')
+        WITH unknown AS MATERIALIZED (
+             SELECT workflow_uuid FROM dbos.workflow_status
               WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = ANY ($1)
                 AND application_name = $2
                 AND ",
         served_version!(),
         "
                 AND name <> ALL ($4) AND updated_at <= $6
-             RETURNING workflow_uuid, parent_workflow_id),
+              LIMIT 1000
+                FOR UPDATE SKIP LOCKED),
+        refused AS (
+             UPDATE dbos.workflow_status s
+                SET status = 'ERROR', completed_at = $5, updated_at = $5, deduplication_id = NULL,
+                    serialization = COALESCE(serialization, 'portable_json')
+               FROM unknown WHERE s.workflow_uuid = unknown.workflow_uuid
+             RETURNING s.workflow_uuid, s.parent_workflow_id),
         output AS (
              INSERT INTO dbos.workflow_output (workflow_uuid, error, retention_timestamp)
              SELECT workflow_uuid, $7, $5 FROM refused
@@ -109,23 +125,28 @@ const REFUSE_UNKNOWN: Statement = Statement {
     ),
 };
 
-/// The start of an error's text is compared, because a text of somebody else need not be JSON.
+/// The start of an error's text is compared, because a text of somebody else need not be JSON. A thousand at a time.
 ///
 /// $1 application, $2 version, $3 known names, $4 start of the error, $5 queue, $6 now
 const REVIVE: Statement = Statement {
     name: "revive",
     sql: "
-        WITH revived AS (
-             UPDATE dbos.workflow_status s
-                SET status = 'ENQUEUED', queue_name = COALESCE(s.queue_name, $5), completed_at = NULL,
-                    updated_at = $6, recovery_attempts = 0
+        WITH refused AS MATERIALIZED (
+             SELECT workflow_uuid FROM dbos.workflow_status s
               WHERE status = 'ERROR' AND status IN ('ERROR', 'CANCELLED', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED')
                 AND application_name = $1
                 AND (application_version = $2 OR application_version IS NULL)
                 AND name = ANY ($3)
                 AND EXISTS (SELECT 1 FROM dbos.workflow_output o
                              WHERE o.workflow_uuid = s.workflow_uuid AND starts_with(o.error, $4))
-             RETURNING workflow_uuid),
+              LIMIT 1000
+                FOR UPDATE SKIP LOCKED),
+        revived AS (
+             UPDATE dbos.workflow_status s
+                SET status = 'ENQUEUED', queue_name = COALESCE(s.queue_name, $5), completed_at = NULL,
+                    updated_at = $6, recovery_attempts = 0
+               FROM refused WHERE s.workflow_uuid = refused.workflow_uuid
+             RETURNING s.workflow_uuid),
         forgotten AS (
              DELETE FROM dbos.workflow_output o USING revived r WHERE o.workflow_uuid = r.workflow_uuid)
         SELECT workflow_uuid FROM revived",
