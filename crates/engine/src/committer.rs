@@ -126,6 +126,10 @@ impl Place {
         Ok(())
     }
 
+    fn is_to_lead(&self) -> bool {
+        matches!(*lock(&self.turn), Told::Turn(Turn::Lead))
+    }
+
     /// Waits, for ever or until then; after that, what is told is told in vain.
     fn wait(&self, clock: &Clock, until: Option<Timestamp>) -> Option<Turn> {
         let mut told = lock(&self.turn);
@@ -389,7 +393,10 @@ impl Committer {
         let left = {
             let mut line = lock(&self.line);
             line.closed = true;
-            std::mem::take(&mut line.tickets)
+            let left = std::mem::take(&mut line.tickets);
+            // One that was told to lead and has not heard it yet hears only that all is over.
+            line.led &= !left.iter().any(|ticket| ticket.place.is_to_lead());
+            left
         };
         self.closing.raise();
         self.lead_for_outside.notify_all();
@@ -429,4 +436,38 @@ fn take_batch(tickets: &mut VecDeque<Ticket>) -> Vec<(Write, Arc<Place>)> {
         }
     }
     batch
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observer::Observers;
+
+    struct Nowhere;
+
+    impl Writer for Nowhere {
+        fn commit(&mut self, batch: &[Write]) -> DbResult<Vec<Verdict>> {
+            Ok(vec![Verdict::Done; batch.len()])
+        }
+
+        fn others_committed(&mut self) -> DbResult<bool> {
+            Ok(false)
+        }
+    }
+
+    #[test]
+    fn a_close_leaves_nobody_in_the_lead() {
+        let around = Surroundings {
+            gate: Gate::default(),
+            observers: Observers::default(),
+            fleet: Arc::default(),
+            outage: Arc::new(Outage::of(String::new())),
+            steady_clock: Clock::system().steady(),
+        };
+        let committer = Committer::new(Box::new(Nowhere), around);
+        let place = committer.stand_in_line(Job::Alone, Caller::Engine).ok().unwrap();
+        assert!(place.is_to_lead() && !committer.is_idle());
+        committer.close();
+        assert!(committer.is_idle(), "whoever leaves last takes leave");
+    }
 }

@@ -54,7 +54,10 @@ impl Engine {
 
     pub(crate) fn assemble(options: EngineOptions, database: SystemDatabase) -> Result<Self> {
         let core = Arc::new(Core::new(options, database));
-        let committer = Service::spawn("piton-committer", &core, |core| core.committer.serve_outside())?;
+        let committer = Service::spawn("piton-committer", &core, |core| {
+            core.committer.serve_outside();
+            core.leave_if_last();
+        })?;
         // From the start: an engine that is never launched has handles that wait, too.
         let fleet =
             Service::spawn("piton-fleet", &core, fleet::serve).inspect_err(|_| core.committer.close())?;

@@ -30,6 +30,9 @@ pub(crate) const PASTS_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// take memory.
 pub(crate) const STACK_BYTES: usize = 2 * 1024 * 1024;
 
+/// How many workflows may be on threads for each that may run: the others wait there for a while.
+pub(crate) const THREADS_PER_SLOT: usize = 16;
+
 /// How long an idle worker thread lives.
 pub(crate) const WORKER_KEEP_ALIVE: Duration = Duration::from_secs(10);
 

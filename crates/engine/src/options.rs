@@ -206,7 +206,9 @@ impl EngineOptions {
         self
     }
 
-    /// How many workflows run at once (default 256), each on its thread. More wait in the database.
+    /// How many workflows run at once (default 256), each on its thread. More wait in the database. One that waits (for a
+    /// child, a message, the next try of a step) lets another one run, and keeps its thread for a while; there are at
+    /// most 16 threads for each that may run.
     #[must_use]
     pub fn workers_max(mut self, workers_max: usize) -> Self {
         self.workers_max = workers_max;

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::clock::Stopwatch;
-use crate::limits::WORKER_KEEP_ALIVE;
+use crate::limits::{THREADS_PER_SLOT, WORKER_KEEP_ALIVE};
 use crate::sync::{contained, lock, say, wait, wait_for};
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -77,14 +77,20 @@ impl Workers {
     /// As many slots as are free, at most `max`.
     pub(crate) fn slots(&self, max: usize) -> Vec<Slot> {
         let mut state = lock(&self.pool.state);
-        let free = self.slots_max.saturating_sub(state.slots_taken).min(max);
+        let free = self.free(&state).min(max);
         state.slots_taken += free;
         (0..free).map(|_| Slot(self.pool.clone())).collect()
     }
 
     pub(crate) fn many_slots_are_free(&self) -> bool {
-        let free = self.slots_max.saturating_sub(lock(&self.pool.state).slots_taken);
-        free * 4 >= self.slots_max
+        self.free(&lock(&self.pool.state)) * 4 >= self.slots_max
+    }
+
+    /// Those who wait lend their slots and keep their threads, of which there is an end.
+    fn free(&self, state: &State) -> usize {
+        let threads_max = self.slots_max.saturating_mul(THREADS_PER_SLOT);
+        let threads_busy = state.threads - state.idle.len();
+        self.slots_max.saturating_sub(state.slots_taken).min(threads_max.saturating_sub(threads_busy))
     }
 
     /// Runs the job on a thread of its own. Gives it back when the system has no thread left, and after the close.
@@ -202,9 +208,17 @@ impl Slot {
     /// then: whoever was woken goes on.
     pub(crate) fn without<T>(&self, wait: impl FnOnce() -> T) -> T {
         lock(&self.0.state).slots_taken -= 1;
-        let result = wait();
+        let _retaken = Retaken(&self.0);
+        wait()
+    }
+}
+
+/// Also after a panic: the slot is given back once more.
+struct Retaken<'p>(&'p Pool);
+
+impl Drop for Retaken<'_> {
+    fn drop(&mut self) {
         lock(&self.0.state).slots_taken += 1;
-        result
     }
 }
 
@@ -238,6 +252,40 @@ mod tests {
         taken[0].without(|| assert!(workers.try_slot().is_some(), "one that waits lends its slot"));
         drop(taken);
         assert_eq!(workers.slots(5).len(), 2);
+    }
+
+    #[test]
+    fn those_who_wait_do_not_take_all_threads_there_are() {
+        let workers = Workers::new(1, 64 * 1024);
+        let (release, released) = mpsc::channel::<()>();
+        let released = Arc::new(Mutex::new(released));
+        let mut waiting = 0;
+        while let Some(slot) = workers.try_slot() {
+            let (released, (sender, lent)) = (released.clone(), mpsc::channel());
+            let job = move || {
+                slot.without(|| {
+                    sender.send(()).unwrap();
+                    let _ = lock(&released).recv();
+                });
+            };
+            assert!(workers.run(Box::new(job)).is_ok());
+            lent.recv().unwrap();
+            waiting += 1;
+        }
+        assert_eq!(waiting, THREADS_PER_SLOT);
+        drop(release);
+        while workers.try_slot().is_none() {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_slot_that_was_lent_is_given_back_once_after_a_panic() {
+        let workers = Workers::new(2, 64 * 1024);
+        let slot = workers.try_slot().unwrap();
+        contained(|| slot.without(|| panic!("while it waits")));
+        drop(slot);
+        assert_eq!(lock(&workers.pool.state).slots_taken, 0);
     }
 
     #[test]

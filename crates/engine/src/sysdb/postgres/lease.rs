@@ -114,18 +114,17 @@ impl Terms {
 
 /// The leases of one database.
 pub(super) struct Leases {
+    terms: Terms,
+    held: Mutex<HashMap<ExecutorId, Arc<Lease>>>,
+    around: Arc<Surroundings>,
+}
+
+/// What a lease's thread works with, and what its beats saw.
+struct Surroundings {
     pool: Arc<Pool>,
     connector: Connector,
     news: Arc<News>,
-    terms: Terms,
-    held: Mutex<HashMap<ExecutorId, Arc<Lease>>>,
-    seen: Arc<Seen>,
     outage: Arc<Outage>,
-}
-
-/// What beats saw.
-#[derive(Default)]
-struct Seen {
     /// What calls for a sweep.
     odd: AtomicBool,
     /// The own lease had run out.
@@ -169,7 +168,9 @@ impl Leases {
         terms: Terms,
         outage: Arc<Outage>,
     ) -> Self {
-        Self { pool, connector, news, terms, held: Mutex::default(), seen: Arc::default(), outage }
+        let (odd, returned) = (AtomicBool::default(), AtomicBool::default());
+        let around = Arc::new(Surroundings { pool, connector, news, outage, odd, returned });
+        Self { terms, held: Mutex::default(), around }
     }
 
     /// When the database was away, or this process stood still, the leases of the living have run out too. They renew
@@ -185,7 +186,7 @@ impl Leases {
     }
 
     fn ids(&self, statement: &Statement, params: super::connection::Params<'_>) -> DbResult<Vec<ExecutorId>> {
-        self.pool.read(|connection| {
+        self.around.pool.read(|connection| {
             let read = |row: &Row| Ok(ExecutorId::stored(column(statement, row, 0)?));
             connection.query(statement, params)?.iter().map(read).collect()
         })
@@ -218,14 +219,16 @@ impl Lease {
         let mut held = lock(&self.held);
         let before = *held;
         let unbroken = before.filter(|held| !ran_out && held.renewed.elapsed() < self.terms.lasts);
-        let next = unbroken.unwrap_or(Held { since: sent, renewed: sent, returned: before.is_some() });
+        let next =
+            unbroken.unwrap_or_else(|| Held { since: sent, renewed: sent, returned: before.is_some() });
         *held = Some(Held { renewed: sent, ..next });
         let returned = before.is_some() && unbroken.is_none();
         Ok(Beat { odd: flag(0)? || flag(1)? || returned, returned })
     }
 
     /// The body of its thread, until it is given up.
-    fn keep(&self, connector: &Connector, pool: &Pool, news: &News, seen: &Seen, outage: &Outage) {
+    fn keep(&self, around: &Surroundings) {
+        let Surroundings { pool, connector, news, outage, .. } = around;
         let mut connection: Option<Connection> = None;
         let mut troubled = false;
         loop {
@@ -251,8 +254,8 @@ impl Lease {
                     troubled = false;
                     outage.passed(Part::Lease);
                     // What stays claimable may be what nobody can run, and only a sweep says so.
-                    seen.odd.fetch_or(odd, Ordering::SeqCst);
-                    seen.returned.fetch_or(returned, Ordering::SeqCst);
+                    around.odd.fetch_or(odd, Ordering::SeqCst);
+                    around.returned.fetch_or(returned, Ordering::SeqCst);
                     if odd {
                         news.hear();
                     }
@@ -282,15 +285,14 @@ impl Liveness for Leases {
             given_up: Signal::default(),
             held: Mutex::default(),
         });
-        self.pool.read(|connection| lease.beat(connection))?;
+        self.around.pool.read(|connection| lease.beat(connection))?;
         let thread = {
-            let (lease, connector, pool) = (lease.clone(), self.connector.clone(), self.pool.clone());
-            let (news, seen, outage) = (self.news.clone(), self.seen.clone(), self.outage.clone());
+            let (lease, around) = (lease.clone(), self.around.clone());
             let builder = thread::Builder::new().name("piton-lease".to_owned());
             builder.spawn(move || {
                 // After a panic, as of a driver that finds no thread, it goes on.
                 while *lock(&lease.kept) {
-                    contained(|| lease.keep(&connector, &pool, &news, &seen, &outage));
+                    contained(|| lease.keep(&around));
                 }
             })
         };
@@ -321,18 +323,18 @@ impl Liveness for Leases {
         lease.give_up();
         let statement = if without_trace { &LEAVE } else { &EXPIRE };
         // If it fails, the lease runs out.
-        let left = self.pool.with(|connection| connection.execute(statement, &[&executor.as_str()]));
+        let left = self.around.pool.with(|connection| connection.execute(statement, &[&executor.as_str()]));
         if let Err(error) = left {
             say!(debug, "{error}");
         }
     }
 
     fn calls_for_a_sweep(&self) -> bool {
-        self.seen.odd.swap(false, Ordering::SeqCst)
+        self.around.odd.swap(false, Ordering::SeqCst)
     }
 
     fn has_returned(&self) -> bool {
-        self.seen.returned.swap(false, Ordering::SeqCst)
+        self.around.returned.swap(false, Ordering::SeqCst)
     }
 
     fn dead(&self) -> Vec<ExecutorId> {
@@ -356,7 +358,7 @@ impl Liveness for Leases {
     }
 
     fn forget(&self, executor: &ExecutorId) {
-        let _ = self.pool.with(|connection| connection.execute(&FORGET, &[&executor.as_str()]));
+        let _ = self.around.pool.with(|connection| connection.execute(&FORGET, &[&executor.as_str()]));
     }
 
     fn members(&self) -> io::Result<Vec<Membership>> {
@@ -369,7 +371,7 @@ impl Liveness for Leases {
             })
         };
         let members =
-            self.pool.read(|connection| connection.query(&MEMBERS, &[])?.iter().map(read).collect());
+            self.around.pool.read(|connection| connection.query(&MEMBERS, &[])?.iter().map(read).collect());
         members.map_err(|error| io::Error::other(error.to_string()))
     }
 }

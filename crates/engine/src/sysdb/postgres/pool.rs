@@ -103,10 +103,8 @@ impl Pool {
             if state.open < self.max {
                 state.open += 1;
                 drop(state);
-                return self.connector.connect(self.purpose).inspect_err(|_| {
-                    lock(&self.state).open -= 1;
-                    self.returned.notify_one();
-                });
+                let place = Place(self);
+                return self.connector.connect(self.purpose).inspect(|_| std::mem::forget(place));
             }
             state = wait(&self.returned, state);
         }
@@ -123,6 +121,16 @@ impl Pool {
             drop(connection);
         }
         self.returned.notify_one();
+    }
+}
+
+/// The place of a connection that is being made; free again when that fails, also by a panic.
+struct Place<'p>(&'p Pool);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.state).open -= 1;
+        self.0.returned.notify_one();
     }
 }
 
