@@ -12,14 +12,16 @@ use crate::context::{Context, Place};
 use crate::error::{BoxError, Error, Failure, Result};
 use crate::id::StepId;
 use crate::inside::Inside;
-use crate::limits::{BODY_TRIES_MAX, COMMIT_RETRY_MIN};
+#[cfg(feature = "postgres")]
+use crate::limits::BODY_TRIES_MAX;
+use crate::limits::COMMIT_RETRY_MIN;
 use crate::options::StepOptions;
 use crate::outage::Part;
 use crate::step::what;
 use crate::sync::say;
-use crate::sysdb::{DbError, DbResult, StepRow, Transacted};
+use crate::sysdb::{DbResult, StepRow, Transacted};
 
-/// How often a body is run at most that fails with this error, in a transaction that is lost or not.
+/// How often a body that fails with this error is run at most, in a transaction that is lost or not.
 type TriesMax = fn(&(dyn std::error::Error + 'static), bool) -> u32;
 
 /// What one try came to, where a commit may have been refused altogether.
@@ -105,8 +107,8 @@ impl Context {
     /// panic rolls back; on a conflict with another transaction (SQLSTATE 40001, 40P01), and when the database fails in
     /// a way that may pass, the body runs again in a new transaction, so a body that wraps an error of the database must
     /// keep it as the source of its own. The server ends a transaction that is left idle for
-    /// 60 s; a body that lets that happen runs again, ten times in all. One step id, one commit, four round trips
-    /// besides those of the body.
+    /// 60 s; a body that lets that happen runs again, ten times in all. One step id, one commit, six round trips
+    /// besides those of the body, which finds a session as new.
     ///
     /// # Errors
     /// As [`Context::step`].
@@ -211,7 +213,7 @@ impl Context {
         // Of the first try nothing can be recorded, of the next ones the answer may have been lost.
         let mut earlier = None;
         loop {
-            let (tried, lost) = match attempt(self, earlier) {
+            let (tried, max) = match attempt(self, earlier) {
                 Ok(Ok(Transacted::Committed(value))) => {
                     self.core.outage.passed(Part::Writes);
                     return Ok(value);
@@ -219,11 +221,28 @@ impl Context {
                 Ok(Ok(Transacted::Recorded(row))) => {
                     return self.replay(place, &row).map_err(Tried::Stopped);
                 }
-                Ok(Ok(Transacted::Failed { tried, lost })) => (tried, lost),
+                Ok(Ok(Transacted::Failed(tried))) => {
+                    let max = match &tried {
+                        Tried::Failed { error, .. } => tries_max(error.as_ref(), false),
+                        Tried::FailedForGood(_) | Tried::Stopped(_) => 1,
+                    };
+                    (tried, max)
+                }
                 #[cfg(feature = "postgres")]
                 Ok(Ok(Transacted::Conflict)) => {
                     self.pause_longer(&mut pause).map_err(Tried::Stopped)?;
                     continue;
+                }
+                #[cfg(feature = "postgres")]
+                Ok(Ok(Transacted::Lost { tried, error, timed_out })) => {
+                    let tried =
+                        tried.unwrap_or_else(|| Tried::failed(Failure::new("Error", error.to_string())));
+                    let max = match &tried {
+                        Tried::Failed { error, .. } if !timed_out => tries_max(error.as_ref(), true),
+                        // A panic may be an error of the lost connection, unwrapped.
+                        _ => BODY_TRIES_MAX,
+                    };
+                    (tried, max)
                 }
                 Ok(Ok(Transacted::Refused(reason))) => {
                     return Err(Tried::failed(Failure::new("Error", reason)));
@@ -234,16 +253,15 @@ impl Context {
                 Ok(Ok(Transacted::NotOwner)) => return Err(Tried::Stopped(self.lost())),
                 Ok(Err(error)) if error.may_pass => {
                     self.core.outage.failed(Part::Writes, &error);
+                    self.pause_longer(&mut pause).map_err(Tried::Stopped)?;
                     earlier = Some(place.step_id);
-                    let failure = Failure::new("Error", error.to_string());
-                    (Tried::Failed { failure, error: Error::from(error.clone()).into() }, Some(error))
+                    continue;
                 }
                 Ok(Err(error)) => {
                     return Err(Tried::Stopped(self.commit_failed(&CommitError::Refused(error))));
                 }
                 Err(error) => return Err(Tried::Stopped(self.commit_failed(&error))),
             };
-            let max = tried.runs_max(lost.as_ref(), tries_max);
             failures += u32::from(max < u32::MAX);
             if failures >= max {
                 return Err(tried);
@@ -267,17 +285,6 @@ impl Context {
 impl Tried {
     fn failed(failure: Failure) -> Self {
         Self::Failed { error: failure.clone().into(), failure }
-    }
-
-    /// How often a body that comes to this is run at most.
-    fn runs_max(&self, lost: Option<&DbError>, tries_max: TriesMax) -> u32 {
-        let own = match self {
-            Self::Failed { error, .. } => tries_max(error.as_ref(), lost.is_some()),
-            // A panic may be an error of the lost connection, unwrapped.
-            Self::FailedForGood(_) if lost.is_some() => BODY_TRIES_MAX,
-            Self::FailedForGood(_) | Self::Stopped(_) => 1,
-        };
-        own.min(lost.map_or(u32::MAX, |lost| tries_max(lost.source.as_ref(), true)))
     }
 }
 

@@ -182,8 +182,12 @@ pub(crate) enum Transacted<T, E> {
     Committed(T),
     /// They are, from an earlier try whose answer was lost.
     Recorded(StepRow),
-    /// Nothing is: the body failed, in a transaction that was sound, or lost for this reason.
-    Failed { tried: E, lost: Option<DbError> },
+    /// Nothing is: the body failed.
+    Failed(E),
+    /// Nothing is: the transaction was lost under the body, which failed with it or did not; perhaps because it took
+    /// longer than a transaction may.
+    #[cfg(feature = "postgres")]
+    Lost { tried: Option<E>, error: DbError, timed_out: bool },
     /// Nothing is: another transaction was in the way, which is nobody's fault.
     #[cfg(feature = "postgres")]
     Conflict,

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use cluster::Proxy;
+use engine::Context;
 
 use crate::support::{Ground, options, steps};
 
@@ -29,6 +30,20 @@ fn a_lone_step_is_one_round_trip_and_an_empty_workflow_two() {
     assert_eq!(run(0), 2);
     assert_eq!(run(1), 3);
     assert_eq!(run(20), 22);
+}
+
+#[test]
+fn a_transaction_step_is_six_round_trips_besides_those_of_its_body() {
+    let ground = Ground::new();
+    let proxy = Proxy::before(ground.cluster).unwrap();
+    let engine = options().listen_notify(false).open(&proxy.url(&ground.database)).unwrap();
+    let workflow = engine.register("w", |ctx: &mut Context, (): ()| {
+        ctx.pg_transaction("t", |_| -> engine::Result<(), engine::postgres::Error> { Ok(()) })
+    });
+    let workflow = workflow.unwrap();
+    engine.launch().unwrap();
+    let empty = 2;
+    assert_eq!(requests_of(&proxy, || workflow.start(&engine, ()).unwrap().result().unwrap()), empty + 6);
 }
 
 /// With a pool of one connection everything works.

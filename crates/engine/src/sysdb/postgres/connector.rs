@@ -18,6 +18,9 @@ const KEEPALIVES_IDLE: Duration = Duration::from_secs(5);
 const KEEPALIVES_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVES_RETRIES: u32 = 3;
 
+/// How long a body may leave its transaction alone, as the settings below say.
+pub(super) const IDLE_MAX: Duration = Duration::from_secs(60);
+
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
@@ -98,7 +101,7 @@ impl fmt::Debug for Connector {
 ///
 /// The engine looks rows up by their keys, and a plan is made once for each connection, perhaps when the tables are empty:
 /// without the last settings it would be one that reads them whole, and would stay so while they grow.
-fn settings(purpose: Purpose) -> &'static str {
+pub(super) fn settings(purpose: Purpose) -> &'static str {
     match purpose {
         Purpose::Engine => {
             "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';

@@ -7,9 +7,10 @@ use postgres::error::SqlState;
 use postgres::{GenericClient, IsolationLevel, Transaction};
 
 use super::connection::{Connection, Prepared, Statement, column, failed, in_words, source_of, trouble};
-use super::connector::{Connector, Purpose};
+use super::connector::{Connector, IDLE_MAX, Purpose, settings};
 use super::pool::Pool;
 use super::{batch, steps};
+use crate::clock::Stopwatch;
 use crate::id::StepId;
 use crate::limits::BODY_TRIES_MAX;
 use crate::outage::Outage;
@@ -20,6 +21,15 @@ use crate::testing::Gate;
 /// engine's.
 pub(crate) struct TransactionSteps {
     pool: Pool,
+}
+
+/// A session as it was made: settings, tables and locks of one body are not there for the next, which may be another
+/// workflow's. They go with the first request, because a body that failed may have left them, too.
+fn renewed() -> String {
+    const FORGET: &str = "
+        RESET ROLE; RESET SESSION AUTHORIZATION; RESET ALL; CLOSE ALL; UNLISTEN *; DISCARD TEMP;
+        SELECT pg_advisory_unlock_all();";
+    format!("{FORGET}{}", settings(Purpose::Steps))
 }
 
 /// Says whether the workflow is still the owner's, and marks the transaction: the mark is gone when it has ended.
@@ -78,6 +88,7 @@ fn try_once<T, E>(
     gate: &Gate,
     body: impl FnOnce(&mut Transaction<'_>) -> Result<(StepRow, T), E>,
 ) -> DbResult<Transacted<T, E>> {
+    connection.run("renew_session", &renewed())?;
     let (client, prepared) = connection.parts("begin_transaction_step")?;
     let mut transaction = client
         .build_transaction()
@@ -93,18 +104,29 @@ fn try_once<T, E>(
     if !open(&mut transaction, prepared, owner)? {
         return Ok(Transacted::NotOwner);
     }
-    let (step, value) = match body(&mut transaction) {
+    let watch = Stopwatch::start();
+    let done = body(&mut transaction);
+    // Whether the connection was lost comes out with the next request, and mostly why.
+    let took = watch.elapsed();
+    let lost = |tried, error: DbError| {
+        let code = source_of::<postgres::Error>(error.source.as_ref()).and_then(postgres::Error::code);
+        let timed_out = code == Some(&SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT) || took >= IDLE_MAX;
+        Ok(Transacted::Lost { tried, error, timed_out })
+    };
+    let (step, value) = match done {
         Ok(done) => done,
         Err(tried) => {
-            let probe = transaction.batch_execute("");
-            return Ok(Transacted::Failed {
-                tried,
-                lost: probe.err().map(|e| failed("transaction_step", e)),
-            });
+            return match transaction.batch_execute("") {
+                Ok(()) => Ok(Transacted::Failed(tried)),
+                Err(error) => lost(Some(tried), failed("transaction_step", error)),
+            };
         }
     };
-    if let Some(misuse) = misuse(&mut transaction, prepared, owner)? {
-        return Ok(Transacted::Misused(misuse.to_owned()));
+    match misuse(&mut transaction, prepared, owner) {
+        Ok(None) => {}
+        Ok(Some(misuse)) => return Ok(Transacted::Misused(misuse.to_owned())),
+        Err(error) if error.may_pass => return lost(None, error),
+        Err(error) => return Err(error),
     }
     match batch::record_in(&mut transaction, prepared, owner, &step)? {
         Verdict::Done => {}
@@ -183,9 +205,9 @@ fn is_aborted(error: &DbError) -> bool {
         .is_some_and(|error| error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION))
 }
 
-/// How often a body is run at most that fails with this error, or whose transaction does. A conflict with another
-/// transaction is nobody's fault, and the same body succeeds later; nor is a connection that is `lost`, unless the body
-/// takes longer than a transaction may. Another one that is gone may be one that the body opened itself.
+/// How often a body that fails with this error is run at most. A conflict with another transaction is nobody's fault,
+/// and the same body succeeds later; nor is it when its connection is `lost`, unless it took longer than a transaction
+/// may. Another one that is gone may be one that the body opened itself.
 pub(crate) fn tries_max(error: &(dyn StdError + 'static), lost: bool) -> u32 {
     let Some(error) = source_of::<postgres::Error>(error) else { return if lost { u32::MAX } else { 1 } };
     match error.code() {

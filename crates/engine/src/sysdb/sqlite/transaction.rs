@@ -75,7 +75,7 @@ fn try_once<T, E>(
     HOLD.execute(&transaction, [])?;
     let (step, value) = match body(&transaction) {
         Ok(done) => done,
-        Err(error) => return Ok(Transacted::Failed { tried: error, lost: None }),
+        Err(error) => return Ok(Transacted::Failed(error)),
     };
     if let Some(misuse) = misuse(&transaction) {
         return Ok(Transacted::Misused(misuse.to_owned()));
@@ -110,11 +110,8 @@ fn try_once<T, E>(
 
 /// How often a body that fails with this error is run at most: the disk may have room again. It may also be the disk of
 /// another file, which the body opened itself. Errors that a body can make by itself (a lock that it waits for, a
-/// setting) are its own. With `lost` it is the engine's own transaction that failed.
-pub(crate) fn tries_max(error: &(dyn std::error::Error + 'static), lost: bool) -> u32 {
-    if lost {
-        return u32::MAX;
-    }
+/// setting) are its own.
+pub(crate) fn tries_max(error: &(dyn std::error::Error + 'static), _lost: bool) -> u32 {
     let mut chain = std::iter::successors(Some(error), |error| error.source());
     let is_of_the_disk = chain.any(|error| {
         let error = error.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
