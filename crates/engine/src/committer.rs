@@ -335,7 +335,12 @@ impl Committer {
     }
 
     fn call_the_fleet(&self, writes: &[Write], verdicts: &[Verdict]) {
-        if writes.iter().any(Write::makes_claimable) || verdicts.contains(&Verdict::Woke) {
+        let calls = |(write, verdict): (&Write, &Verdict)| match verdict {
+            Verdict::Woke => true,
+            Verdict::Changed(changed) if changed.is_empty() => false,
+            _ => write.makes_claimable(),
+        };
+        if writes.iter().zip(verdicts).any(calls) {
             self.around.fleet.raise();
         }
     }

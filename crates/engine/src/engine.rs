@@ -59,8 +59,11 @@ impl Engine {
             core.leave_if_last();
         })?;
         // From the start: an engine that is never launched has handles that wait, too.
-        let fleet =
-            Service::spawn("piton-fleet", &core, fleet::serve).inspect_err(|_| core.committer.close())?;
+        let fleet = Service::spawn("piton-fleet", &core, |core| {
+            fleet::serve(core);
+            core.leave_if_last();
+        });
+        let fleet = fleet.inspect_err(|_| core.committer.close())?;
         let services = Arc::new(Services { fleet, committer });
         Ok(Self { guard: Arc::new(Guard { core, launched: AtomicBool::new(false), services }) })
     }

@@ -12,7 +12,7 @@ use crate::committer::Caller;
 use crate::core::{Core, Run};
 use crate::error::Stop;
 use crate::id::{ExecutorId, OwnerToken};
-use crate::limits::{CLAIM_MAX, POLL_MAX, POLL_MIN, SERVED_EVERY_MIN, TRACELESS_EVERY};
+use crate::limits::{CLAIM_MAX, POLL_MAX, POLL_MIN, SERVED_AT_ONCE, SERVED_EVERY_MIN, TRACELESS_EVERY};
 use crate::recovery;
 use crate::status::WorkflowStatus;
 use crate::sync::say;
@@ -85,7 +85,7 @@ impl Fleet<'_> {
             note(self.take_up_work());
         }
         if sweep {
-            if self.core.liveness.has_returned() {
+            if self.core.liveness.was_refused() {
                 self.revive_the_refused();
             }
             note(self.wake_the_served());
@@ -129,8 +129,9 @@ impl Fleet<'_> {
         let Ok(identity) = self.core.identity() else { return Ok(()) };
         let waiting = self.core.reader.served_waits(&identity.app)?;
         self.served = Some((Stopwatch::start(), SERVED_EVERY_MIN.max(watch.elapsed() * SHARE)));
-        if !waiting.is_empty() {
-            self.commit(Write::WakeServed { waiting, now: self.core.options.clock.now() });
+        for waiting in waiting.chunks(SERVED_AT_ONCE) {
+            let now = self.core.options.clock.now();
+            self.commit(Write::WakeServed { waiting: waiting.to_vec(), now });
         }
         Ok(())
     }
@@ -153,6 +154,7 @@ impl Fleet<'_> {
     fn take_up_work(&mut self) -> DbResult<()> {
         let Ok(served) = self.core.served() else { return Ok(()) };
         if !self.core.is_alive(&served.identity.executor) {
+            self.next_due = None;
             return Ok(());
         }
         let mut outlook = self.core.reader.outlook(served)?;

@@ -30,9 +30,6 @@ pub(crate) const PASTS_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// take memory.
 pub(crate) const STACK_BYTES: usize = 2 * 1024 * 1024;
 
-/// How many workflows may be on threads for each that may run: the others wait there for a while.
-pub(crate) const THREADS_PER_SLOT: usize = 16;
-
 /// How long an idle worker thread lives.
 pub(crate) const WORKER_KEEP_ALIVE: Duration = Duration::from_secs(10);
 
@@ -58,6 +55,9 @@ pub(crate) const TAKEOVER_WITHIN_MIN: Duration = Duration::from_secs(1);
 #[cfg(feature = "sqlite")]
 pub(crate) const SWEEP_EVERY: Duration = Duration::from_millis(250);
 
+/// How many waits that have ended unnoticed are woken in one commit.
+pub(crate) const SERVED_AT_ONCE: usize = 1000;
+
 /// How often it asks at most whether a wait without a thread has ended unnoticed.
 pub(crate) const SERVED_EVERY_MIN: Duration = Duration::from_secs(1);
 
@@ -76,7 +76,8 @@ pub(crate) const WHOLE_BATCH_PAUSE: Duration = Duration::from_millis(64);
 pub(crate) const CALL_WITHIN: Duration = Duration::from_secs(30);
 
 /// How often the body of a transaction step runs at most in one attempt, when it says that the disk is full or fails,
-/// or that a connection is gone: it may be a disk or a connection of its own.
+/// or that a connection is gone: it may be a disk or a connection of its own. Also one that took longer than its
+/// transaction may, or that panicked when it was lost.
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) const BODY_TRIES_MAX: u32 = 10;
 

@@ -207,8 +207,8 @@ impl EngineOptions {
     }
 
     /// How many workflows run at once (default 256), each on its thread. More wait in the database. One that waits (for a
-    /// child, a message, the next try of a step) lets another one run, and keeps its thread for a while; there are at
-    /// most 16 threads for each that may run.
+    /// child, a message, the next try of a step) lets another one run and keeps its thread, for
+    /// [`EngineOptions::suspend_after`] at most where it can leave it.
     #[must_use]
     pub fn workers_max(mut self, workers_max: usize) -> Self {
         self.workers_max = workers_max;
@@ -276,8 +276,9 @@ impl EngineOptions {
     }
 
     /// On PostgreSQL: within which time the workflows of a process that died go on in another (default 5 s, at least
-    /// 1 s). A process that is stopped for about as long, or cut off from the server, loses its workflows, too. On
-    /// SQLite the kernel tells at once who died.
+    /// 1 s). A process that is stopped for about as long, or cut off from the server, loses its workflows, too.
+    /// After an outage of the server it takes up to twice as long, so that nobody dies of it. On SQLite the kernel tells
+    /// at once who died.
     #[must_use]
     pub fn takeover_within(mut self, takeover_within: Duration) -> Self {
         self.takeover_within = takeover_within;

@@ -30,7 +30,7 @@ pub(crate) fn sweep(core: &Core, unknown_since: &mut Option<Stopwatch>) -> DbRes
     refuse_the_unknown(core, served, unknown_since)
 }
 
-/// One conditional statement: a second one, here or in another process, finds nothing. Failures are logged by the
+/// Conditional statements: a second one, here or in another process, finds nothing. Failures are logged by the
 /// committer; the next sweep finds the dead one again.
 pub(crate) fn take_over(core: &Core, dead: &ExecutorId) {
     let mut workflows = 0;

@@ -106,9 +106,9 @@ impl Context {
     /// transaction itself, alone, and call the engine before or after. The transaction is `SERIALIZABLE`. An error or a
     /// panic rolls back; on a conflict with another transaction (SQLSTATE 40001, 40P01), and when the database fails in
     /// a way that may pass, the body runs again in a new transaction, so a body that wraps an error of the database must
-    /// keep it as the source of its own. The server ends a transaction that is left idle for
-    /// 60 s; a body that lets that happen runs again, ten times in all. One step id, one commit, six round trips
-    /// besides those of the body, which finds a session as new.
+    /// keep it as the source of its own. The server ends a transaction that is left idle for 60 s; a body that lets that
+    /// happen runs again, ten times in all. One step id, one commit, six round trips besides those of the body, which
+    /// finds a session without the settings, temporary tables and locks of others.
     ///
     /// # Errors
     /// As [`Context::step`].

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::clock::Stopwatch;
-use crate::limits::{THREADS_PER_SLOT, WORKER_KEEP_ALIVE};
+use crate::limits::WORKER_KEEP_ALIVE;
 use crate::sync::{contained, lock, say, wait, wait_for};
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -77,20 +77,14 @@ impl Workers {
     /// As many slots as are free, at most `max`.
     pub(crate) fn slots(&self, max: usize) -> Vec<Slot> {
         let mut state = lock(&self.pool.state);
-        let free = self.free(&state).min(max);
+        let free = self.slots_max.saturating_sub(state.slots_taken).min(max);
         state.slots_taken += free;
         (0..free).map(|_| Slot(self.pool.clone())).collect()
     }
 
     pub(crate) fn many_slots_are_free(&self) -> bool {
-        self.free(&lock(&self.pool.state)) * 4 >= self.slots_max
-    }
-
-    /// Those who wait lend their slots and keep their threads, of which there is an end.
-    fn free(&self, state: &State) -> usize {
-        let threads_max = self.slots_max.saturating_mul(THREADS_PER_SLOT);
-        let threads_busy = state.threads - state.idle.len();
-        self.slots_max.saturating_sub(state.slots_taken).min(threads_max.saturating_sub(threads_busy))
+        let free = self.slots_max.saturating_sub(lock(&self.pool.state).slots_taken);
+        free * 4 >= self.slots_max
     }
 
     /// Runs the job on a thread of its own. Gives it back when the system has no thread left, and after the close.
@@ -252,31 +246,6 @@ mod tests {
         taken[0].without(|| assert!(workers.try_slot().is_some(), "one that waits lends its slot"));
         drop(taken);
         assert_eq!(workers.slots(5).len(), 2);
-    }
-
-    #[test]
-    fn those_who_wait_do_not_take_all_threads_there_are() {
-        let workers = Workers::new(1, 64 * 1024);
-        let (release, released) = mpsc::channel::<()>();
-        let released = Arc::new(Mutex::new(released));
-        let mut waiting = 0;
-        while let Some(slot) = workers.try_slot() {
-            let (released, (sender, lent)) = (released.clone(), mpsc::channel());
-            let job = move || {
-                slot.without(|| {
-                    sender.send(()).unwrap();
-                    let _ = lock(&released).recv();
-                });
-            };
-            assert!(workers.run(Box::new(job)).is_ok());
-            lent.recv().unwrap();
-            waiting += 1;
-        }
-        assert_eq!(waiting, THREADS_PER_SLOT);
-        drop(release);
-        while workers.try_slot().is_none() {
-            thread::yield_now();
-        }
     }
 
     #[test]

@@ -257,8 +257,8 @@ pub(crate) trait Liveness: Send + Sync {
     fn calls_for_a_sweep(&self) -> bool;
     /// Whether all the time since then nobody could have taken an executor of this process for dead.
     fn covers(&self, executor: &ExecutorId, since: Stopwatch) -> bool;
-    /// Whether others may have taken an executor of this process for dead since the last call.
-    fn has_returned(&self) -> bool {
+    /// Whether others took an executor of this process for dead since the last call, and refused what only it can run.
+    fn was_refused(&self) -> bool {
         false
     }
     /// Removes the traces of a dead one, after its workflows were taken over.

@@ -1,10 +1,12 @@
 //! What waits for the transaction of another process to commit, and then sees what it did.
 
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
+use cluster::Proxy;
 use engine::{Context, Engine, Workflow, WorkflowStatus};
 
-use crate::support::{Ground, eventually};
+use crate::support::{Ground, eventually, options, pass};
 
 /// Until a session of the engine's waits for a lock.
 fn until_it_waits(ground: &Ground) {
@@ -18,7 +20,7 @@ fn receiver(engine: &Engine, gate: &Arc<RwLock<()>>) -> Workflow<(), Option<Stri
     let gate = gate.clone();
     let workflow = engine.register("w", move |ctx: &mut Context, (): ()| {
         drop(gate.read());
-        ctx.recv::<String>("t", std::time::Duration::from_secs(60))
+        ctx.recv::<String>("t", Duration::from_secs(60))
     });
     workflow.unwrap()
 }
@@ -85,3 +87,33 @@ fn a_receive_waits_for_its_own_earlier_try() {
     assert_eq!(handle.result().unwrap().as_deref(), Some("first"));
     assert_eq!(ground.count("SELECT count(*) FROM dbos.notifications WHERE NOT consumed"), 1);
 }
+
+/// It is due and nobody can have it: it is asked for now and then.
+#[test]
+fn a_due_workflow_that_is_held_by_somebody_makes_nobody_spin() {
+    let ground = Ground::new();
+    let proxy = Proxy::before(ground.cluster).unwrap();
+    let engine = options().open(&proxy.url(&ground.database)).unwrap();
+    let workflow =
+        engine.register("sleeps", |ctx: &mut Context, (): ()| ctx.sleep(Duration::from_secs(3600))).unwrap();
+    engine.launch().unwrap();
+    let handle = workflow.start_as(&engine, "w", ()).unwrap();
+    eventually("asleep", || handle.status().unwrap() == WorkflowStatus::Delayed);
+    let due =
+        "UPDATE dbos.workflow_status SET delay_until_epoch_ms = extract(epoch FROM now()) * 1000 + 3000";
+    ground.sql().batch_execute(due).unwrap();
+    let mut holder = ground.sql();
+    let mut holder = holder.transaction().unwrap();
+    holder.batch_execute("SELECT 1 FROM dbos.workflow_status FOR UPDATE").unwrap();
+    pass(Duration::from_secs(4));
+    let before = proxy.requests();
+    pass(Duration::from_secs(1));
+    let asked = proxy.requests() - before;
+    assert!((1..400).contains(&asked), "{asked} requests in a second");
+    holder.commit().unwrap();
+    eventually("awake", || handle.status().unwrap() != WorkflowStatus::Delayed || ground.count(AGAIN) == 1);
+}
+
+/// It has found that its time has not come by its own record, and sleeps on.
+const AGAIN: &str = "SELECT count(*) FROM dbos.workflow_status
+    WHERE status = 'DELAYED' AND delay_until_epoch_ms > extract(epoch FROM now()) * 1000 + 60000";

@@ -56,8 +56,7 @@ const SERVED_WAITS: Statement = Statement {
                                    AND awaited.status IN ('PENDING', 'ENQUEUED', 'DELAYED')))
             OR (mark LIKE 'message %'
                 AND EXISTS (SELECT 1 FROM dbos.notifications
-                             WHERE destination_uuid = id AND topic = substr(mark, 9) AND consumed = FALSE))
-         LIMIT 1000",
+                             WHERE destination_uuid = id AND topic = substr(mark, 9) AND consumed = FALSE))",
 };
 
 /// One that waits for something else by now looks in vain and waits on. $1 ids, $2 now
@@ -125,7 +124,8 @@ const REFUSE_UNKNOWN: Statement = Statement {
     ),
 };
 
-/// The start of an error's text is compared, because a text of somebody else need not be JSON. A thousand at a time.
+/// The start of an error's text is compared, because a text of somebody else need not be JSON. Ten thousand at a
+/// time, because each time all errors are looked at; one that is locked is looked at again by the next launch.
 ///
 /// $1 application, $2 version, $3 known names, $4 start of the error, $5 queue, $6 now
 const REVIVE: Statement = Statement {
@@ -139,7 +139,7 @@ const REVIVE: Statement = Statement {
                 AND name = ANY ($3)
                 AND EXISTS (SELECT 1 FROM dbos.workflow_output o
                              WHERE o.workflow_uuid = s.workflow_uuid AND starts_with(o.error, $4))
-              LIMIT 1000
+              LIMIT 10000
                 FOR UPDATE SKIP LOCKED),
         revived AS (
              UPDATE dbos.workflow_status s

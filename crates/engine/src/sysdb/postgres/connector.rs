@@ -70,6 +70,13 @@ impl Connector {
         other
     }
 
+    /// For one who would rather try again than wait.
+    pub(super) fn hurried(&self, timeout: Duration) -> Self {
+        let mut other = self.clone();
+        other.config.connect_timeout(timeout).tcp_user_timeout(timeout);
+        other
+    }
+
     pub(super) fn database(&self) -> &str {
         self.config.get_dbname().unwrap_or_default()
     }

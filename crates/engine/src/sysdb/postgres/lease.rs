@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use postgres::Row;
 
+use super::claims::start_of_error;
 use super::connection::{Connection, Statement, column, trouble};
 use super::connector::{Connector, Purpose};
 use super::news::News;
 use super::pool::Pool;
 use crate::clock::Stopwatch;
-use crate::error::{Error, Result};
+use crate::error::{Error, NOT_REGISTERED, Result};
 use crate::id::ExecutorId;
 use crate::outage::{Outage, Part};
 use crate::sync::{Signal, contained, lock, say};
@@ -53,9 +54,26 @@ const BEAT: Statement = Statement {
                             WHERE executor_id = $1 AND lease_until >= clock_timestamp())",
 };
 
+/// None while the server has just started: leases ran out while it was away. $1 seconds
 const DEAD: Statement = Statement {
     name: "dead_executors",
-    sql: "SELECT executor_id FROM dbos.piton_executors WHERE lease_until < clock_timestamp()",
+    sql: "
+        SELECT executor_id FROM dbos.piton_executors
+         WHERE lease_until < clock_timestamp()
+           AND pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => $1)",
+};
+
+/// $1 application, $2 version, $3 workflows, $4 start of the error
+const REFUSED: Statement = Statement {
+    name: "refused_workflows",
+    sql: "
+        SELECT 1 FROM dbos.workflow_status s
+         WHERE status = 'ERROR' AND status IN ('ERROR', 'CANCELLED', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED')
+           AND application_name = $1 AND (application_version = $2 OR application_version IS NULL)
+           AND name = ANY ($3)
+           AND EXISTS (SELECT 1 FROM dbos.workflow_output o
+                        WHERE o.workflow_uuid = s.workflow_uuid AND starts_with(o.error, $4))
+         LIMIT 1",
 };
 
 /// $1 executors
@@ -94,7 +112,7 @@ const MEMBERS: Statement = Statement {
 };
 
 #[cfg(test)]
-pub(super) const ALL: &[Statement] = &[BEAT, DEAD, WITHOUT_TRACE, FORGET, LEAVE, EXPIRE, MEMBERS];
+pub(super) const ALL: &[Statement] = &[BEAT, DEAD, REFUSED, WITHOUT_TRACE, FORGET, LEAVE, EXPIRE, MEMBERS];
 
 /// How often a lease is renewed, and how long one lasts.
 #[derive(Debug, Clone, Copy)]
@@ -109,6 +127,11 @@ impl Terms {
     pub(super) fn within(takeover: Duration) -> Self {
         let every = (takeover / 5).min(Duration::from_secs(1));
         Self { every, lasts: takeover.saturating_sub(every * 2) }
+    }
+
+    /// After an outage all who live have renewed their leases by then.
+    fn grace(self) -> Duration {
+        self.lasts + self.every
     }
 }
 
@@ -163,12 +186,13 @@ struct Beat {
 impl Leases {
     pub(super) fn new(
         pool: Arc<Pool>,
-        connector: Connector,
+        connector: &Connector,
         news: Arc<News>,
         terms: Terms,
         outage: Arc<Outage>,
     ) -> Self {
         let (odd, returned) = (AtomicBool::default(), AtomicBool::default());
+        let connector = connector.hurried(terms.lasts);
         let around = Arc::new(Surroundings { pool, connector, news, outage, odd, returned });
         Self { terms, held: Mutex::default(), around }
     }
@@ -176,11 +200,11 @@ impl Leases {
     /// When the database was away, or this process stood still, the leases of the living have run out too. They renew
     /// them before long, and until then nobody can be told from the dead.
     fn cannot_tell(&self) -> bool {
-        let Terms { every, lasts } = self.terms;
         lock(&self.held).values().any(|lease| {
             let held = *lock(&lease.held);
             held.is_none_or(|held| {
-                held.renewed.elapsed() >= lasts || (held.returned && held.since.elapsed() < lasts + every)
+                held.renewed.elapsed() >= self.terms.lasts
+                    || (held.returned && held.since.elapsed() < self.terms.grace())
             })
         })
     }
@@ -239,23 +263,32 @@ impl Lease {
             if !*kept {
                 return;
             }
-            let own = match connection.take().filter(Connection::is_sound) {
-                Some(connection) => Ok(connection),
-                None => connector.connect(Purpose::Engine),
+            let own = connection.take().filter(Connection::is_sound);
+            let mut beat = match own {
+                Some(mut own) => self.beat(&mut own).inspect(|_| connection = Some(own)),
+                None => Err(trouble(BEAT.name, "the connection is gone")),
             };
-            let beat = match own {
-                Ok(mut own) => self.beat(&mut own).inspect(|_| connection = Some(own)),
-                // The server may take no more connections, and have the others.
-                Err(error) => pool.with(|connection| self.beat(connection)).map_err(|_| error),
-            };
+            // The server may take no more connections, or take long to, and have others of this process.
+            if beat.is_err() {
+                beat = pool.with(|connection| self.beat(connection));
+            }
+            if connection.is_none() {
+                match connector.connect(Purpose::Engine) {
+                    Ok(mut own) if beat.is_err() => {
+                        beat = self.beat(&mut own).inspect(|_| connection = Some(own));
+                    }
+                    Ok(own) => connection = Some(own),
+                    Err(error) => beat = beat.map_err(|_| error),
+                }
+            }
             drop(kept);
             match beat {
                 Ok(Beat { odd, returned }) => {
                     troubled = false;
                     outage.passed(Part::Lease);
                     // What stays claimable may be what nobody can run, and only a sweep says so.
-                    around.odd.fetch_or(odd, Ordering::SeqCst);
                     around.returned.fetch_or(returned, Ordering::SeqCst);
+                    around.odd.fetch_or(odd, Ordering::SeqCst);
                     if odd {
                         news.hear();
                     }
@@ -333,8 +366,20 @@ impl Liveness for Leases {
         self.around.odd.swap(false, Ordering::SeqCst)
     }
 
-    fn has_returned(&self) -> bool {
-        self.around.returned.swap(false, Ordering::SeqCst)
+    /// Looked for here, because it is a look at all errors: nobody waits for it to be made.
+    fn was_refused(&self) -> bool {
+        if !self.around.returned.swap(false, Ordering::SeqCst) {
+            return false;
+        }
+        let about: Vec<Membership> = lock(&self.held).values().map(|lease| lease.about.clone()).collect();
+        about.iter().any(|Membership { app, version, workflows, .. }| {
+            let start = start_of_error(NOT_REGISTERED);
+            let found = self
+                .around
+                .pool
+                .read(|connection| connection.first(&REFUSED, &[app, version, workflows, &start]));
+            found.is_ok_and(|row| row.is_some())
+        })
     }
 
     fn dead(&self) -> Vec<ExecutorId> {
@@ -342,7 +387,8 @@ impl Liveness for Leases {
             return Vec::new();
         }
         // Those that cannot be seen now are seen by the next sweep.
-        let mut dead = self.ids(&DEAD, &[]).unwrap_or_default();
+        let grace = self.terms.grace().as_secs_f64();
+        let mut dead = self.ids(&DEAD, &[&grace]).unwrap_or_default();
         dead.retain(|executor| !lock(&self.held).contains_key(executor));
         dead
     }

@@ -67,7 +67,7 @@ pub(crate) fn open(url: &PostgresUrl, settings: &Settings) -> Result<SystemDatab
     Ok(SystemDatabase {
         writer: Box::new(PostgresWriter::new(connector.clone(), connection, news.clone())),
         reader: Arc::new(Readers::new(pool.clone())),
-        liveness: Arc::new(Leases::new(pool, connector.clone(), news, terms, outage.clone())),
+        liveness: Arc::new(Leases::new(pool, &connector, news, terms, outage.clone())),
         #[cfg(feature = "sqlite")]
         sqlite: None,
         postgres: Some(TransactionSteps::new(connector, connections_max, outage.clone())),

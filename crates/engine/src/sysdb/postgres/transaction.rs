@@ -23,11 +23,12 @@ pub(crate) struct TransactionSteps {
     pool: Pool,
 }
 
-/// A session as it was made: settings, tables and locks of one body are not there for the next, which may be another
-/// workflow's. They go with the first request, because a body that failed may have left them, too.
+/// Settings, temporary tables and locks of one body are not there for the next, which may be another workflow's. They go
+/// with the first request, because a body that failed may have left them, too. Statements that it prepared stay: ours
+/// would go with them.
 fn renewed() -> String {
     const FORGET: &str = "
-        RESET ROLE; RESET SESSION AUTHORIZATION; RESET ALL; CLOSE ALL; UNLISTEN *; DISCARD TEMP;
+        RESET ROLE; RESET SESSION AUTHORIZATION; RESET ALL; CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES;
         SELECT pg_advisory_unlock_all();";
     format!("{FORGET}{}", settings(Purpose::Steps))
 }
@@ -70,12 +71,13 @@ impl TransactionSteps {
         self.pool.with_here(|connection| {
             match try_once(connection, owner, earlier, gate, body) {
                 Err(error) if is_conflict(source_of(error.source.as_ref())) => Ok(Transacted::Conflict),
-                Ok(Transacted::Misused(misuse)) => {
-                    // It may have lost a setting that makes it safe.
-                    connection.give_up();
-                    Ok(Transacted::Misused(misuse))
+                tried => {
+                    // One that was misused may have lost a setting that makes it safe.
+                    if matches!(tried, Ok(Transacted::Misused(_) | Transacted::Lost { .. })) {
+                        connection.give_up();
+                    }
+                    tried
                 }
-                tried => tried,
             }
         })
     }
