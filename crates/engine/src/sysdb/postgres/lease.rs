@@ -366,7 +366,7 @@ impl Liveness for Leases {
         self.around.odd.swap(false, Ordering::SeqCst)
     }
 
-    /// Looked for here, because it is a look at all errors: nobody waits for it to be made.
+    /// It is a look at all errors, so it is not for the one connection that writes.
     fn was_refused(&self) -> bool {
         if !self.around.returned.swap(false, Ordering::SeqCst) {
             return false;

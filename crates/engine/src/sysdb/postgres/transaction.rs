@@ -127,7 +127,9 @@ fn try_once<T, E>(
     match misuse(&mut transaction, prepared, owner) {
         Ok(None) => {}
         Ok(Some(misuse)) => return Ok(Transacted::Misused(misuse.to_owned())),
-        Err(error) if error.may_pass => return lost(None, error),
+        Err(error) if error.may_pass && !is_conflict(source_of(error.source.as_ref())) => {
+            return lost(None, error);
+        }
         Err(error) => return Err(error),
     }
     match batch::record_in(&mut transaction, prepared, owner, &step)? {
