@@ -201,8 +201,7 @@ impl Context {
             return self.began_before(&place, &id, &recorded).map(|id| (id, None));
         }
         let identity = self.core.identity()?.clone();
-        let here = how == How::Beside && self.core.is_alive(&identity.executor);
-        let slot = here.then(|| self.core.workers.try_slot()).flatten();
+        let slot = if how == How::Beside { self.core.slot_of(&identity.executor) } else { None };
         let owner = Owner { workflow: id.clone(), token: OwnerToken::generate() };
         let child = NewWorkflow {
             id: id.clone(),

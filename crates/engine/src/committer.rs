@@ -335,12 +335,7 @@ impl Committer {
     }
 
     fn call_the_fleet(&self, writes: &[Write], verdicts: &[Verdict]) {
-        let calls = |(write, verdict): (&Write, &Verdict)| match verdict {
-            Verdict::Woke => true,
-            Verdict::Changed(changed) if changed.is_empty() => false,
-            _ => write.makes_claimable(),
-        };
-        if writes.iter().zip(verdicts).any(calls) {
+        if writes.iter().zip(verdicts).any(|(write, verdict)| write.leaves_work(verdict)) {
             self.around.fleet.raise();
         }
     }

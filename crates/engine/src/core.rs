@@ -15,7 +15,7 @@ use crate::registry::Registry;
 use crate::sync::{Inflight, Signal, lock};
 use crate::sysdb::{Identity, Liveness, Owner, Reader, Served, SystemDatabase, Verdict, Write};
 use crate::waiter::Hub;
-use crate::worker::Workers;
+use crate::worker::{Slot, Workers};
 
 pub(crate) struct Core {
     pub(crate) options: EngineOptions,
@@ -96,6 +96,11 @@ impl Core {
     /// Whether nobody takes this executor for dead: one that others may take for it takes nothing up.
     pub(crate) fn is_alive(&self, executor: &ExecutorId) -> bool {
         self.liveness.covers(executor, Stopwatch::start())
+    }
+
+    /// A slot for what this executor is about to start, if it may run it at once.
+    pub(crate) fn slot_of(&self, executor: &ExecutorId) -> Option<Slot> {
+        if self.is_alive(executor) { self.workers.try_slot() } else { None }
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

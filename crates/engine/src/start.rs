@@ -124,7 +124,7 @@ where
             return Err(Error::ShuttingDown);
         }
         let handle = Handle::new(core, id.clone());
-        let slot = core.is_alive(&identity.executor).then(|| core.workers.try_slot()).flatten();
+        let slot = core.slot_of(&identity.executor);
         let owner = Owner { workflow: id.clone(), token: OwnerToken::generate() };
         let new = NewWorkflow {
             id: id.clone(),

@@ -76,6 +76,16 @@ impl StepRow {
         let error = self.error.as_deref()?;
         Some(codec::decode_failure(self.serialization.as_deref(), error))
     }
+
+    /// What this record says to a receive in its place: it is that of an earlier try, or of something else.
+    pub(crate) fn received_before(self, receive: &Self) -> Verdict {
+        match self.output {
+            Some(text) if self.name == receive.name => {
+                Verdict::Received { text, serialization: self.serialization.map(Cow::into_owned) }
+            }
+            _ => Verdict::Refused(write::Refusal::OtherStep { recorded: self.name.into_owned() }),
+        }
+    }
 }
 
 impl From<StepRow> for StepRecord {

@@ -54,8 +54,17 @@ pub(crate) enum Write {
 }
 
 impl Write {
+    /// Whether something may be claimed, or goes on, since this was committed with this verdict.
+    pub(crate) fn leaves_work(&self, verdict: &Verdict) -> bool {
+        match verdict {
+            Verdict::Woke => true,
+            Verdict::Changed(changed) if changed.is_empty() => false,
+            _ => self.makes_claimable(),
+        }
+    }
+
     /// Whether it may leave a workflow that can be claimed, or one that wakes up at a time.
-    pub(crate) fn makes_claimable(&self) -> bool {
+    fn makes_claimable(&self) -> bool {
         match self {
             Self::StartWorkflow(new) | Self::StartChild { child: new, .. } => new.claimed_by.is_none(),
             Self::RecordStep { .. }

@@ -1,10 +1,11 @@
 //! What waits for the transaction of another process to commit, and then sees what it did.
 
-use std::sync::{Arc, RwLock};
+use std::sync::Mutex;
+use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use cluster::Proxy;
-use engine::{Context, Engine, Workflow, WorkflowStatus};
+use engine::{Context, Engine, Handle, WorkflowStatus};
 
 use crate::support::{Ground, eventually, options, pass};
 
@@ -15,26 +16,26 @@ fn until_it_waits(ground: &Ground) {
     eventually("it waits for a lock", || ground.count(waiting) == 1);
 }
 
-/// A workflow that receives a message once it is let through the gate.
-fn receiver(engine: &Engine, gate: &Arc<RwLock<()>>) -> Workflow<(), Option<String>> {
-    let gate = gate.clone();
+/// A running workflow of this id. It receives a message once it is let through the gate, by dropping that.
+fn receiver(id: &str) -> (Ground, Engine, Handle<Option<String>>, Sender<()>) {
+    let ground = Ground::new();
+    let engine = ground.open();
+    let (gate, opened) = channel::<()>();
+    let opened = Mutex::new(opened);
     let workflow = engine.register("w", move |ctx: &mut Context, (): ()| {
-        drop(gate.read());
+        let _ = opened.lock().unwrap().recv();
         ctx.recv::<String>("t", Duration::from_secs(60))
     });
-    workflow.unwrap()
+    let workflow = workflow.unwrap();
+    engine.launch().unwrap();
+    let handle = workflow.start_as(&engine, id, ()).unwrap();
+    (ground, engine, handle, gate)
 }
 
 /// The child is in no tree that was looked at before.
 #[test]
 fn a_child_whose_start_is_in_flight_is_cancelled_with_its_parent() {
-    let ground = Ground::new();
-    let engine = ground.open();
-    let gate = Arc::new(RwLock::new(()));
-    let workflow = receiver(&engine, &gate);
-    engine.launch().unwrap();
-    let shut = gate.write().unwrap();
-    workflow.start_as(&engine, "parent", ()).unwrap();
+    let (ground, engine, parent, gate) = receiver("parent");
     let mut start = ground.sql();
     let mut start = start.transaction().unwrap();
     let child = "
@@ -46,27 +47,20 @@ fn a_child_whose_start_is_in_flight_is_cancelled_with_its_parent() {
           FROM dbos.workflow_status WHERE workflow_uuid = 'parent'";
     start.batch_execute(child).unwrap();
     std::thread::scope(|scope| {
-        let cancelled =
-            scope.spawn(|| engine.cancel_with_children(&engine::WorkflowId::new("parent").unwrap()));
+        let cancelled = scope.spawn(|| engine.cancel_with_children(parent.id()));
         until_it_waits(&ground);
         start.commit().unwrap();
         cancelled.join().unwrap().unwrap();
     });
     let status = engine.retrieve::<()>("child").unwrap().status().unwrap();
-    drop(shut);
+    drop(gate);
     assert_eq!(status, WorkflowStatus::Cancelled);
 }
 
 /// Its answer was lost while it commits: what it took is found, and nothing else is taken.
 #[test]
 fn a_receive_waits_for_its_own_earlier_try() {
-    let ground = Ground::new();
-    let engine = ground.open();
-    let gate = Arc::new(RwLock::new(()));
-    let workflow = receiver(&engine, &gate);
-    engine.launch().unwrap();
-    let shut = gate.write().unwrap();
-    let handle = workflow.start_as(&engine, "w", ()).unwrap();
+    let (ground, engine, handle, gate) = receiver("w");
     for message in ["first", "second"] {
         engine.send(handle.id(), "t", message.to_owned()).unwrap();
     }
@@ -78,7 +72,7 @@ fn a_receive_waits_for_its_own_earlier_try() {
         INSERT INTO dbos.operation_outputs (workflow_uuid, function_id, function_name, output, serialization)
         SELECT 'w', 1, 'DBOS.recv', message, serialization FROM dbos.notifications WHERE message LIKE '%first%'";
     earlier.batch_execute(took).unwrap();
-    drop(shut);
+    drop(gate);
     until_it_waits(&ground);
     let looks = "SELECT count(*) FROM pg_stat_activity
                   WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%FOR NO KEY UPDATE%'";

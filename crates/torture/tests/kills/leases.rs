@@ -82,12 +82,13 @@ enum GoesOn {
 
 /// A worker is stopped at this place for longer than its lease, while another one finishes, and goes on after that: it
 /// gives the other's outcome. It goes on at once, or after its lease lasts again.
-fn stopped_past_its_lease(mut ground: Ground, place: &str, goes_on: GoesOn) -> Ground {
+fn stopped_past_its_lease(place: &str, goes_on: GoesOn) -> Ground {
+    let mut ground = Ground::new();
+    let live = ground.executor_here();
     let mut zombie = ground.spawn(&format!("--everything e --kill-at {place} --hold --tell-result"));
     zombie.wait_for("held");
     let (executor, _) = owner(&ground, "e").unwrap();
     zombie.signal(Signal::SIGSTOP);
-    let live = ground.executor_here();
     let result = live.retrieve::<Vec<String>>("e").unwrap().result().unwrap();
     zombie.signal(Signal::SIGCONT);
     if goes_on == GoesOn::WithALease {
@@ -106,8 +107,7 @@ fn stopped_past_its_lease(mut ground: Ground, place: &str, goes_on: GoesOn) -> G
 #[test]
 fn a_process_that_was_stopped_past_its_lease_writes_nothing() {
     for skip in 0..3 {
-        let ground =
-            stopped_past_its_lease(Ground::new(), &format!("after-effect --skip {skip}"), GoesOn::AtOnce);
+        let ground = stopped_past_its_lease(&format!("after-effect --skip {skip}"), GoesOn::AtOnce);
         assert_eq!(
             ground.number("SELECT recovery_attempts FROM workflow_status WHERE workflow_uuid = 'e'"),
             2
@@ -119,7 +119,7 @@ fn a_process_that_was_stopped_past_its_lease_writes_nothing() {
 #[test]
 fn a_process_that_was_stopped_past_its_lease_runs_no_body_that_another_has_run() {
     for goes_on in [GoesOn::AtOnce, GoesOn::WithALease] {
-        let ground = stopped_past_its_lease(Ground::new(), "before-step", goes_on);
+        let ground = stopped_past_its_lease("before-step", goes_on);
         assert_eq!(first_bodies(&ground), 1);
     }
 }

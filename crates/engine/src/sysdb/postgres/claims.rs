@@ -13,7 +13,7 @@ use crate::id::{ExecutorId, OwnerToken, WorkflowId};
 use crate::status::WorkflowStatus;
 use crate::sysdb::names::INTERNAL_QUEUE;
 use crate::sysdb::write::Unknown;
-use crate::sysdb::{DbResult, Identity, Owner, Served, Verdict};
+use crate::sysdb::{DbResult, Identity, Membership, Owner, Served, Verdict};
 
 /// A thousand at a time, the first ones first: a statement ends before the server's patience does, and others go on with
 /// those that it does not hold. The rest is still due.
@@ -124,21 +124,36 @@ const REFUSE_UNKNOWN: Statement = Statement {
     ),
 };
 
+/// Those that were refused because nobody knew their names.
+///
+/// $1 application, $2 version, $3 known names, $4 start of the error
+macro_rules! refused {
+    () => {
+        "FROM dbos.workflow_status s
+              WHERE status = 'ERROR' AND status IN ('ERROR', 'CANCELLED', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED')
+                AND application_name = $1
+                AND (application_version = $2 OR application_version IS NULL)
+                AND name = ANY ($3)
+                AND EXISTS (SELECT 1 FROM dbos.workflow_output o
+                             WHERE o.workflow_uuid = s.workflow_uuid AND starts_with(o.error, $4))"
+    };
+}
+
+const ANY_REFUSED: Statement =
+    Statement { name: "any_refused", sql: concat!("SELECT 1 ", refused!(), " LIMIT 1") };
+
 /// The start of an error's text is compared, because a text of somebody else need not be JSON. Ten thousand at a
 /// time, because each time all errors are looked at; one that is locked is looked at again by the next launch.
 ///
 /// $1 application, $2 version, $3 known names, $4 start of the error, $5 queue, $6 now
 const REVIVE: Statement = Statement {
     name: "revive",
-    sql: "
+    sql: concat!(
+        "
         WITH refused AS MATERIALIZED (
-             SELECT workflow_uuid FROM dbos.workflow_status s
-              WHERE status = 'ERROR' AND status IN ('ERROR', 'CANCELLED', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED')
-                AND application_name = $1
-                AND (application_version = $2 OR application_version IS NULL)
-                AND name = ANY ($3)
-                AND EXISTS (SELECT 1 FROM dbos.workflow_output o
-                             WHERE o.workflow_uuid = s.workflow_uuid AND starts_with(o.error, $4))
+             SELECT workflow_uuid ",
+        refused!(),
+        "
               LIMIT 10000
                 FOR UPDATE SKIP LOCKED),
         revived AS (
@@ -149,7 +164,8 @@ const REVIVE: Statement = Statement {
              RETURNING s.workflow_uuid),
         forgotten AS (
              DELETE FROM dbos.workflow_output o USING revived r WHERE o.workflow_uuid = r.workflow_uuid)
-        SELECT workflow_uuid FROM revived",
+        SELECT workflow_uuid FROM revived"
+    ),
 };
 
 /// The name is unique across applications: the first one keeps it. $1 id, $2 version, $3 now, $4 application
@@ -210,6 +226,7 @@ pub(super) const ALL: &[Statement] = &[
     WAKE_SERVED,
     REQUEUE,
     REFUSE_UNKNOWN,
+    ANY_REFUSED,
     REVIVE,
     REGISTER_VERSION,
     UNKNOWN_WAIT,
@@ -273,6 +290,13 @@ pub(super) fn revive(
     let params: [&(dyn postgres::types::ToSql + Sync); 6] =
         [&&**app, &&**version, &known, &error, &INTERNAL_QUEUE, &at.as_millis()];
     Ok(Verdict::Changed(ids(&REVIVE, &connection.query(&REVIVE, &params)?)?))
+}
+
+/// Whether there is anything to revive. It looks at all errors.
+pub(super) fn any_refused(connection: &mut Connection, about: &Membership) -> DbResult<bool> {
+    let Membership { app, version, workflows, .. } = about;
+    let error = start_of_error(NOT_REGISTERED);
+    Ok(connection.first(&ANY_REFUSED, &[app, version, workflows, &error])?.is_some())
 }
 
 /// How the text of a failure of that name begins, as we write it.

@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use postgres::Row;
 
-use super::claims::start_of_error;
+use super::claims;
 use super::connection::{Connection, Statement, column, trouble};
 use super::connector::{Connector, Purpose};
 use super::news::News;
 use super::pool::Pool;
 use crate::clock::Stopwatch;
-use crate::error::{Error, NOT_REGISTERED, Result};
+use crate::error::{Error, Result};
 use crate::id::ExecutorId;
 use crate::outage::{Outage, Part};
 use crate::sync::{Signal, contained, lock, say};
@@ -63,19 +63,6 @@ const DEAD: Statement = Statement {
            AND pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => $1)",
 };
 
-/// $1 application, $2 version, $3 workflows, $4 start of the error
-const REFUSED: Statement = Statement {
-    name: "refused_workflows",
-    sql: "
-        SELECT 1 FROM dbos.workflow_status s
-         WHERE status = 'ERROR' AND status IN ('ERROR', 'CANCELLED', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED')
-           AND application_name = $1 AND (application_version = $2 OR application_version IS NULL)
-           AND name = ANY ($3)
-           AND EXISTS (SELECT 1 FROM dbos.workflow_output o
-                        WHERE o.workflow_uuid = s.workflow_uuid AND starts_with(o.error, $4))
-         LIMIT 1",
-};
-
 /// $1 executors
 const WITHOUT_TRACE: Statement = Statement {
     name: "executors_without_trace",
@@ -112,7 +99,7 @@ const MEMBERS: Statement = Statement {
 };
 
 #[cfg(test)]
-pub(super) const ALL: &[Statement] = &[BEAT, DEAD, REFUSED, WITHOUT_TRACE, FORGET, LEAVE, EXPIRE, MEMBERS];
+pub(super) const ALL: &[Statement] = &[BEAT, DEAD, WITHOUT_TRACE, FORGET, LEAVE, EXPIRE, MEMBERS];
 
 /// How often a lease is renewed, and how long one lasts.
 #[derive(Debug, Clone, Copy)]
@@ -372,13 +359,8 @@ impl Liveness for Leases {
             return false;
         }
         let about: Vec<Membership> = lock(&self.held).values().map(|lease| lease.about.clone()).collect();
-        about.iter().any(|Membership { app, version, workflows, .. }| {
-            let start = start_of_error(NOT_REGISTERED);
-            let found = self
-                .around
-                .pool
-                .read(|connection| connection.first(&REFUSED, &[app, version, workflows, &start]));
-            found.is_ok_and(|row| row.is_some())
+        about.iter().any(|about| {
+            self.around.pool.read(|connection| claims::any_refused(connection, about)).unwrap_or(false)
         })
     }
 

@@ -138,13 +138,7 @@ pub(super) fn receive(
 fn earlier_try(connection: &mut Connection, owner: &Owner, step: &StepRow) -> DbResult<Option<Verdict>> {
     let (client, prepared) = connection.parts(TAKE.name)?;
     let found = steps::recorded_at(client, prepared, owner, step.step_id)?;
-    Ok(found.map(|found| match found.output {
-        Some(text) if found.name == step.name => {
-            let serialization = found.serialization.map(std::borrow::Cow::into_owned);
-            Verdict::Received { text, serialization }
-        }
-        _ => Verdict::Refused(Refusal::OtherStep { recorded: found.name.into_owned() }),
-    }))
+    Ok(found.map(|found| found.received_before(step)))
 }
 
 pub(super) fn with_messages_among(

@@ -86,9 +86,7 @@ impl News {
     /// Others may want to know of this batch.
     pub(super) fn tell(&self, batch: &[Write], verdicts: &[Verdict]) {
         let interesting = batch.iter().zip(verdicts).any(|(write, verdict)| {
-            matches!(verdict, Verdict::Woke)
-                || (write.makes_claimable() && !matches!(verdict, Verdict::Changed(none) if none.is_empty()))
-                || matches!((write, verdict), (Write::Settle { .. }, Verdict::Done))
+            write.leaves_work(verdict) || matches!((write, verdict), (Write::Settle { .. }, Verdict::Done))
         });
         if interesting {
             lock(&self.told).something = true;

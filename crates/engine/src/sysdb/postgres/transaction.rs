@@ -1,7 +1,7 @@
 //! Transaction steps: a user's writes and the record of the step, in one commit.
 
 use std::error::Error as StdError;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use postgres::error::SqlState;
 use postgres::{GenericClient, IsolationLevel, Transaction};
@@ -26,12 +26,12 @@ pub(crate) struct TransactionSteps {
 /// Settings, temporary tables and locks of one body are not there for the next, which may be another workflow's. They go
 /// with the first request, because a body that failed may have left them, too. Statements that it prepared stay: ours
 /// would go with them.
-fn renewed() -> String {
+static RENEW: LazyLock<String> = LazyLock::new(|| {
     const FORGET: &str = "
         RESET ROLE; RESET SESSION AUTHORIZATION; RESET ALL; CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES;
         SELECT pg_advisory_unlock_all();";
     format!("{FORGET}{}", settings(Purpose::Steps))
-}
+});
 
 /// Says whether the workflow is still the owner's, and marks the transaction: the mark is gone when it has ended.
 ///
@@ -90,7 +90,7 @@ fn try_once<T, E>(
     gate: &Gate,
     body: impl FnOnce(&mut Transaction<'_>) -> Result<(StepRow, T), E>,
 ) -> DbResult<Transacted<T, E>> {
-    connection.run("renew_session", &renewed())?;
+    connection.run("renew_session", &RENEW)?;
     let (client, prepared) = connection.parts("begin_transaction_step")?;
     let mut transaction = client
         .build_transaction()

@@ -115,13 +115,7 @@ pub(super) fn receive(
 fn earlier_try(connection: &Connection, owner: &Owner, step: &StepRow) -> DbResult<Option<Verdict>> {
     let before = crate::id::StepId(step.step_id.0.saturating_sub(1));
     let found = steps::read(connection, &owner.workflow, before, 1)?.pop();
-    Ok(found.filter(|found| found.step_id == step.step_id).map(|found| match found.output {
-        Some(text) if found.name == step.name => {
-            let serialization = found.serialization.map(std::borrow::Cow::into_owned);
-            Verdict::Received { text, serialization }
-        }
-        _ => Verdict::Refused(Refusal::OtherStep { recorded: found.name.into_owned() }),
-    }))
+    Ok(found.filter(|found| found.step_id == step.step_id).map(|found| found.received_before(step)))
 }
 
 pub(super) fn with_messages_among(
