@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 
+use crate::beside;
 use crate::cargo::{self, cargo};
 
 type Check = (&'static str, fn() -> anyhow::Result<()>);
@@ -15,7 +16,9 @@ type Check = (&'static str, fn() -> anyhow::Result<()>);
 /// With this variable set, a test that finds no PostgreSQL fails.
 const REQUIRE_POSTGRES: (&str, &str) = ("PITON_REQUIRE_POSTGRES", "1");
 
-const CHECKS: [Check; 13] = [
+const OLDEST_RUSQLITE: Check = ("the engine with the oldest rusqlite", beside::oldest_rusqlite);
+
+const CHECKS: [Check; 15] = [
     ("the README's test command", || {
         run(cargo().args(["test", "--workspace"]).env(REQUIRE_POSTGRES.0, REQUIRE_POSTGRES.1))
     }),
@@ -26,6 +29,8 @@ const CHECKS: [Check; 13] = [
         run(cargo().args(doc).env("RUSTDOCFLAGS", "-D warnings"))
     }),
     ("the engine with each backend, and each crate alone", each_crate_alone),
+    ("a program that uses sqlx as well", beside::sqlx),
+    OLDEST_RUSQLITE,
     ("encrypted connections", || {
         run(cargo().args(["test", "-p", "engine", "--features", "tls", "--test", "tls"]))
     }),
@@ -53,7 +58,7 @@ pub(crate) fn all() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn run(command: &mut Command) -> anyhow::Result<()> {
+pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     let status =
         command.status().with_context(|| format!("{} cannot be started", command.get_program().display()))?;
     ensure!(status.success(), "{command:?} ended with {status}");

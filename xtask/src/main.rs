@@ -4,6 +4,7 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it talks to people")]
 
+mod beside;
 mod cargo;
 mod check;
 mod compat;
