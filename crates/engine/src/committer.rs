@@ -383,6 +383,11 @@ impl Committer {
         }
     }
 
+    /// Lets go of the database. To be called when it is closed and idle.
+    pub(crate) fn close_writer(&self) {
+        lock(&self.writer).close();
+    }
+
     /// Whether nothing is being committed.
     pub(crate) fn is_idle(&self) -> bool {
         !lock(&self.line).led

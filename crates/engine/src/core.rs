@@ -37,9 +37,12 @@ pub(crate) struct Core {
     pub(crate) stopping: AtomicBool,
     /// Starts of callers that are under way. A shutdown lets them come to their end.
     pub(crate) starts: Inflight,
+    /// The process that opened the engine.
+    process: u32,
     backlog: AtomicBool,
     /// The engine has shut down over a running body.
     leaving: AtomicBool,
+    left: AtomicBool,
     served: OnceLock<Arc<Served>>,
 }
 
@@ -71,8 +74,10 @@ impl Core {
             fleet,
             stopping: AtomicBool::new(false),
             starts: Inflight::default(),
+            process: std::process::id(),
             backlog: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             served: OnceLock::new(),
             options,
         }
@@ -103,6 +108,12 @@ impl Core {
         if self.is_alive(executor) { self.workers.try_slot() } else { None }
     }
 
+    /// After a fork, a call in the child would wait for threads that stayed in the parent, or spoil its connections.
+    pub(crate) fn refuse_in_a_fork(&self) -> Result<()> {
+        let (opened_in, this) = (self.process, std::process::id());
+        if opened_in == this { Ok(()) } else { Err(Error::Forked { opened_in, this }) }
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
     }
@@ -128,12 +139,21 @@ impl Core {
         }
     }
 
-    /// Takes leave of the other executors. Idempotent.
+    /// Takes leave of the other executors and lets go of the database, whoever still holds the engine. Once.
     pub(crate) fn leave(&self) {
+        if self.left.swap(true, Ordering::SeqCst) {
+            return;
+        }
         if let Ok(identity) = self.identity() {
             let owns_nothing = self.reader.owned_by(&identity.executor).is_ok_and(|owned| owned.is_empty());
             self.liveness.leave(&identity.executor, owns_nothing);
         }
+        #[cfg(feature = "sqlite")]
+        if let Some(steps) = &self.sqlite {
+            steps.close();
+        }
+        self.reader.close();
+        self.committer.close_writer();
     }
 
     /// The same as soon as nothing runs here any more, after the committer has closed.
@@ -152,6 +172,7 @@ impl Core {
     /// A write of a caller's thread.
     pub(crate) fn commit_from_outside(&self, write: Write) -> Result<Verdict> {
         crate::inside::refuse()?;
+        self.refuse_in_a_fork()?;
         self.committer.commit(write, Caller::Outside).map_err(|error| match error {
             CommitError::Closed => Error::ShuttingDown,
             CommitError::Refused(error) => error.into(),

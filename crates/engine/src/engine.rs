@@ -142,10 +142,11 @@ impl Engine {
     /// it can be called again.
     ///
     /// # Errors
-    /// [`Error::AlreadyLaunched`], [`Error::ShuttingDown`], [`Error::QueueInUse`], [`Error::Open`] when this process
+    /// [`Error::AlreadyLaunched`], [`Error::ShuttingDown`], [`Error::Forked`], [`Error::QueueInUse`], [`Error::Open`] when this process
     /// cannot show the others that it lives, [`Error::Unanswered`], [`Error::Database`].
     pub fn launch(&self) -> Result<()> {
         let core = self.core();
+        core.refuse_in_a_fork()?;
         if core.is_stopping() {
             return Err(Error::ShuttingDown);
         }
@@ -163,6 +164,9 @@ impl Engine {
     /// executor, or the next start, goes on with them. Waits at most about `deadline` and returns the workflows whose
     /// step still runs then; those are taken over when this process ends.
     pub fn shutdown(&self, deadline: Duration) -> Vec<WorkflowId> {
+        if self.core().refuse_in_a_fork().is_err() {
+            return Vec::new();
+        }
         self.guard.services.shut_down(self.core(), deadline)
     }
 }
@@ -249,6 +253,11 @@ impl Services {
 impl Drop for Guard {
     fn drop(&mut self) {
         let (core, services) = (self.core.clone(), self.services.clone());
+        if core.refuse_in_a_fork().is_err() {
+            // To close the parent's connections here would take its locks away.
+            std::mem::forget((core, services));
+            return;
+        }
         let end = move || {
             let left = services.shut_down(&core, DROP_DEADLINE);
             if !left.is_empty() {

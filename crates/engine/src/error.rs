@@ -177,6 +177,18 @@ pub enum Error {
     /// Workflows and queues are registered before the launch, so that recovery finds them.
     #[error("the engine is launched already; register workflows and queues before launch()")]
     AlreadyLaunched,
+    /// The engine was opened in another process, of which this one is a fork. Its threads, connections and locks
+    /// belong to that one.
+    #[error(
+        "the engine was opened in process {opened_in}, and this is process {this}, a fork of it; open an engine after \
+         the fork"
+    )]
+    Forked {
+        /// The process that opened the engine.
+        opened_in: u32,
+        /// The process that called it.
+        this: u32,
+    },
     /// The engine takes no more work.
     #[error("the engine is shutting down")]
     ShuttingDown,

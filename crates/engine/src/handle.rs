@@ -78,12 +78,14 @@ impl<O: DeserializeOwned> Handle<O> {
     /// # Errors
     /// [`Error::NotFound`] when there is no such workflow, [`Error::Database`].
     pub fn status(&self) -> Result<WorkflowStatus> {
+        self.core.refuse_in_a_fork()?;
         let outcome = self.core.reader.outcome(&self.id)?;
         outcome.map(|outcome| outcome.status).ok_or_else(|| Error::NotFound { workflow: self.id.clone() })
     }
 
     fn wait_until(&self, deadline: Option<Timestamp>) -> Result<Option<Outcome>> {
         crate::inside::refuse()?;
+        self.core.refuse_in_a_fork()?;
         let clock = &self.core.options.clock.steady();
         loop {
             let seen = self.signal.now();

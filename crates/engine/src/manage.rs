@@ -32,6 +32,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Database`].
     pub fn list(&self, filter: &WorkflowFilter) -> Result<Vec<WorkflowInfo>> {
+        self.core().refuse_in_a_fork()?;
         Ok(self.core().reader.list(&self.core().options.app, filter)?)
     }
 
@@ -40,6 +41,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Database`].
     pub fn count(&self, filter: &WorkflowFilter) -> Result<u64> {
+        self.core().refuse_in_a_fork()?;
         Ok(self.core().reader.count(&self.core().options.app, filter)?)
     }
 
@@ -48,6 +50,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Database`]. An unknown id has no steps.
     pub fn steps(&self, id: &WorkflowId) -> Result<Vec<StepRecord>> {
+        self.core().refuse_in_a_fork()?;
         let all = u32::MAX >> 1;
         let rows = self.core().reader.steps(id, BEFORE_FIRST_STEP, all)?;
         Ok(rows.into_iter().map(StepRecord::from).collect())
@@ -58,6 +61,7 @@ impl Engine {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Database`].
     pub fn progress(&self, id: &WorkflowId) -> Result<Progress> {
+        self.core().refuse_in_a_fork()?;
         let progress = self.core().reader.progress(id)?;
         progress.ok_or_else(|| Error::NotFound { workflow: id.clone() })
     }

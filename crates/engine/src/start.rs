@@ -65,6 +65,7 @@ where
     ) -> Result<Handle<O>> {
         let core = engine.core();
         inside::refuse()?;
+        core.refuse_in_a_fork()?;
         let _under_way = core.starts.enter();
         if core.is_stopping() {
             return Err(Error::ShuttingDown);
@@ -115,6 +116,7 @@ where
     fn start_with_id(&self, engine: &Engine, id: &WorkflowId, input: I) -> Result<Handle<O>> {
         let core = engine.core();
         inside::refuse()?;
+        core.refuse_in_a_fork()?;
         check_name("workflow name", self.name())?;
         core.registry.get(self.name())?;
         let identity = core.identity()?.clone();

@@ -217,6 +217,9 @@ pub(crate) trait Writer: Send {
 
     /// Whether anybody else has committed since the last call.
     fn others_committed(&mut self) -> DbResult<bool>;
+
+    /// Lets go of the database. Nothing is committed after it.
+    fn close(&mut self) {}
 }
 
 /// Looks things up for workflows and their callers. Never waits for the writer.
@@ -232,6 +235,8 @@ pub(crate) trait Reader: FleetReader {
     fn list(&self, app: &str, filter: &WorkflowFilter) -> DbResult<Vec<WorkflowInfo>>;
     fn count(&self, app: &str, filter: &WorkflowFilter) -> DbResult<u64>;
     fn progress(&self, workflow: &WorkflowId) -> DbResult<Option<Progress>>;
+    /// Keeps no connection between two looks from now on.
+    fn close(&self) {}
 }
 
 /// Looks things up for the fleet: who has what, and what waits.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use rusqlite::Connection;
 
+use super::file_identity::FileIdentity;
 use super::json_array;
 use super::open::connect;
 use super::statement::{Statement, failed};
@@ -37,6 +38,7 @@ pub(super) const ALL: &[Statement] = &[SETTLED_AMONG];
 /// A pool of reading connections.
 pub(super) struct Readers {
     path: PathBuf,
+    file: Arc<FileIdentity>,
     pool: Mutex<Pool>,
     returned: Condvar,
     outage: Arc<Outage>,
@@ -46,19 +48,20 @@ pub(super) struct Readers {
 struct Pool {
     idle: Vec<Connection>,
     open: usize,
+    /// None is kept: SQLite puts all into the one file when the last connection on it is closed.
+    closed: bool,
 }
 
 impl Readers {
-    pub(super) fn new(path: PathBuf, outage: Arc<Outage>) -> Self {
-        Self { path, pool: Mutex::default(), returned: Condvar::new(), outage }
+    pub(super) fn new(path: PathBuf, file: Arc<FileIdentity>, outage: Arc<Outage>) -> Self {
+        Self { path, file, pool: Mutex::default(), returned: Condvar::new(), outage }
     }
 
     fn read<T>(&self, work: impl FnOnce(&Connection) -> DbResult<T>) -> DbResult<T> {
         let result = self.take().and_then(|connection| {
             let result = work(&connection);
-            self.pool().idle.push(connection);
-            self.returned.notify_one();
-            result
+            self.give_back(connection);
+            self.file.note_damage(result)
         });
         match &result {
             Ok(_) => self.outage.passed(Part::Reads),
@@ -94,6 +97,18 @@ impl Readers {
             }
             pool = self.returned.wait(pool).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    fn give_back(&self, connection: Connection) {
+        let mut pool = self.pool();
+        if pool.closed {
+            pool.open -= 1;
+            drop(pool);
+            drop(connection);
+        } else {
+            pool.idle.push(connection);
+        }
+        self.returned.notify_one();
     }
 
     fn pool(&self) -> std::sync::MutexGuard<'_, Pool> {
@@ -142,6 +157,16 @@ impl Reader for Readers {
 
     fn progress(&self, workflow: &WorkflowId) -> DbResult<Option<Progress>> {
         self.read(|connection| manage::progress(connection, workflow))
+    }
+
+    fn close(&self) {
+        let idle = {
+            let mut pool = self.pool();
+            pool.closed = true;
+            pool.open -= pool.idle.len();
+            std::mem::take(&mut pool.idle)
+        };
+        drop(idle);
     }
 }
 

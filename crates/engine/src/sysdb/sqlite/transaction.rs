@@ -1,12 +1,12 @@
 //! Transaction steps: a user's writes and the record of the step, in one commit.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::file_identity::FileIdentity;
-use super::open::{connect, make_durable};
+use super::open::{connect, make_durable, still_durable};
 use super::statement::{Statement, failed};
 use super::{steps, workflows};
 use crate::id::StepId;
@@ -18,12 +18,12 @@ use crate::testing::Gate;
 /// engine's. Opened at the first use.
 pub(crate) struct TransactionSteps {
     path: PathBuf,
-    file: FileIdentity,
+    file: Arc<FileIdentity>,
     connection: Mutex<Option<Connection>>,
 }
 
 impl TransactionSteps {
-    pub(super) fn new(path: &Path, file: FileIdentity) -> Self {
+    pub(super) fn new(path: &Path, file: Arc<FileIdentity>) -> Self {
         Self { path: path.to_owned(), file, connection: Mutex::new(None) }
     }
 
@@ -42,13 +42,18 @@ impl TransactionSteps {
             Some(connection) => connection,
             None => open(&self.path)?,
         };
-        let tried = try_once(&mut connection, owner, earlier, gate, body)?;
+        let tried = self.file.note_damage(try_once(&mut connection, owner, earlier, gate, body))?;
         // One that failed or was misused, or that has tables of its own by now, is not used again.
         if !matches!(tried, Transacted::Misused(_)) && TEMPORARY.first(&connection, [], |_| Ok(()))?.is_none()
         {
             *slot = Some(connection);
         }
         Ok(tried)
+    }
+
+    /// Keeps no connection until the next attempt.
+    pub(crate) fn close(&self) {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
@@ -72,6 +77,7 @@ fn try_once<T, E>(
     {
         return Ok(Transacted::Recorded(recorded));
     }
+    still_durable(&transaction)?;
     HOLD.execute(&transaction, [])?;
     let (step, value) = match body(&transaction) {
         Ok(done) => done,
