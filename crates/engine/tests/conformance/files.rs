@@ -1,8 +1,10 @@
 //! What only a file has: its lock, its names, its settings.
 
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use engine::{Context, Engine, Error};
+use engine::{Context, Engine, Error, WorkflowFilter};
 
 use crate::support::{App, Counter, eventually};
 use crate::transactions::bank;
@@ -67,6 +69,137 @@ fn nothing_is_acknowledged_into_a_file_that_is_gone() {
     std::fs::rename(app.database.path(), app.database.path().with_extension("moved")).unwrap();
     let error = workflow.start_as(&engine, "two", ()).unwrap_err().to_string();
     assert!(error.contains("system.db was deleted or replaced"), "{error}");
+}
+
+/// Without the log what was acknowledged is gone; without its index other processes do not see it.
+#[test]
+fn nothing_is_acknowledged_after_the_log_or_its_index_was_removed() {
+    for suffix in ["-wal", "-shm"] {
+        let app = App::new();
+        let engine = app.open();
+        let workflow = engine.register("w", |ctx: &mut Context, (): ()| {
+            ctx.transaction("t", |tx| tx.query_row("SELECT 7", [], |row| row.get::<_, u32>(0)))
+        });
+        let workflow = workflow.unwrap();
+        engine.launch().unwrap();
+        workflow.start_as(&engine, "one", ()).unwrap().result().unwrap();
+        std::fs::remove_file(beside(&app.database.path(), suffix)).unwrap();
+        let error = workflow.start_as(&engine, "two", ()).unwrap_err().to_string();
+        assert!(error.contains(&format!("system.db{suffix} was deleted or replaced")), "{error}");
+        assert!(error.contains("put its files right and start them again"), "{error}");
+    }
+}
+
+/// Whoever meets the damage: here one that only reads.
+#[test]
+fn nothing_is_acknowledged_after_a_connection_has_met_damage() {
+    let app = App::new();
+    let engine = app.open();
+    let workflow = engine.register("w", |_: &mut Context, (): ()| Ok::<_, Error>("x".repeat(4000))).unwrap();
+    engine.launch().unwrap();
+    for _ in 0..50 {
+        workflow.start(&engine, ()).unwrap().result().unwrap();
+    }
+    app.batch("PRAGMA wal_checkpoint(PASSIVE)");
+    let bytes = usize::try_from(std::fs::metadata(app.database.path()).unwrap().len()).unwrap();
+    assert!(bytes > 50 * 4000);
+    // In place, as `cp` does.
+    let mut file = std::fs::OpenOptions::new().write(true).open(app.database.path()).unwrap();
+    file.write_all(&vec![0xa5; bytes]).unwrap();
+    let seen = std::iter::repeat_with(|| engine.list(&WorkflowFilter::new()));
+    let error = seen.filter_map(Result::err).next().unwrap().to_string();
+    assert!(error.contains("system.db is damaged"), "{error}");
+    let error = workflow.start_as(&engine, "two", ()).unwrap_err().to_string();
+    assert!(error.contains("system.db is damaged") && error.contains("nothing more is written"), "{error}");
+    // To close it would free the locks of all connections of this process, which have nothing to lose.
+    drop(file);
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// How many workflows have succeeded in a copy of the one file, without what lies beside it.
+fn succeeded_in_a_copy(app: &App) -> u32 {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("copy.db");
+    std::fs::copy(app.database.path(), &copy).unwrap();
+    let copy = engine::rusqlite::Connection::open(copy).unwrap();
+    let sql = "SELECT count(*) FROM workflow_status WHERE status = 'SUCCESS'";
+    copy.query_row(sql, [], |row| row.get(0)).unwrap()
+}
+
+fn has_a_log(app: &App) -> bool {
+    beside(&app.database.path(), "-wal").exists()
+}
+
+/// A handler of signals, say, keeps a clone until the process ends.
+#[test]
+fn a_shutdown_leaves_one_file_and_a_clone_can_still_look() {
+    let app = App::new();
+    let engine = app.open();
+    let clone = engine.clone();
+    let workflow = engine.register("w", |ctx: &mut Context, (): ()| {
+        ctx.transaction("t", |tx| tx.query_row("SELECT 7", [], |row| row.get::<_, u32>(0)))
+    });
+    let workflow = workflow.unwrap();
+    engine.launch().unwrap();
+    let handles: Vec<_> = (0..20).map(|_| workflow.start(&engine, ()).unwrap()).collect();
+    for handle in &handles {
+        assert_eq!(handle.result().unwrap(), 7);
+    }
+    assert_eq!(engine.list(&WorkflowFilter::new()).unwrap().len(), 20);
+    assert!(has_a_log(&app));
+    assert_eq!(engine.shutdown(MINUTE), []);
+    drop(engine);
+    assert_eq!(succeeded_in_a_copy(&app), 20);
+    assert!(!has_a_log(&app));
+
+    assert_eq!(clone.list(&WorkflowFilter::new()).unwrap().len(), 20);
+    assert_eq!(clone.retrieve::<u32>(handles[0].id().as_str()).unwrap().result().unwrap(), 7);
+    assert_eq!(clone.steps(handles[0].id()).unwrap().len(), 1);
+    assert!(!has_a_log(&app), "what looks afterwards leaves nothing either");
+    assert!(matches!(clone.cancel(handles[0].id()), Err(Error::ShuttingDown)));
+}
+
+/// The same for one that was dropped, and for one that was never launched.
+#[test]
+fn an_engine_that_is_dropped_leaves_one_file() {
+    let app = App::new();
+    drop(app.open());
+    assert!(!has_a_log(&app));
+    let engine = app.open();
+    let workflow = engine.register("w", |_: &mut Context, (): ()| Ok::<_, Error>(7)).unwrap();
+    engine.launch().unwrap();
+    let handle = workflow.start(&engine, ()).unwrap();
+    handle.result().unwrap();
+    drop(engine);
+    assert_eq!(succeeded_in_a_copy(&app), 1);
+    assert!(!has_a_log(&app));
+    // A handle is no engine, and looks all the same.
+    assert_eq!(handle.status().unwrap().as_str(), "SUCCESS");
+    assert!(!has_a_log(&app));
+}
+
+/// Somebody else, another process say, is in the middle of reading and writing.
+#[test]
+fn a_shutdown_neither_waits_for_others_on_the_file_nor_fails_them() {
+    let app = App::new();
+    let engine = app.open();
+    let workflow = engine.register("w", |_: &mut Context, (): ()| Ok::<_, Error>(7)).unwrap();
+    engine.launch().unwrap();
+    workflow.start(&engine, ()).unwrap().result().unwrap();
+    let other = engine::rusqlite::Connection::open(app.database.path()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE; CREATE TABLE theirs (x); INSERT INTO theirs VALUES (1)").unwrap();
+    let watch = std::time::Instant::now();
+    assert_eq!(engine.shutdown(MINUTE), []);
+    assert!(watch.elapsed() < Duration::from_secs(4), "{:?}", watch.elapsed());
+    other.execute_batch("INSERT INTO theirs VALUES (2); COMMIT").unwrap();
+    assert_eq!(other.query_row("SELECT count(*) FROM theirs", [], |row| row.get::<_, u32>(0)).unwrap(), 2);
+    drop(other);
+    assert_eq!(succeeded_in_a_copy(&app), 1);
 }
 
 #[test]

@@ -26,5 +26,11 @@ mod steps;
 mod transactions;
 
 // Of a file alone.
+mod durability;
 mod files;
+#[cfg(unix)]
+mod forks;
 mod opening;
+mod process;
+#[cfg(unix)]
+mod rights;
