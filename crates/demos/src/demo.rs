@@ -157,6 +157,15 @@ impl Demo {
     }
 }
 
+impl Drop for Demo {
+    /// The handler of signals keeps a clone of the engine, and the workflows keep the users: both files are closed all
+    /// the same.
+    fn drop(&mut self) {
+        self.engine.shutdown(Duration::ZERO);
+        self.store.leave_one_file();
+    }
+}
+
 /// What `--fresh` leaves of a database that is somebody's: it has no unfinished run of this example any more, and no
 /// users. Of a new file there is nothing to forget.
 fn forget_left_behind(

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, Once, OnceLock};
 use std::time::Duration;
 
 use crate::clock::Stopwatch;
@@ -42,7 +42,7 @@ pub(crate) struct Core {
     backlog: AtomicBool,
     /// The engine has shut down over a running body.
     leaving: AtomicBool,
-    left: AtomicBool,
+    left: Once,
     served: OnceLock<Arc<Served>>,
 }
 
@@ -77,7 +77,7 @@ impl Core {
             process: std::process::id(),
             backlog: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
-            left: AtomicBool::new(false),
+            left: Once::new(),
             served: OnceLock::new(),
             options,
         }
@@ -139,11 +139,13 @@ impl Core {
         }
     }
 
-    /// Takes leave of the other executors and lets go of the database, whoever still holds the engine. Once.
+    /// Takes leave of the other executors and lets go of the database, whoever still holds the engine. Once: a second
+    /// call waits for the end of the first.
     pub(crate) fn leave(&self) {
-        if self.left.swap(true, Ordering::SeqCst) {
-            return;
-        }
+        self.left.call_once(|| self.leave_now());
+    }
+
+    fn leave_now(&self) {
         if let Ok(identity) = self.identity() {
             let owns_nothing = self.reader.owned_by(&identity.executor).is_ok_and(|owned| owned.is_empty());
             self.liveness.leave(&identity.executor, owns_nothing);

@@ -9,6 +9,7 @@ use super::support::{Demo, Ended};
 fn crashes_then_succeeds(demo: &Demo, args: &[&str]) -> (Vec<Ended>, Value) {
     let mut runs = demo.run_until_it_ends(args);
     let last = runs.pop().unwrap().exits(0);
+    assert_eq!(demo.logs(), [""; 0], "each file is whole by itself");
     assert!(!runs.is_empty(), "the default seed crashes: {last:#?}");
     for run in &runs {
         assert!(run.crashed(), "{run:#?}");
@@ -32,6 +33,7 @@ fn ex1_stores_twenty_users() {
     let demo = Demo::new("ex1");
     let found = demo.run(&["--json"]).exits(0).json();
     assert_eq!(found["example"], "ex1");
+    assert_eq!(demo.logs(), [""; 0]);
     assert_eq!(found["status"], "SUCCESS");
     assert_eq!(found["output"], 20);
     let counts = ["unique_users", "rows", "duplicates", "runs", "steps_run", "steps_replayed"];

@@ -93,6 +93,12 @@ impl Demo {
         Running { _watchdog: Watchdog::over(&child), child, stderr, told: String::new() }
     }
 
+    /// What SQLite has left beside its files.
+    pub(crate) fn logs(&self) -> Vec<String> {
+        let files = fs::read_dir(self.path("")).unwrap().map(|entry| entry.unwrap().file_name());
+        files.filter_map(|file| file.into_string().ok()).filter(|file| file.ends_with("-wal")).collect()
+    }
+
     /// A connection to `users.db` or `system.db`.
     pub(crate) fn sql(&self, file: &str) -> Connection {
         let path = self.path(file);

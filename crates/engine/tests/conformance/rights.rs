@@ -256,14 +256,16 @@ fn a_lock_directory_that_is_a_link_or_a_file_is_refused() {
     refused("is no directory");
 }
 
-/// A pipe among the lock files would block whoever opens it.
+/// To open a pipe is to wait for its other end.
 #[test]
 fn what_is_no_file_among_the_lock_files_keeps_nobody_waiting() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.db");
-    let locks = dir.path().join("x.db-executors");
-    fs::create_dir(&locks).unwrap();
-    let made = Command::new("mkfifo").arg(locks.join("piton-pipe.lock")).status().unwrap();
-    assert!(made.success());
-    run(&mut errand(&this_program(), "rights::make_the_database_and_leave", &path));
+    let pipe = dir.path().join("x.db-executors/piton-pipe.lock");
+    let errand = |name: &str| errand(&this_program(), &format!("rights::{name}"), &path);
+    let mut dead = start(errand("hang_in_a_body").env("PITON_TEST_HANG", "1"));
+    dead.wait_for("in the body");
+    dead.kill();
+    assert!(Command::new("mkfifo").arg(pipe).status().unwrap().success());
+    run(&mut errand("go_on_with_what_was_left"));
 }
