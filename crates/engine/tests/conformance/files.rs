@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use engine::{Context, Engine, Error, WorkflowFilter};
@@ -113,6 +114,51 @@ fn nothing_is_acknowledged_after_a_connection_has_met_damage() {
     assert!(error.contains("system.db is damaged") && error.contains("nothing more is written"), "{error}");
     // To close it would free the locks of all connections of this process, which have nothing to lose.
     drop(file);
+}
+
+/// By an operator who has not stopped the program. Whatever of the log is in the file by then.
+#[test]
+fn nothing_is_acknowledged_after_a_backup_was_copied_over_the_file() {
+    for checkpoint in ["", "PRAGMA wal_checkpoint(PASSIVE)", "PRAGMA wal_checkpoint(RESTART)"] {
+        let app = App::new();
+        let engine = app.open();
+        let workflow = engine
+            .register("w", |ctx: &mut Context, (): ()| ctx.step("s", |_| Ok::<_, Error>("x".repeat(4000))));
+        let workflow = workflow.unwrap();
+        engine.launch().unwrap();
+        let run = |id: &str| workflow.start_as(&engine, id, ())?.result();
+        let backup = app.database.path().with_extension("backup");
+        run("before").unwrap();
+        app.batch("PRAGMA wal_checkpoint(PASSIVE)");
+        assert!(Command::new("cp").arg(app.database.path()).arg(&backup).status().unwrap().success());
+        for n in 0..20 {
+            run(&format!("after-{n}")).unwrap();
+        }
+        app.batch(&format!("PRAGMA wal_checkpoint(PASSIVE); {checkpoint}"));
+        run("last").unwrap();
+        assert!(Command::new("cp").arg(&backup).arg(app.database.path()).status().unwrap().success());
+        let error = run("too late").unwrap_err().to_string();
+        assert!(
+            error.contains("somebody wrote over it") || error.contains("malformed"),
+            "{checkpoint}: {error}"
+        );
+        assert!(error.contains("system.db is damaged"), "{checkpoint}: {error}");
+        run("later still").unwrap_err();
+    }
+}
+
+/// Checkpoints write to the file too, those of other processes as well.
+#[test]
+fn a_checkpoint_of_another_process_is_no_overwriting() {
+    let app = App::new();
+    let engine = app.open();
+    let workflow = engine.register("w", |_: &mut Context, (): ()| Ok::<_, Error>("x".repeat(4000))).unwrap();
+    engine.launch().unwrap();
+    for n in 0..40 {
+        workflow.start(&engine, ()).unwrap().result().unwrap();
+        let mode = ["PASSIVE", "FULL", "RESTART", "TRUNCATE"][n % 4];
+        app.batch(&format!("PRAGMA wal_checkpoint({mode})"));
+    }
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {

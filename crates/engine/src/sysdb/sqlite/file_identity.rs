@@ -8,9 +8,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use rusqlite::ErrorCode;
+use rusqlite::{Connection, ErrorCode};
 
+use super::overwriting::Overwriting;
 use super::path::beside;
+use super::statement::failed;
+use crate::id::WorkflowId;
 use crate::sync::say;
 use crate::sysdb::{DbError, DbResult};
 
@@ -19,6 +22,7 @@ use crate::sysdb::{DbError, DbResult};
 pub(super) struct FileIdentity {
     files: Vec<(PathBuf, Number)>,
     damage: OnceLock<String>,
+    overwriting: Overwriting,
 }
 
 /// Device and inode; on other systems nothing is compared.
@@ -32,7 +36,8 @@ impl FileIdentity {
             let number = number_of(&path).ok().flatten();
             (path, number)
         };
-        Self { files: ["", "-wal", "-shm"].map(numbered).into(), damage: OnceLock::new() }
+        let overwriting = Overwriting::of(path, &beside(path, "-wal"));
+        Self { files: ["", "-wal", "-shm"].map(numbered).into(), damage: OnceLock::new(), overwriting }
     }
 
     /// Refuses for good when another file is at one of the paths, or none, and when damage was seen. Three looks at a
@@ -57,12 +62,30 @@ impl FileIdentity {
         Ok(())
     }
 
+    /// The same before a commit on this connection, and refuses when somebody wrote over the file.
+    pub(super) fn check_content(&self, connection: &Connection) -> DbResult<()> {
+        self.check()?;
+        let looked = self.overwriting.look(connection).map_err(|e| failed("check_file", e));
+        match self.note_damage(looked)? {
+            None => Ok(()),
+            Some(reason) => Err(self.is_damaged(&format!("somebody wrote over it: {reason}"))),
+        }
+    }
+
+    /// Remembers a workflow that was committed: as long as its row is there, the file is the same.
+    pub(super) fn note_start(&self, workflow: &WorkflowId) {
+        self.overwriting.note_start(workflow);
+    }
+
     /// Remembers damage that a connection has met: nothing is written after it.
     pub(super) fn note_damage<T>(&self, result: DbResult<T>) -> DbResult<T> {
-        let error = match result {
-            Err(error) if is_damage(&error) => error,
-            other => return other,
-        };
+        match result {
+            Err(error) if is_damage(&error) => Err(self.is_damaged(&error.to_string())),
+            other => other,
+        }
+    }
+
+    fn is_damaged(&self, error: &str) -> DbError {
         let mut is_new = false;
         let damage = self.damage.get_or_init(|| {
             is_new = true;
@@ -75,7 +98,7 @@ impl FileIdentity {
         if is_new {
             say!(error, "{damage}");
         }
-        Err(refused(damage.clone(), false))
+        refused(damage.clone(), false)
     }
 }
 

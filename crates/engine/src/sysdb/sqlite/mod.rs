@@ -12,6 +12,7 @@ mod file_identity;
 mod manage;
 mod messages;
 mod open;
+mod overwriting;
 mod path;
 mod queues;
 mod reader;

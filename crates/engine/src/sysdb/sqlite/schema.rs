@@ -120,7 +120,7 @@ fn look(connection: &Connection) -> Result<Content, Problem> {
 }
 
 /// A small file is checked whole. Of a large one a row of each table is read.
-fn check_for_damage(connection: &Connection) -> Result<(), Problem> {
+pub(super) fn check_for_damage(connection: &Connection) -> Result<(), Problem> {
     let pages: u64 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
     let page_bytes: u64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
     if pages.saturating_mul(page_bytes) <= FULL_CHECK_BYTES_MAX {

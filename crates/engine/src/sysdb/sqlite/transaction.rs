@@ -42,6 +42,7 @@ impl TransactionSteps {
             Some(connection) => connection,
             None => open(&self.path)?,
         };
+        self.file.check_content(&connection)?;
         let tried = self.file.note_damage(try_once(&mut connection, owner, earlier, gate, body))?;
         // One that failed or was misused, or that has tables of its own by now, is not used again.
         if !matches!(tried, Transacted::Misused(_)) && TEMPORARY.first(&connection, [], |_| Ok(()))?.is_none()

@@ -26,10 +26,18 @@ impl SqliteWriter {
 
 impl Writer for SqliteWriter {
     fn commit(&mut self, batch: &[Write]) -> DbResult<Vec<Verdict>> {
-        self.file.check()?;
         let connection = self.connection.as_mut().ok_or_else(closed)?;
+        self.file.check_content(connection)?;
         still_durable(connection)?;
-        self.file.note_damage(commit(connection, batch))
+        let verdicts = self.file.note_damage(commit(connection, batch))?;
+        let started = |(write, verdict): (&Write, &Verdict)| match (write, verdict) {
+            (Write::StartWorkflow(new), Verdict::Done) => Some(new.id.clone()),
+            _ => None,
+        };
+        if let Some(workflow) = batch.iter().zip(&verdicts).rev().find_map(started) {
+            self.file.note_start(&workflow);
+        }
+        Ok(verdicts)
     }
 
     /// `PRAGMA data_version` changes with the commits of all connections but its own. It costs about two
