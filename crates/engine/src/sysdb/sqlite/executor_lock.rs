@@ -286,7 +286,9 @@ fn is_open_to_more(directory: &fs::Metadata, database: &fs::Metadata) -> bool {
     {
         use std::os::unix::fs::MetadataExt;
         let more = directory.mode() & !database.mode() & 0o022 != 0;
-        more || (directory.uid() != database.uid() && directory.uid() != 0)
+        let by_the_same = directory.uid() == database.uid() || directory.uid() == 0;
+        let within_a_group = directory.gid() == database.gid() && database.mode() & 0o020 != 0;
+        more || !(by_the_same || within_a_group)
     }
     #[cfg(not(unix))]
     {
