@@ -71,7 +71,7 @@ fn count_the_syncs_of_each_acknowledgement() {
     // An observer is told after the commit.
     let commits = commits.0.load(Ordering::SeqCst) - before.1;
     let syncs = syncs() - before.0;
-    say(&format!("batches {}", if syncs >= commits && commits > 0 { 1 } else { 0 }));
+    say(&format!("batches {}", usize::from(syncs >= commits && commits > 0)));
 }
 
 fn build_the_counter(dir: &Path) -> std::path::PathBuf {

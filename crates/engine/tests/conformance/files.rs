@@ -107,8 +107,8 @@ fn nothing_is_acknowledged_after_a_connection_has_met_damage() {
     // In place, as `cp` does.
     let mut file = std::fs::OpenOptions::new().write(true).open(app.database.path()).unwrap();
     file.write_all(&vec![0xa5; bytes]).unwrap();
-    let seen = std::iter::repeat_with(|| engine.list(&WorkflowFilter::new()));
-    let error = seen.filter_map(Result::err).next().unwrap().to_string();
+    let mut seen = std::iter::repeat_with(|| engine.list(&WorkflowFilter::new()));
+    let error = seen.find_map(Result::err).unwrap().to_string();
     assert!(error.contains("system.db is damaged"), "{error}");
     let error = workflow.start_as(&engine, "two", ()).unwrap_err().to_string();
     assert!(error.contains("system.db is damaged") && error.contains("nothing more is written"), "{error}");
