@@ -15,7 +15,7 @@ const RUSQLITE_MIN: &str = "0.39.0";
 pub(crate) fn sqlx() -> anyhow::Result<()> {
     let manifest = root().join("xtask/beside/sqlx/Cargo.toml");
     let mut command = cargo();
-    command.args(["run", "--quiet", "--locked", "--manifest-path"]).arg(manifest);
+    command.args(["run", "--quiet", "--manifest-path"]).arg(manifest);
     run(command.arg("--target-dir").arg(root().join("target/beside-sqlx")))
 }
 
@@ -32,18 +32,8 @@ pub(crate) fn oldest_rusqlite() -> anyhow::Result<()> {
         run(command.args(args))
     };
     in_copy(&["update", "--package", "rusqlite", "--precise", RUSQLITE_MIN])?;
-    in_copy(&[
-        "test",
-        "--locked",
-        "--package",
-        "store",
-        "--package",
-        "engine",
-        "--lib",
-        "--test",
-        "conformance",
-    ])?;
-    in_copy(&["test", "--locked", "--package", "torture", "--test", "kills"])
+    in_copy(&["test", "--package", "store", "--package", "engine", "--lib", "--test", "conformance"])?;
+    in_copy(&["test", "--package", "torture", "--test", "kills"])
 }
 
 /// Everything but what is built and what is hidden.

@@ -249,6 +249,7 @@ fn a_lock_directory_that_is_a_link_or_a_file_is_refused() {
         for words in ["x.db-executors", kind, "remove it"] {
             assert!(error.contains(words), "{error}");
         }
+        assert!(!path.exists(), "nothing was made");
     };
     symlink(dir.path(), &locks).unwrap();
     refused("is a symbolic link");

@@ -15,7 +15,8 @@ fn order(ctx: &mut Context, item: String) -> engine::Result<i64> {
 async fn main() -> Result<(), BoxError> {
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("shop.db");
-    let pool = SqlitePool::connect_with(SqliteConnectOptions::new().filename(&file).create_if_missing(true)).await?;
+    let pool =
+        SqlitePool::connect_with(SqliteConnectOptions::new().filename(&file).create_if_missing(true)).await?;
     sqlx::query("CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT NOT NULL)").execute(&pool).await?;
 
     // Calls of the engine block their thread.
@@ -29,10 +30,12 @@ async fn main() -> Result<(), BoxError> {
     });
     let (engine, id) = started.await??;
 
-    let item: String = sqlx::query_scalar("SELECT item FROM orders WHERE id = ?").bind(id).fetch_one(&pool).await?;
-    let status: String = sqlx::query_scalar("SELECT status FROM workflow_status WHERE workflow_uuid = 'order-1'")
-        .fetch_one(&pool)
-        .await?;
+    let item: String =
+        sqlx::query_scalar("SELECT item FROM orders WHERE id = ?").bind(id).fetch_one(&pool).await?;
+    let status: String =
+        sqlx::query_scalar("SELECT status FROM workflow_status WHERE workflow_uuid = 'order-1'")
+            .fetch_one(&pool)
+            .await?;
     tokio::task::spawn_blocking(move || drop(engine)).await?;
     pool.close().await;
     let seen = (item.as_str(), status.as_str(), engine::rusqlite::version());

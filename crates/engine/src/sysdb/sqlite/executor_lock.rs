@@ -52,8 +52,8 @@ impl ExecutorLocks {
         Self { database: database.to_owned(), directory, held: Mutex::default(), doubted: Mutex::default() }
     }
 
-    /// Refuses a directory that other programs would not find, and warns of one that others can write to.
-    pub(super) fn check_directory(&self) -> Result<(), String> {
+    /// Refuses a directory that other programs would not find.
+    pub(super) fn refuse_another_directory(&self) -> Result<(), String> {
         let directory = self.directory.display();
         let found = match fs::symlink_metadata(&self.directory) {
             Ok(found) => found,
@@ -67,8 +67,16 @@ impl ExecutorLocks {
                  directory"
             ));
         }
-        if let Some(model) = fs::metadata(&self.database).ok().filter(|model| is_open_to_more(&found, model))
-        {
+        Ok(())
+    }
+
+    /// Warns of a directory that others can write to.
+    pub(super) fn warn_of_the_directory(&self) {
+        let (Ok(found), Ok(model)) = (fs::metadata(&self.directory), fs::metadata(&self.database)) else {
+            return;
+        };
+        if is_open_to_more(&found, &model) {
+            let directory = self.directory.display();
             say!(
                 warn,
                 "directory {directory} {}, while the database {}: others can remove its lock files, and a living \
@@ -77,7 +85,6 @@ impl ExecutorLocks {
                 owned(&model)
             );
         }
-        Ok(())
     }
 
     fn path(&self, executor: &ExecutorId) -> PathBuf {

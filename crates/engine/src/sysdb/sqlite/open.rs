@@ -37,9 +37,10 @@ pub(crate) fn open(path: &Path, shared_with_application: bool) -> Result<SystemD
             rusqlite::version()
         )));
     }
-    create_private(&path).map_err(refuse)?;
     let liveness = ExecutorLocks::beside(&path);
-    liveness.check_directory().map_err(refuse)?;
+    liveness.refuse_another_directory().map_err(refuse)?;
+    create_private(&path).map_err(refuse)?;
+    liveness.warn_of_the_directory();
     let writer = bring_up(&path, shared_with_application).map_err(|problem| match problem {
         schema::Problem::Sqlite(e) => refuse(in_words(&path, &e)),
         schema::Problem::Refused(reason) => refuse(reason),
