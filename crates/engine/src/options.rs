@@ -323,7 +323,7 @@ impl EngineOptions {
     }
 
     #[cfg(feature = "postgres")]
-    fn postgres_settings(&self) -> crate::sysdb::postgres::Settings {
+    pub(crate) fn postgres_settings(&self) -> crate::sysdb::postgres::Settings {
         crate::sysdb::postgres::Settings {
             schema: self.schema.clone(),
             migrate: self.migrate,

@@ -81,6 +81,12 @@ impl Gate {
     }
 }
 
+/// The kinds of writes that an execution makes: each is bound to its token. A transaction step is another.
+#[cfg(feature = "testing")]
+pub fn fenced_writes() -> impl Iterator<Item = &'static str> {
+    crate::sysdb::write::fenced()
+}
+
 #[cfg(feature = "testing")]
 pub use fake_clock::FakeClock;
 

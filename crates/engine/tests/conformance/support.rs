@@ -1,13 +1,15 @@
-//! An application for tests: its own directory, a clock that stands, and a side door to the tables.
+//! An application for tests: its own directory, a clock that stands, and a side door to the tables. A test has a limit
+//! from its first application on, and the helpers that wait have shorter ones of their own.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::time::Instant;
 
 use engine::testing::FakeClock;
 use engine::{Engine, EngineOptions, Timestamp};
 
 pub(crate) use engine::Result;
+pub(crate) use watch::eventually;
 
 use crate::backend::Database;
 use crate::value::{FromValue, Params};
@@ -41,8 +43,12 @@ impl App {
         if log::set_logger(&BadLogger).is_ok() {
             log::set_max_level(log::LevelFilter::Trace);
         }
+        watch::test(watch::LIMIT);
         let clock = FakeClock::at(Timestamp::from_millis(1_767_225_600_000)); // 2026-01-01T00:00:00Z
-        Self { database: Arc::new(Database::new()), clock }
+        let app = Self { database: Arc::new(Database::new()), clock };
+        let database = Arc::downgrade(&app.database);
+        watch::shows(move || database.upgrade().map(|database| workflows_in(&database)).unwrap_or_default());
+        app
     }
 
     pub(crate) fn url(&self) -> String {
@@ -119,6 +125,14 @@ impl App {
     }
 }
 
+/// What tells why a test hangs.
+fn workflows_in(database: &Database) -> String {
+    let sql = "SELECT concat_ws(' ', 'workflow', workflow_uuid, name, status, 'of', owner_xid, attributes)
+                 FROM workflow_status ORDER BY created_at LIMIT 20";
+    let rows = database.column(sql, &[]);
+    rows.into_iter().map(|row| format!("  {}\n", String::from_value(row))).collect()
+}
+
 /// Counts the executions of a body.
 #[derive(Clone, Default)]
 pub(crate) struct Counter(Arc<AtomicUsize>);
@@ -147,13 +161,8 @@ struct State {
 impl Latch {
     /// In the body: says that it is here and waits.
     pub(crate) fn hold(&self) {
-        let (state, changed) = &*self.0;
-        let mut state = state.lock().unwrap();
-        state.arrived += 1;
-        changed.notify_all();
-        while !state.open {
-            state = changed.wait(state).unwrap();
-        }
+        self.arrive();
+        self.wait_until("a latch to be opened", |state| state.open);
     }
 
     /// Says that it is here, and goes on.
@@ -165,11 +174,7 @@ impl Latch {
 
     /// In the test: waits until so many bodies are held or were.
     pub(crate) fn wait_for(&self, bodies: usize) {
-        let (state, changed) = &*self.0;
-        let mut state = state.lock().unwrap();
-        while state.arrived < bodies {
-            state = changed.wait(state).unwrap();
-        }
+        self.wait_until(&format!("bodies at a latch, {bodies} of them"), |state| state.arrived >= bodies);
     }
 
     pub(crate) fn open(&self) {
@@ -177,13 +182,18 @@ impl Latch {
         state.lock().unwrap().open = true;
         changed.notify_all();
     }
-}
 
-/// Waits until it is so. The engine's own threads make it so, within milliseconds.
-pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let start = std::time::Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < Duration::from_secs(30), "not so within 30 s: {what}");
-        std::thread::yield_now();
+    fn wait_until(&self, what: &str, is_so: impl Fn(&State) -> bool) {
+        let _waiting = watch::waiting(what);
+        let (state, changed) = &*self.0;
+        let start = Instant::now();
+        let mut state = state.lock().unwrap();
+        while !is_so(&state) {
+            let left = watch::PATIENCE.checked_sub(start.elapsed());
+            let left = left.unwrap_or_else(|| {
+                panic!("waited {:?} for {what}; {} have come", watch::PATIENCE, state.arrived)
+            });
+            state = changed.wait_timeout(state, left).unwrap().0;
+        }
     }
 }

@@ -3,6 +3,7 @@ use std::time::{Duration, Instant};
 
 use cluster::Cluster;
 use engine::{Context, Engine, EngineOptions, Error, Workflow};
+pub(crate) use watch::eventually;
 
 /// A database of its own on the server of this process.
 pub(crate) struct Ground {
@@ -12,6 +13,7 @@ pub(crate) struct Ground {
 
 impl Ground {
     pub(crate) fn new() -> Self {
+        limit();
         listen_to_the_log();
         let cluster = cluster::shared();
         Self { cluster, database: cluster.fresh_database() }
@@ -39,7 +41,13 @@ pub(crate) fn sql(url: &str) -> engine::postgres::Client {
     engine::postgres::Client::connect(url, engine::postgres::NoTls).unwrap()
 }
 
+/// Longer where tests run at length.
+fn limit() {
+    watch::test(watch::LIMIT * long(2, 4));
+}
+
 pub(crate) fn options() -> EngineOptions {
+    limit();
     Engine::options().app("fleet")
 }
 
@@ -49,15 +57,6 @@ pub(crate) fn steps(engine: &Engine) -> Workflow<u32, u32> {
         (0..steps).map(|_| ctx.step("s", |_| Ok::<_, Error>(1))).sum()
     });
     workflow.unwrap()
-}
-
-/// Waits until it is so.
-pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < Duration::from_secs(60), "not so within 60 s: {what}");
-        std::thread::yield_now();
-    }
 }
 
 /// Lets time pass: what is tested here is what happens in it by itself.
