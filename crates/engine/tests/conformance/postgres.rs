@@ -12,6 +12,7 @@ mod accidents;
 mod children;
 mod commits;
 mod endings;
+mod fences;
 mod listing;
 mod manage;
 mod messages;

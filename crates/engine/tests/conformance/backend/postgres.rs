@@ -14,6 +14,9 @@ pub(crate) struct Database {
 /// How a transaction of the engine begins.
 pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL SERIALIZABLE";
 
+/// How a transaction step names the table of workflows.
+pub(crate) const WORKFLOW_STATUS: &str = "dbos.workflow_status";
+
 /// Attributes that are no JSON object.
 pub(crate) const ODD_ATTRIBUTES: &[&str] = &["null", "[1]", "\"text\""];
 

@@ -17,6 +17,9 @@ pub(crate) struct Database {
 /// How a transaction of the engine begins.
 pub(crate) const BEGIN: &str = "BEGIN IMMEDIATE";
 
+/// How a transaction step names the table of workflows.
+pub(crate) const WORKFLOW_STATUS: &str = "workflow_status";
+
 /// Attributes that are no JSON object.
 pub(crate) const ODD_ATTRIBUTES: &[&str] = &["no json", "null", "[1]", "\"text\""];
 
