@@ -46,12 +46,12 @@ fn a_body_that_leaves_its_transaction_idle_for_too_long_fails_after_ten_runs() {
     let (counted, url) = (tries.clone(), ground.url());
     let workflow = engine.register("w", move |ctx: &mut Context, ends: Ends| -> engine::Result<usize> {
         ctx.pg_transaction("idle", |tx| -> Result<usize, BoxError> {
+            let before = counted.fetch_add(1, Ordering::SeqCst);
             let pid: i32 = tx.query_one("SELECT pg_backend_pid()", &[])?.try_get(0)?;
             tx.batch_execute("SET LOCAL idle_in_transaction_session_timeout = '1ms'")?;
             let mut beside = sql(&url);
             let ended = "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $1";
             eventually("ended", || beside.query_one(ended, &[&pid]).unwrap().try_get(0).unwrap());
-            let before = counted.fetch_add(1, Ordering::SeqCst);
             match ends {
                 Ends::Well => {}
                 Ends::WithItsError => tx.batch_execute("SELECT 1")?,
@@ -72,7 +72,7 @@ fn a_body_that_leaves_its_transaction_idle_for_too_long_fails_after_ten_runs() {
         assert!(error.contains(reason), "{error}");
         // The driver does not always hear why its connection ended: such a run does not count.
         let tries = tries.swap(0, Ordering::SeqCst);
-        assert!((10..30).contains(&tries), "{tries}");
+        assert!(tries >= 10, "{tries}");
     }
 }
 
@@ -130,7 +130,7 @@ fn a_body_finds_a_session_as_new() {
     let ground = Ground::new();
     let engine = options().open(&format!("{}&pool_max=1", ground.url())).unwrap();
     let leaves = "
-        SET search_path = pg_catalog; SET TIME ZONE 'Asia/Tokyo'; SET statement_timeout = '1s';
+        SET search_path = pg_catalog; SET TIME ZONE 'Asia/Tokyo'; SET statement_timeout = '1h';
         SELECT set_config('app.tenant', '42', false), pg_advisory_lock(7);
         CREATE TEMP TABLE left_behind ()";
     let workflow = engine.register("w", move |ctx: &mut Context, (): ()| -> engine::Result<Vec<String>> {
