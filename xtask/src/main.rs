@@ -7,6 +7,7 @@
 mod cargo;
 mod check;
 mod compat;
+mod mutants;
 mod run;
 mod supervise;
 
@@ -30,8 +31,10 @@ struct Cli {
 enum Command {
     /// Run an example; with --until-success start it again whenever it dies.
     Run(run::RunArgs),
-    /// Everything that must pass: tests, format, lints, documentation, demos, torture, bench.
-    Ci,
+    /// Everything that must pass: tests, format, lints, documentation, demos, torture, bench; --full adds what takes hours.
+    Ci(check::CiArgs),
+    /// Change the engine in small ways, one at a time, and see whether the tests notice: --files --list --timeout.
+    Mutants(mutants::MutantsArgs),
     /// Kill processes at random and audit what they leave: --seed N --kills K --processes P --dir D
     /// --backend postgres.
     #[command(disable_help_flag = true)]
@@ -62,7 +65,8 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
-        Command::Ci => check::all(),
+        Command::Ci(args) => check::all(&args),
+        Command::Mutants(args) => mutants::run(&args),
         Command::Torture { args } => cargo::hand_over("torture", &["judge".into()], &args),
         Command::Bench { args } => cargo::hand_over("bench", &[], &args),
         Command::Pg { args } => cargo::hand_over("cluster", &[], &args),
