@@ -12,6 +12,7 @@ use engine::{Context, Engine, Error, Result};
 /// A server on a loopback port that takes encrypted connections alone, and the port.
 fn server(encrypted: bool) -> Option<(Cluster, u16)> {
     cluster::try_shared()?;
+    watch::test(watch::LIMIT);
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let options = vec!["listen_addresses = '127.0.0.1'".into(), format!("port = {port}")];
     let mut settings = Settings { options, ..Settings::default() };

@@ -21,6 +21,7 @@ fn at(second: u32) -> DateTime<Utc> {
 
 /// A fresh file with an empty table.
 fn store(key: Key) -> (tempfile::TempDir, Store) {
+    watch::test(watch::LIMIT);
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("users.db"), key).unwrap();
     store.users(|users| users.create()).unwrap();
@@ -133,6 +134,7 @@ fn a_new_file_and_its_companions_are_for_their_owner_alone() {
 
 #[test]
 fn many_may_open_a_new_file_at_once() {
+    watch::test(watch::LIMIT);
     for _ in 0..40 {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("users.db");

@@ -153,9 +153,8 @@ fn report(test: &Test, all: &[Test]) -> (String, Vec<Show>) {
     let mut report =
         format!("{} did not end within {:?}, so its process ends. It waits for:\n", test.name, test.limit);
     let waits = lock(&WAITS);
-    let of_it = |wait: &&Wait| {
-        wait.thread == test.thread || all.iter().all(|other| other.thread != wait.thread)
-    };
+    let of_it =
+        |wait: &&Wait| wait.thread == test.thread || all.iter().all(|other| other.thread != wait.thread);
     let mut any = false;
     for wait in waits.iter().filter(of_it) {
         any = true;

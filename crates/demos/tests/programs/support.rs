@@ -16,6 +16,8 @@ use serde_json::Value;
 
 /// A demo that takes longer hangs, and is killed, which no test expects.
 const DEADLINE: Duration = Duration::from_secs(120);
+/// A test runs many of them.
+const LIMIT: Duration = Duration::from_secs(10 * 60);
 /// More crashes in a row than any seed here has.
 const RESTARTS_MAX: usize = 20;
 
@@ -26,6 +28,7 @@ pub(crate) struct Demo {
 
 impl Demo {
     pub(crate) fn new(name: &'static str) -> Self {
+        watch::test(LIMIT);
         Self { name, home: tempfile::tempdir().unwrap() }
     }
 

@@ -10,6 +10,7 @@ use engine::{Context, Engine, Error};
 use crate::support::{App, Result};
 
 fn open(path: &Path) -> Result<Engine> {
+    watch::test(watch::LIMIT);
     Engine::options().open(&format!("sqlite:{}", path.display()))
 }
 
