@@ -48,7 +48,8 @@ fn a_body_that_leaves_its_transaction_idle_for_too_long_fails_after_ten_runs() {
         ctx.pg_transaction("idle", |tx| -> Result<usize, BoxError> {
             let before = counted.fetch_add(1, Ordering::SeqCst);
             let pid: i32 = tx.query_one("SELECT pg_backend_pid()", &[])?.try_get(0)?;
-            tx.batch_execute("SET LOCAL idle_in_transaction_session_timeout = '1ms'")?;
+            // Where this process is late, the end of the session is the answer to this already.
+            let _ = tx.batch_execute("SET LOCAL idle_in_transaction_session_timeout = '1ms'");
             let mut beside = sql(&url);
             let ended = "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $1";
             eventually("ended", || beside.query_one(ended, &[&pid]).unwrap().try_get(0).unwrap());
