@@ -455,6 +455,26 @@ mod tests {
         }
     }
 
+    fn ticket(job: Job) -> Ticket {
+        Ticket { job, caller: Caller::Outside, place: Arc::default() }
+    }
+
+    #[test]
+    fn a_batch_is_bounded_and_ends_before_what_must_be_alone() {
+        let write = || {
+            let (executor, at) =
+                (crate::id::ExecutorId::generate(None), crate::clock::Timestamp::from_millis(0));
+            ticket(Job::Write(Box::new(Write::Requeue { executor, at })))
+        };
+        let mut line: VecDeque<_> = (0..BATCH_WRITES_MAX + 1).map(|_| write()).collect();
+        assert_eq!(take_batch(&mut line).len(), BATCH_WRITES_MAX);
+        line.push_back(ticket(Job::Alone));
+        line.push_back(write());
+        assert_eq!(take_batch(&mut line).len(), 1);
+        assert!(take_batch(&mut line).is_empty());
+        assert_eq!(line.len(), 2, "they keep their places");
+    }
+
     #[test]
     fn a_close_leaves_nobody_in_the_lead() {
         let around = Surroundings {

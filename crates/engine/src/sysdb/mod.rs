@@ -3,13 +3,13 @@
 //! Above it: workflows, retries, threads. Below it: SQL. Only the rows of this file and of [`mod@write`] cross, no
 //! driver type does. A read is one query or few, a batch of writes is one transaction.
 
-#[cfg(all(test, unix, feature = "sqlite", feature = "postgres"))]
-mod fences;
 mod names;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
+#[cfg(all(test, unix, feature = "sqlite", feature = "postgres"))]
+mod tests;
 mod url;
 pub(crate) mod write;
 
