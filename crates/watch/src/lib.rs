@@ -25,6 +25,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long a look at the state of a test may take.
 const SHOWN_WITHIN: Duration = Duration::from_secs(10);
+const UNKNOWN: &str = "  nothing that a helper knows: the end of a workflow, a process or a thread\n";
 /// As the harness exits when a test has failed.
 const FAILED: i32 = 101;
 
@@ -73,6 +74,7 @@ thread_local! {
 /// Gives the test on this thread a limit, from now on. Called again it keeps the later end. Threads without a name are
 /// no tests, and get none.
 pub fn test(limit: Duration) {
+    static WATCHING: OnceLock<()> = OnceLock::new();
     let this = thread::current();
     let Some(name) = this.name() else { return };
     LEAVES.with(|leaves| leaves.0.set(true));
@@ -87,7 +89,6 @@ pub fn test(limit: Duration) {
         }
     }
     drop(tests);
-    static WATCHING: OnceLock<()> = OnceLock::new();
     WATCHING.get_or_init(|| {
         thread::spawn(watch);
     });
@@ -150,19 +151,16 @@ fn watch() {
 
 /// What is known of a test without a look at its state: its own waits, and those of threads that are nobody's.
 fn report(test: &Test, all: &[Test]) -> (String, Vec<Show>) {
-    let mut report =
-        format!("{} did not end within {:?}, so its process ends. It waits for:\n", test.name, test.limit);
-    let waits = lock(&WAITS);
-    let of_it =
-        |wait: &&Wait| wait.thread == test.thread || all.iter().all(|other| other.thread != wait.thread);
-    let mut any = false;
-    for wait in waits.iter().filter(of_it) {
-        any = true;
-        report += &format!("  {} (since {:.0} s)\n", wait.what, wait.since.elapsed().as_secs_f64());
-    }
-    if !any {
-        report += "  nothing that a helper knows: the end of a workflow, a process or a thread\n";
-    }
+    let waits: Vec<String> = lock(&WAITS)
+        .iter()
+        .filter(|wait| wait.thread == test.thread || all.iter().all(|other| other.thread != wait.thread))
+        .map(|wait| format!("  {} (since {:.0} s)\n", wait.what, wait.since.elapsed().as_secs_f64()))
+        .collect();
+    let waits = if waits.is_empty() { UNKNOWN.to_owned() } else { waits.concat() };
+    let report = format!(
+        "{} did not end within {:?}, so its process ends. It waits for:\n{waits}",
+        test.name, test.limit
+    );
     (report, test.shows.clone())
 }
 
