@@ -29,7 +29,9 @@ fn refusing(
     Arc::new(move |point| {
         if point.moment == Moment::Before && point.kinds.contains(&kind) {
             let act = act.lock().unwrap().take();
-            act.into_iter().for_each(|act| act());
+            if let Some(act) = act {
+                act();
+            }
         }
         if point.kinds.contains(&refused) { Fate::FailForGood } else { Fate::Go }
     })
@@ -153,12 +155,12 @@ fn loses_its_workflow(
     body: Body,
     (loss, told): (&'static str, &str),
 ) -> Result<(), String> {
-    let (held, (ends, ended), (lost, then)) = (Latch::default(), Ends::new(), channel());
+    let (held, (ends, ended), (tells, then)) = (Latch::default(), Ends::new(), channel());
     let (side, workflow) = (app.clone(), id.to_owned());
     let take_over = move || {
         let sql = format!("UPDATE workflow_status SET {loss} WHERE workflow_uuid = ?1");
         assert_eq!(side.execute(&sql, [&workflow]), 1);
-        lost.send(written(&side, &workflow)).unwrap();
+        tells.send(written(&side, &workflow)).unwrap();
     };
     let is_release = kind == "release";
     let hook = refusing(if is_release { "record_step" } else { "nothing" }, kind, take_over);

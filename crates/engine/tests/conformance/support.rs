@@ -130,7 +130,8 @@ fn workflows_in(database: &Database) -> String {
     let sql = "SELECT concat_ws(' ', 'workflow', workflow_uuid, name, status, 'of', owner_xid, attributes)
                  FROM workflow_status ORDER BY created_at LIMIT 20";
     let rows = database.column(sql, &[]);
-    rows.into_iter().map(|row| format!("  {}\n", String::from_value(row))).collect()
+    let lines: Vec<_> = rows.into_iter().map(|row| format!("  {}\n", String::from_value(row))).collect();
+    lines.concat()
 }
 
 /// Counts the executions of a body.
