@@ -466,7 +466,7 @@ mod tests {
                 (crate::id::ExecutorId::generate(None), crate::clock::Timestamp::from_millis(0));
             ticket(Job::Write(Box::new(Write::Requeue { executor, at })))
         };
-        let mut line: VecDeque<_> = (0..BATCH_WRITES_MAX + 1).map(|_| write()).collect();
+        let mut line: VecDeque<_> = (0..=BATCH_WRITES_MAX).map(|_| write()).collect();
         assert_eq!(take_batch(&mut line).len(), BATCH_WRITES_MAX);
         line.push_back(ticket(Job::Alone));
         line.push_back(write());
