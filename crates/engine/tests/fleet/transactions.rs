@@ -139,7 +139,7 @@ fn a_body_finds_a_session_as_new() {
             let session = "
                 SELECT current_setting('search_path'), current_setting('TimeZone'),
                        current_setting('statement_timeout'), COALESCE(current_setting('app.tenant', true), ''),
-                       (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory')::text,
+                       (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid())::text,
                        (SELECT count(*) FROM pg_class WHERE relname = 'left_behind')::text, pg_backend_pid()::text";
             let row = tx.query_one(session, &[])?;
             let seen = (0..7).map(|n| row.try_get(n)).collect::<Result<_, _>>()?;
