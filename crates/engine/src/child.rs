@@ -6,14 +6,16 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, Codec};
 use crate::committer::Caller;
 use crate::context::{Context, Ended, Place};
 use crate::core::Run;
-use crate::error::{AWAITED_CANCELLED, AWAITED_PARKED, Error, Failure, Result, Stop};
+use crate::error::{
+    AWAITED_CANCELLED, AWAITED_PARKED, CIRCULAR_WAIT, Error, Failure, NOT_FOUND, Result, Stop,
+};
 use crate::handle;
 use crate::id::{OwnerToken, WorkflowId, check_name};
 use crate::queue::{EnqueueOptions, Queue};
@@ -44,7 +46,8 @@ impl<O: DeserializeOwned> Child<O> {
     ///
     /// # Errors
     /// [`Error::WorkflowFailed`], [`Error::WorkflowCancelled`] or [`Error::RecoveryAttemptsExceeded`] when the
-    /// child ended so, [`Error::Stopped`] when the engine ends this execution; hand that on.
+    /// child ended so, [`Error::NotFound`] when its row was deleted, [`Error::CircularWait`] when it waits for this
+    /// workflow. All of these are recorded. [`Error::Stopped`] when the engine ends this execution; hand that on.
     pub fn result(&self, ctx: &mut Context) -> Result<O> {
         let patience = ctx.core.options.suspend_after;
         ctx.child_result(&self.id, patience)
@@ -121,7 +124,8 @@ impl Context {
     /// The same under an id of your choice. If it is taken by a run of the same workflow, that run is the child.
     ///
     /// # Errors
-    /// As [`Context::start`], and [`Error::StepFailed`] when the id belongs to another workflow.
+    /// As [`Context::start`], and [`Error::StepFailed`] when the id belongs to another workflow, or to one of those
+    /// that this workflow descends from.
     pub fn start_as<I, O>(&mut self, workflow: &Workflow<I, O>, id: &str, input: I) -> Result<Child<O>>
     where
         I: Serialize + DeserializeOwned,
@@ -147,7 +151,7 @@ impl Context {
     ///
     /// # Errors
     /// As [`Context::enqueue`], [`Error::InvalidName`], [`Error::InvalidOption`], and [`Error::StepFailed`] when the id
-    /// belongs to another workflow.
+    /// belongs to another workflow, or to one of those that this workflow descends from.
     pub fn enqueue_with<I, O>(
         &mut self,
         workflow: &Workflow<I, O>,
@@ -241,6 +245,7 @@ impl Context {
         if let Verdict::Refused(refusal) = &verdict {
             let recorded = match refusal {
                 Refusal::OtherWorkflow { name } => name.clone(),
+                Refusal::Ancestor => return Err(self.refuse_ancestor(place, &id)?),
                 Refusal::OtherStep { recorded } => {
                     return Err(self.not_deterministic(place.step_id, recorded, place.name));
                 }
@@ -253,6 +258,18 @@ impl Context {
         }
         self.tell_recorded(place.step_id, place.name, true);
         Ok(verdict)
+    }
+
+    /// The child would be a workflow that this one is a child of, or a child's child: each would wait for the other.
+    fn refuse_ancestor(&mut self, place: &Place<'_>, ancestor: &WorkflowId) -> Result<Error> {
+        let message = format!(
+            "workflow {ancestor} cannot be a child of {}, which descends from it: each would wait for the other; \
+             choose another id",
+            self.workflow_id()
+        );
+        let (row, error) = self.failure(place, Failure::by_engine(CIRCULAR_WAIT, message));
+        self.record(row)?;
+        Ok(error)
     }
 
     /// The child that an earlier run started in this place.
@@ -279,10 +296,13 @@ impl Context {
     fn child_result<O: DeserializeOwned>(&mut self, child: &WorkflowId, patience: Duration) -> Result<O> {
         let place = self.place_unchecked(GET_RESULT)?;
         if let Some(recorded) = self.replayed(&place)? {
-            return result_of(&recorded, child);
+            return result_of(&recorded, self.workflow_id(), child);
         }
-        let outcome = self.await_outcome(child, patience)?;
-        self.record_result(&place, child, &outcome)
+        let row = match self.await_outcome(child, patience)? {
+            Ok(outcome) => outcome_row(place.row(self.now()), &outcome),
+            Err(failure) => failure_row(place.row(self.now()), child, &failure),
+        };
+        self.record_result(row, child)
     }
 
     /// The same for an outcome that is at hand.
@@ -293,47 +313,81 @@ impl Context {
     ) -> Result<O> {
         let place = self.place_unchecked(GET_RESULT)?;
         if let Some(recorded) = self.replayed(&place)? {
-            return result_of(&recorded, child);
+            return result_of(&recorded, self.workflow_id(), child);
         }
-        self.record_result(&place, child, outcome)
+        self.record_result(outcome_row(place.row(self.now()), outcome), child)
     }
 
-    fn record_result<O: DeserializeOwned>(
-        &mut self,
-        place: &Place<'_>,
-        child: &WorkflowId,
-        outcome: &Outcome,
-    ) -> Result<O> {
-        let row = outcome_row(place.row(self.now()), outcome);
-        let result = result_of(&row, child);
+    fn record_result<O: DeserializeOwned>(&mut self, row: StepRow, child: &WorkflowId) -> Result<O> {
+        let result = result_of(&row, self.workflow_id(), child);
         self.record(row)?;
         result
     }
 
-    /// Waits for the end of a workflow: on the thread for a while, without one after that.
-    fn await_outcome(&mut self, workflow: &WorkflowId, patience: Duration) -> Result<Outcome> {
+    /// Waits for the end of a workflow: on the thread for a while, without one after that. A failure is that of the
+    /// wait: nothing can end it.
+    fn await_outcome(
+        &mut self,
+        workflow: &WorkflowId,
+        patience: Duration,
+    ) -> Result<Result<Outcome, Failure>> {
         let hub = self.core.hub.clone();
         let subscription = hub.subscribe(Topic::Settled(workflow.clone()), self.run.signal.clone());
         loop {
-            let deadline = self.now().checked_add(patience);
             let core = self.core.clone();
             let mut found = Ok(None);
-            self.wait_until(deadline, || {
+            self.wait_at_most(patience, || {
                 found = handle::ended(&core, workflow, &subscription);
                 !matches!(found, Ok(None))
             })?;
             match found {
-                Ok(Some(outcome)) => return Ok(outcome),
+                Ok(Some(outcome)) => return Ok(Ok(outcome)),
                 Ok(None) => {}
+                Err(error @ Error::NotFound { .. }) => {
+                    return Ok(Err(Failure::by_engine(NOT_FOUND, error.to_string())));
+                }
                 // Not the workflow's failure, so not its outcome.
-                Err(Error::Database { statement, source }) => {
-                    let reason = format!("{statement}: {source}");
+                Err(error) => {
+                    let reason = match error {
+                        Error::Database { statement, source } => format!("{statement}: {source}"),
+                        other => other.to_string(),
+                    };
                     return Err(self.end(Ended::Stopped(Stop::Database(reason.into()))));
                 }
-                Err(error) => return Err(error),
             }
-            self.suspend(Wake::WhenSettled(workflow.clone()))?;
+            if let Some(others) = self.circle_through(workflow) {
+                return Ok(Err(self.circular_wait(workflow, others)));
+            }
+            let left = self.suspend(Wake::WhenSettled(workflow.clone()), None);
+            if left.is_err() && self.circle_through(workflow).is_some() {
+                // The others left their threads at the same time. Whoever sees the whole circle looks again.
+                self.wake_again();
+            }
+            left?;
         }
+    }
+
+    fn circular_wait(&self, awaited: &WorkflowId, others: Vec<WorkflowId>) -> Failure {
+        let data: Vec<_> = others.iter().map(WorkflowId::as_str).collect();
+        let data = serde_json::json!(data);
+        let (workflow, awaited) = (self.workflow_id().clone(), awaited.clone());
+        let error = Error::CircularWait { workflow, awaited, others };
+        Failure::by_engine(CIRCULAR_WAIT, error.to_string()).data(data)
+    }
+
+    /// Those through which `awaited` waits for this workflow, as far as they wait without a thread. A look that fails
+    /// has seen nothing; the workflow looks again when it is woken.
+    fn circle_through(&self, awaited: &WorkflowId) -> Option<Vec<WorkflowId>> {
+        let mut others = self.core.reader.waits_of(awaited).unwrap_or_default();
+        others.truncate(others.iter().position(|id| id == self.workflow_id())?);
+        // The first one is `awaited` itself.
+        Some(others.into_iter().skip(1).collect())
+    }
+
+    fn wake_again(&self) {
+        let (waiting, now) = (vec![self.workflow_id().clone()], self.now());
+        // Failures are logged by the committer.
+        let _ = self.core.committer.commit(Write::WakeServed { waiting, now }, Caller::Engine);
     }
 }
 
@@ -347,39 +401,79 @@ enum How {
 }
 
 /// The record of an outcome in the workflow that waited for it.
-pub(crate) fn outcome_row(row: StepRow, outcome: &Outcome) -> StepRow {
-    let failure = |name, message: String| Some(codec::encode_failure(&Failure::new(name, message)));
+fn outcome_row(row: StepRow, outcome: &Outcome) -> StepRow {
     let id = &outcome.workflow;
-    let (output, error) = match outcome.status {
-        WorkflowStatus::Success => (outcome.output.clone(), None),
+    let failure = match outcome.status {
+        WorkflowStatus::Success => {
+            let (output, serialization) = (outcome.output.clone(), outcome.serialization.clone());
+            return StepRow { output, serialization, child: Some(id.clone()), ..row };
+        }
         WorkflowStatus::Cancelled => {
-            (None, failure(AWAITED_CANCELLED, format!("workflow {id} was cancelled")))
+            Failure::by_engine(AWAITED_CANCELLED, format!("workflow {id} was cancelled"))
         }
         WorkflowStatus::MaxRecoveryAttemptsExceeded => {
-            (None, failure(AWAITED_PARKED, outcome.failure().message().to_owned()))
+            Failure::by_engine(AWAITED_PARKED, outcome.failure().message())
         }
         WorkflowStatus::Error
         | WorkflowStatus::Pending
         | WorkflowStatus::Enqueued
-        | WorkflowStatus::Delayed => (None, Some(codec::encode_failure(&outcome.failure()))),
+        | WorkflowStatus::Delayed => outcome.failure().of_the_work(),
     };
-    let serialization = match outcome.status {
-        WorkflowStatus::Success => outcome.serialization.clone(),
-        _ => Some(Codec::PortableJson.name().into()),
-    };
-    StepRow { output, error, serialization, child: Some(id.clone()), ..row }
+    failure_row(row, id, &failure)
+}
+
+/// The record of a wait that ended with an error.
+fn failure_row(row: StepRow, awaited: &WorkflowId, failure: &Failure) -> StepRow {
+    let error = Some(codec::encode_failure(failure));
+    let serialization = Some(Codec::PortableJson.name().into());
+    StepRow { error, serialization, child: Some(awaited.clone()), ..row }
 }
 
 /// What such a record means to the one who waited.
-pub(crate) fn result_of<O: DeserializeOwned>(row: &StepRow, workflow: &WorkflowId) -> Result<O> {
+fn result_of<O: DeserializeOwned>(row: &StepRow, waiting: &WorkflowId, awaited: &WorkflowId) -> Result<O> {
     let Some(failure) = row.failure() else {
-        let what = format!("output of workflow {workflow}");
-        return codec::decode(&what, row.serialization.as_deref(), row.output.as_deref());
+        return output_of(awaited, row.serialization.as_deref(), row.output.as_deref());
     };
-    let workflow = workflow.clone();
-    Err(match failure.name() {
-        AWAITED_CANCELLED => Error::WorkflowCancelled { workflow },
-        AWAITED_PARKED => Error::RecoveryAttemptsExceeded { workflow, reason: failure.message().to_owned() },
-        _ => Error::WorkflowFailed { workflow, failure },
+    let workflow = awaited.clone();
+    Err(if failure.is(AWAITED_CANCELLED) {
+        Error::WorkflowCancelled { workflow }
+    } else if failure.is(AWAITED_PARKED) {
+        Error::RecoveryAttemptsExceeded { workflow, reason: failure.message().to_owned() }
+    } else if failure.is(NOT_FOUND) {
+        Error::NotFound { workflow }
+    } else if failure.is(CIRCULAR_WAIT) {
+        let others = Vec::<String>::deserialize(failure.data_value()).unwrap_or_default();
+        let others = others.into_iter().map(WorkflowId::stored).collect();
+        Error::CircularWait { workflow: waiting.clone(), awaited: workflow, others }
+    } else {
+        Error::WorkflowFailed { workflow, failure: failure.of_the_work() }
     })
+}
+
+/// What a workflow that has ended means to a handle. Its status decides; its error may have any name.
+pub(crate) fn result_of_outcome<O: DeserializeOwned>(outcome: &Outcome) -> Result<O> {
+    let workflow = outcome.workflow.clone();
+    Err(match outcome.status {
+        WorkflowStatus::Success => {
+            return output_of(&workflow, outcome.serialization.as_deref(), outcome.output.as_deref());
+        }
+        WorkflowStatus::Cancelled => Error::WorkflowCancelled { workflow },
+        WorkflowStatus::MaxRecoveryAttemptsExceeded => {
+            Error::RecoveryAttemptsExceeded { workflow, reason: outcome.failure().message().to_owned() }
+        }
+        WorkflowStatus::Error
+        | WorkflowStatus::Pending
+        | WorkflowStatus::Enqueued
+        | WorkflowStatus::Delayed => {
+            Error::WorkflowFailed { workflow, failure: outcome.failure().of_the_work() }
+        }
+    })
+}
+
+fn output_of<O: DeserializeOwned>(
+    workflow: &WorkflowId,
+    serialization: Option<&str>,
+    output: Option<&str>,
+) -> Result<O> {
+    codec::decode(&format!("output of workflow {workflow}"), serialization, output)
 }

@@ -85,6 +85,11 @@ impl Clock {
         Self { source: Arc::new(SystemTime), steady: false }
     }
 
+    /// Time that only passes, whatever clock the engine has: for the patience of callers.
+    pub(crate) fn real() -> Self {
+        Self::system().steady()
+    }
+
     #[cfg(feature = "testing")]
     pub(crate) fn new(source: Arc<dyn TimeSource>) -> Self {
         Self { source, steady: false }

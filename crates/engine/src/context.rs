@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::{Clock, Stopwatch, Timestamp};
+use crate::clock::{Stopwatch, Timestamp};
 use crate::committer::{Caller, CommitError};
 use crate::core::{Core, Run};
+use crate::due::Due;
 use crate::error::{Error, Result, Stop};
 use crate::history::History;
 use crate::id::{StepId, WorkflowId, check_name};
@@ -163,28 +164,17 @@ impl Context {
         self.core.options.observers.tell(|| Event::StepRecorded { workflow, step_id, name, success });
     }
 
-    /// Waits until `done`, or until `deadline`, and says which. The slot is free meanwhile. Whoever makes `done`
-    /// true raises the signal of this run.
-    pub(crate) fn wait_until(
-        &mut self,
-        deadline: Option<Timestamp>,
-        done: impl FnMut() -> bool,
-    ) -> Result<bool> {
-        self.wait_by(&self.core.options.clock.clone(), deadline, done)
-    }
-
     /// Waits this long, whatever happens to the wall clock; ends early when the execution does.
     pub(crate) fn pause(&mut self, time: Duration) -> Result<()> {
-        let clock = self.core.options.clock.steady();
-        self.wait_by(&clock, clock.now().checked_add(time), || false).map(drop)
+        self.wait_at_most(time, || false).map(drop)
     }
 
-    fn wait_by(
-        &mut self,
-        clock: &Clock,
-        deadline: Option<Timestamp>,
-        mut done: impl FnMut() -> bool,
-    ) -> Result<bool> {
+    /// Waits until `done`, or for `time`, and says which. No clock that is set makes that shorter or longer. The slot is
+    /// free meanwhile. Whoever makes `done` true raises the signal of this run.
+    pub(crate) fn wait_at_most(&mut self, time: Duration, mut done: impl FnMut() -> bool) -> Result<bool> {
+        let clock = self.core.options.clock.steady();
+        // Beyond the calendar: it ends only by `done`.
+        let deadline = clock.now().checked_add(time);
         let watch = Stopwatch::start();
         let run = &self.run;
         let is_done = self.slot.without(|| {
@@ -199,7 +189,7 @@ impl Context {
                 if deadline.is_some_and(|deadline| clock.now() >= deadline) {
                     return false;
                 }
-                run.signal.wait_past(seen, clock, deadline);
+                run.signal.wait_past(seen, &clock, deadline);
             }
         });
         self.core
@@ -210,8 +200,12 @@ impl Context {
         Ok(is_done)
     }
 
-    /// Leaves the thread: the rest of the run happens when `until` has come. Returns only if it has come already.
-    pub(crate) fn suspend(&mut self, until: Wake) -> Result<()> {
+    /// Leaves the thread: the rest of the run happens when `until` has come, by `due` at the latest. Returns only if it
+    /// has come already.
+    pub(crate) fn suspend(&mut self, until: Wake, due: Option<Due>) -> Result<()> {
+        if let Some(due) = due {
+            self.core.dues.note(self.workflow_id(), due);
+        }
         let write = Write::Suspend { owner: self.run.owner.clone(), until, at: self.now() };
         match self.commit(write)? {
             Verdict::Refused(Refusal::NoNeedToWait) => Ok(()),
@@ -285,10 +279,13 @@ impl Context {
         Ok(())
     }
 
-    /// Why this execution lost its workflow: it was cancelled, or somebody else has it.
+    /// Why this execution lost its workflow: it was cancelled, somebody else has it, or nobody any more.
     pub(crate) fn lost(&mut self) -> Error {
-        let status = self.core.reader.outcome(self.run.workflow()).ok().flatten().map(|found| found.status);
-        let reason = if status == Some(WorkflowStatus::Cancelled) { Stop::Cancelled } else { Stop::NotOwner };
+        let reason = match self.core.reader.outcome(self.run.workflow()) {
+            Ok(None) => Stop::Deleted,
+            Ok(Some(found)) if found.status == WorkflowStatus::Cancelled => Stop::Cancelled,
+            Ok(Some(_)) | Err(_) => Stop::NotOwner,
+        };
         self.end(Ended::Stopped(reason))
     }
 

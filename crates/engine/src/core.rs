@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use crate::blocking::Blocking;
 use crate::clock::Stopwatch;
 use crate::committer::{Caller, CommitError, Committer, Surroundings};
+use crate::due::Dues;
 use crate::error::{Error, Result, Stop};
 use crate::id::{ExecutorId, OwnerToken, WorkflowId};
 use crate::options::EngineOptions;
@@ -30,6 +32,8 @@ pub(crate) struct Core {
     pub(crate) hub: Arc<Hub>,
     pub(crate) workers: Workers,
     pub(crate) runs: Runs,
+    pub(crate) dues: Dues,
+    pub(crate) blocking: Blocking,
     /// Raised when there may be work for the fleet's thread.
     pub(crate) fleet: Arc<Signal>,
     pub(crate) sweep_every: Duration,
@@ -68,6 +72,8 @@ impl Core {
             outage,
             hub: Arc::default(),
             runs: Runs::default(),
+            dues: Dues::default(),
+            blocking: Blocking::default(),
             fleet,
             stopping: AtomicBool::new(false),
             starts: Inflight::default(),
@@ -152,6 +158,13 @@ impl Core {
     /// A write of a caller's thread.
     pub(crate) fn commit_from_outside(&self, write: Write) -> Result<Verdict> {
         crate::inside::refuse()?;
+        self.blocking.begins(match &write {
+            Write::StartWorkflow(_) => "Workflow::start",
+            Write::Send { .. } => "Engine::send",
+            Write::Cancel { .. } => "Engine::cancel",
+            Write::Resume { .. } => "Engine::resume",
+            _ => "Engine::launch",
+        });
         self.committer.commit(write, Caller::Outside).map_err(|error| match error {
             CommitError::Closed => Error::ShuttingDown,
             CommitError::Refused(error) => error.into(),
@@ -170,6 +183,8 @@ pub(crate) struct Run {
     /// The queue it came from, if that is not the engine's own.
     pub(crate) queue: Option<Arc<str>>,
     stop: Mutex<Option<Stop>>,
+    /// Its row is in the database, so one that is not there any more was deleted.
+    has_row: AtomicBool,
     /// When it was last known to own its workflow: its claim came after this.
     sure_at: Mutex<Stopwatch>,
     /// Raised when it should look up from whatever it waits for.
@@ -179,13 +194,22 @@ pub(crate) struct Run {
 impl Run {
     /// Of an owner that is about to be.
     pub(crate) fn new(owner: Owner) -> Arc<Self> {
-        Self::claimed(owner, None, Stopwatch::start())
+        Self::build(owner, None, Stopwatch::start(), false)
     }
 
     /// Of one that has been since some time after `asked`.
     pub(crate) fn claimed(owner: Owner, queue: Option<Arc<str>>, asked: Stopwatch) -> Arc<Self> {
-        let sure_at = Mutex::new(asked);
-        Arc::new(Self { owner, queue, stop: Mutex::default(), sure_at, signal: Arc::default() })
+        Self::build(owner, queue, asked, true)
+    }
+
+    fn build(owner: Owner, queue: Option<Arc<str>>, asked: Stopwatch, has_row: bool) -> Arc<Self> {
+        let (sure_at, has_row) = (Mutex::new(asked), AtomicBool::new(has_row));
+        Arc::new(Self { owner, queue, stop: Mutex::default(), has_row, sure_at, signal: Arc::default() })
+    }
+
+    /// To be called after its start was committed.
+    pub(crate) fn was_started(&self) {
+        self.has_row.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn workflow(&self) -> &WorkflowId {
@@ -247,8 +271,11 @@ impl Runs {
             .is_some_and(|list| list.is_empty() || list.iter().any(|run| run.owner == *owner))
     }
 
+    /// Of those whose row is in the database, or was.
     pub(crate) fn owners(&self) -> Vec<Owner> {
-        lock(&self.0).values().flatten().map(|run| run.owner.clone()).collect()
+        let runs = lock(&self.0);
+        let there = runs.values().flatten().filter(|run| run.has_row.load(Ordering::SeqCst));
+        there.map(|run| run.owner.clone()).collect()
     }
 
     pub(crate) fn tell_to_stop(&self, owner: &Owner, reason: &Stop) {

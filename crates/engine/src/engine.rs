@@ -163,6 +163,7 @@ impl Engine {
     /// executor, or the next start, goes on with them. Waits at most about `deadline` and returns the workflows whose
     /// step still runs then; those are taken over when this process ends.
     pub fn shutdown(&self, deadline: Duration) -> Vec<WorkflowId> {
+        self.core().blocking.begins("Engine::shutdown");
         self.guard.services.shut_down(self.core(), deadline)
     }
 }

@@ -49,6 +49,28 @@ pub enum Error {
         /// Which one.
         workflow: WorkflowId,
     },
+    /// The workflow waits for itself, through one other or several. Recorded: a replay returns the same error.
+    #[error("workflow {workflow} cannot wait for {awaited}, which waits for {workflow}{}: none of them would end", through(.others))]
+    CircularWait {
+        /// Which one refused to wait.
+        workflow: WorkflowId,
+        /// What it would have waited for.
+        awaited: WorkflowId,
+        /// Those between the two, in the order of their waits.
+        others: Vec<WorkflowId>,
+    },
+    /// The workflow ended with an error of its own work, and such an end is final: what is recorded would lead to the
+    /// same error again.
+    #[error(
+        "workflow {workflow} cannot be resumed: it ended with an error of its own work, which is final ({failure}); \
+         start a run under another id, or return no error where the work may yet succeed"
+    )]
+    Final {
+        /// Which one.
+        workflow: WorkflowId,
+        /// What it ended with.
+        failure: Failure,
+    },
     /// The awaited workflow was recovered more often than its limit allows. It waits for
     /// [`crate::Engine::resume`].
     #[error("workflow {workflow} is parked: {reason}")]
@@ -165,7 +187,7 @@ pub enum Error {
         /// Who asked for it.
         asked: String,
     },
-    /// There is no workflow with this id.
+    /// There is no workflow with this id: it was never started, or its row was deleted.
     #[error("there is no workflow {workflow}")]
     NotFound {
         /// The id.
@@ -210,6 +232,17 @@ pub enum Error {
     },
 }
 
+fn through(others: &[WorkflowId]) -> String {
+    const SHOWN: usize = 3;
+    let mut names: Vec<_> = others.iter().take(SHOWN).map(ToString::to_string).collect();
+    match others.len() {
+        0 => return String::new(),
+        count if count > SHOWN => names.push(format!("{} more", count - SHOWN)),
+        _ => {}
+    }
+    format!(" (through {})", names.join(", "))
+}
+
 fn listed(attempts: &[Failure]) -> String {
     let lines = attempts.iter().enumerate().map(|(n, failure)| format!("attempt {}: {failure}", n + 1));
     lines.collect::<Vec<_>>().join("; ")
@@ -225,6 +258,8 @@ pub enum Stop {
     ShuttingDown,
     /// Another execution has claimed the workflow. This one wrote nothing since.
     NotOwner,
+    /// Somebody deleted the workflow's row from the system database. Nothing of it goes on.
+    Deleted,
     /// The workflow waits for something far away and gives its thread back; it is replayed when that is due.
     Suspended,
     /// The system database refused a write for good.
@@ -237,6 +272,7 @@ impl fmt::Display for Stop {
             Self::Cancelled => f.write_str("it was cancelled"),
             Self::ShuttingDown => f.write_str("the engine is shutting down"),
             Self::NotOwner => f.write_str("another execution owns it now"),
+            Self::Deleted => f.write_str("its row was deleted from the system database"),
             Self::Suspended => f.write_str("it waits without a thread"),
             Self::Database(reason) => write!(f, "the system database failed: {reason}"),
         }
@@ -265,13 +301,72 @@ struct Told {
     code: Value,
     #[serde(default, skip_serializing_if = "Value::is_null")]
     data: Value,
+    #[serde(skip)]
+    by_engine: ByEngine,
 }
+
+/// Whether the engine itself decided that the failure happened. An error of the work may have any name, and nothing
+/// follows from it.
+#[derive(Debug, Clone, Copy, Default)]
+struct ByEngine(bool);
+
+/// Failures that say the same are the same.
+impl PartialEq for ByEngine {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+/// How the record of a failure of the work begins whose name is one of [`DECISIVE`]. To every reader of JSON it is the
+/// portable form, which has no room for a mark; but no text that begins with a name of the engine's own begins so.
+const OF_THE_WORK: &str = "{ ";
 
 impl Failure {
     /// A failure with a name to tell it by and a message for people.
     pub fn new(name: impl Into<String>, message: impl Into<String>) -> Self {
         let (name, message) = (name.into(), message.into());
-        Self(Box::new(Told { name, message, code: Value::Null, data: Value::Null }))
+        let (code, data, by_engine) = (Value::Null, Value::Null, ByEngine(false));
+        Self(Box::new(Told { name, message, code, data, by_engine }))
+    }
+
+    /// One that the engine decided on, under a name that it keeps for itself ([`DECISIVE`]).
+    pub(crate) fn by_engine(name: &'static str, message: impl Into<String>) -> Self {
+        let mut failure = Self::new(name, message);
+        failure.0.by_engine = ByEngine(true);
+        failure
+    }
+
+    /// Whether the engine decided on a failure of this name. That somebody's error has the name says nothing.
+    pub(crate) fn is(&self, name: &str) -> bool {
+        self.0.by_engine.0 && self.0.name == name
+    }
+
+    /// Whether the right program could go on where this one failed.
+    pub(crate) fn is_about_the_program(&self) -> bool {
+        RESUMABLE.iter().any(|name| self.is(name))
+    }
+
+    /// The same as an outcome of the work: nothing follows from its name.
+    pub(crate) fn of_the_work(mut self) -> Self {
+        self.0.by_engine = ByEngine(false);
+        self
+    }
+
+    /// The text for an `error` column.
+    pub(crate) fn to_record(&self) -> Option<String> {
+        let mut text = serde_json::to_string(self).ok()?;
+        if !self.0.by_engine.0 && DECISIVE.contains(&self.name()) {
+            text.replace_range(..1, OF_THE_WORK);
+        }
+        Some(text)
+    }
+
+    /// What such a text says. A failure of a decisive name is the engine's own unless it is marked.
+    pub(crate) fn from_record(text: &str) -> serde_json::Result<Self> {
+        let mut failure: Self = serde_json::from_str(text)?;
+        let decisive = DECISIVE.contains(&failure.name());
+        failure.0.by_engine = ByEngine(decisive && !text.starts_with(OF_THE_WORK));
+        Ok(failure)
     }
 
     /// Adds a code: a number or a text.
@@ -318,29 +413,73 @@ impl Failure {
         let name = name_of_type(std::any::type_name::<E>());
         let error: BoxError = error.into();
         let failure = match (error.downcast_ref::<Self>(), error.downcast_ref::<Error>()) {
-            (Some(failure), _) => failure.clone(),
+            (Some(failure), _) => failure.clone().of_the_work(),
             (_, Some(error)) => Self::of_engine(error),
             _ => Self::new(name, message_of(error.as_ref())),
         };
         (failure, error)
     }
 
-    /// Keeps what the error of a step or a child said about itself, under the message that says where.
+    /// Keeps what the error of a step or a child said about itself, under the message that says where. It is the
+    /// outcome of the work that returned it, but for a value that this program could not read.
     fn of_engine(error: &Error) -> Self {
         let message = error.to_string();
         match error {
-            Error::StepFailed { failure, .. } | Error::WorkflowFailed { failure, .. } => {
-                let mut failure = failure.clone();
-                failure.0.message = message;
-                failure
+            Error::StepFailed { failure, .. } => failure.under(message),
+            Error::WorkflowFailed { workflow, failure } => failure.below(workflow),
+            Error::RetriesExhausted { step, attempts } => {
+                Self::retries_exhausted(step, attempts).of_the_work()
             }
-            Error::RetriesExhausted { step, attempts } => Self::retries_exhausted(step, attempts),
+            Error::Undecodable { .. } => Self::by_engine(UNDECODABLE, message),
             Error::NonDeterminism { .. } => Self::new(NON_DETERMINISM, message),
-            Error::Undecodable { .. } => Self::new(UNDECODABLE, message),
             Error::WorkflowCancelled { .. } => Self::new(AWAITED_CANCELLED, message),
             Error::RecoveryAttemptsExceeded { .. } => Self::new(AWAITED_PARKED, message),
+            Error::CircularWait { .. } => Self::new(CIRCULAR_WAIT, message),
             _ => Self::new("PitonError", message),
         }
+    }
+
+    /// What a run ends with whose record does not fit the program, because of this error.
+    pub(crate) fn of_misfit(error: &Error) -> Self {
+        match error {
+            Error::NonDeterminism { .. } => Self::by_engine(NON_DETERMINISM, error.to_string()),
+            _ => Self::of_engine(error),
+        }
+    }
+
+    /// The same as an outcome of the work, under another message.
+    fn under(&self, message: String) -> Self {
+        let mut failure = self.clone().of_the_work();
+        failure.0.message = message;
+        failure
+    }
+
+    /// The failure of a workflow that failed of this one of `workflow`. It tells the nearest workflow and the one in which
+    /// it began; those between have rows of their own.
+    fn below(&self, workflow: &WorkflowId) -> Self {
+        let retold = match self.began_below() {
+            Some((between, first)) => {
+                let plural = if between == 0 { "" } else { "s" };
+                Some(format!("({} workflow{plural} between) {first}", between + 1))
+            }
+            None => in_short(self.message(), workflow),
+        };
+        let failure = retold.map_or_else(|| self.clone(), |message| self.under(message));
+        let error = Error::WorkflowFailed { workflow: workflow.clone(), failure };
+        self.under(error.to_string())
+    }
+
+    /// Where it began, and how many workflows are left out between there and the nearest one, when the message tells of
+    /// two. A user's message that reads like this is cut like this.
+    fn began_below(&self) -> Option<(u32, &str)> {
+        let (_, told) = self.message().strip_prefix("workflow ")?.split_once(" failed: ")?;
+        let told = told.strip_prefix(self.name()).and_then(|told| told.strip_prefix(": ")).unwrap_or(told);
+        let between = told.strip_prefix('(').and_then(|told| told.split_once(" between) "));
+        let counted = between.and_then(|(count, first)| {
+            let count = count.strip_suffix(" workflows").or_else(|| count.strip_suffix(" workflow"))?;
+            Some((count.parse().ok()?, first))
+        });
+        counted.or_else(|| (told.starts_with("workflow ") && told.contains(" failed: ")).then_some((0, told)))
     }
 
     /// The record of a step that failed at every attempt.
@@ -351,7 +490,7 @@ impl Failure {
         let attempts: Vec<Self> = attempts.iter().map(|attempt| attempt.cut(chars_max)).collect();
         let data = serde_json::to_value(&attempts).unwrap_or(Value::Null);
         let error = Error::RetriesExhausted { step: step.to_owned(), attempts };
-        Self::new(RETRIES_EXHAUSTED, error.to_string()).data(serde_json::json!({ "attempts": data }))
+        Self::by_engine(RETRIES_EXHAUSTED, error.to_string()).data(serde_json::json!({ "attempts": data }))
     }
 
     /// The same if it is short; otherwise the beginning of its message, without the data.
@@ -361,7 +500,14 @@ impl Failure {
             return self.clone();
         }
         let message: String = self.0.message.chars().take(chars_max).collect();
-        Self::new(self.name(), format!("{message} (cut)")).code(self.0.code.clone())
+        self.retold(format!("{message} (cut)")).code(self.0.code.clone())
+    }
+
+    /// One of the same name with another message, and nothing else.
+    pub(crate) fn retold(&self, message: String) -> Self {
+        let mut failure = Self::new(self.name(), message);
+        failure.0.by_engine = self.0.by_engine;
+        failure
     }
 
     /// The record of a panic, whose payload is usually a text.
@@ -373,13 +519,13 @@ impl Failure {
 
     /// The error that a step returns for what is recorded of it.
     pub(crate) fn into_step_error(self, step: &str) -> Error {
-        if self.0.name == RETRIES_EXHAUSTED
+        if self.is(RETRIES_EXHAUSTED)
             && let Some(attempts) = self.0.data.get("attempts")
             && let Ok(attempts) = Vec::<Self>::deserialize(attempts)
         {
             return Error::RetriesExhausted { step: step.to_owned(), attempts };
         }
-        Error::StepFailed { step: step.to_owned(), failure: self }
+        Error::StepFailed { step: step.to_owned(), failure: self.of_the_work() }
     }
 }
 
@@ -395,6 +541,9 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// How long a message may be that a parent tells again whole.
+const RETOLD_BYTES_MAX: usize = 8192;
+
 /// How much of what all attempts of a step said is recorded.
 const ATTEMPTS_CHARS_MAX: usize = 1 << 20;
 
@@ -407,10 +556,38 @@ pub(crate) const UNENCODABLE: &str = "PitonUnencodable";
 pub(crate) const UNDECODABLE: &str = "PitonUndecodable";
 pub(crate) const NON_DETERMINISM: &str = "PitonNonDeterminism";
 pub(crate) const NOT_REGISTERED: &str = "PitonWorkflowNotRegistered";
+pub(crate) const NOT_FOUND: &str = "PitonWorkflowNotFound";
+pub(crate) const CIRCULAR_WAIT: &str = "PitonCircularWait";
 pub(crate) const PARKED: &str = "MaxRecoveryAttemptsExceeded";
+
+/// Names from which something follows. A failure of the work that has one of them is marked in its record, so that
+/// nothing follows from it.
+pub(crate) const DECISIVE: [&str; 8] = [
+    RETRIES_EXHAUSTED,
+    AWAITED_CANCELLED,
+    AWAITED_PARKED,
+    NOT_FOUND,
+    CIRCULAR_WAIT,
+    UNDECODABLE,
+    NON_DETERMINISM,
+    NOT_REGISTERED,
+];
 
 /// Failures about the program, not about the work: the right program can go on, so `resume` may.
 pub(crate) const RESUMABLE: [&str; 3] = [UNDECODABLE, NON_DETERMINISM, NOT_REGISTERED];
+
+/// A very long message of a workflow without its middle, which the workflow's own row keeps.
+fn in_short(message: &str, workflow: &WorkflowId) -> Option<String> {
+    if message.len() <= RETOLD_BYTES_MAX {
+        return None;
+    }
+    // A cut in the middle of a character would not be a text.
+    let at_most = |at: usize| (0..=at).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
+    let start = &message[..at_most(RETOLD_BYTES_MAX / 4)];
+    let end = &message[at_most(message.len() - RETOLD_BYTES_MAX / 2)..];
+    let left_out = message.len() - start.len() - end.len();
+    Some(format!("{start} ({left_out} bytes are left out here; workflow {workflow} has them) {end}"))
+}
 
 /// `pay::Declined<u8>` is told as `Declined`; a text or a box has no name of its own.
 fn name_of_type(path: &str) -> &str {
@@ -479,9 +656,65 @@ mod tests {
         let attempts = vec![Failure::new("A", "one"), Failure::new("B", "two").code("x")];
         let recorded = Failure::retries_exhausted("pay", &attempts);
         assert_eq!(recorded.message(), "step pay failed 2 times: attempt 1: A: one; attempt 2: B: two");
-        let text = serde_json::to_string(&recorded).unwrap();
-        let error = serde_json::from_str::<Failure>(&text).unwrap().into_step_error("pay");
+        let text = recorded.to_record().unwrap();
+        let error = Failure::from_record(&text).unwrap().into_step_error("pay");
         assert!(matches!(error, Error::RetriesExhausted { attempts: read, .. } if read == attempts));
+    }
+
+    /// What a parent's parent's ... parent is told of this.
+    fn seen_from(levels: u32, root: Failure) -> (Failure, String) {
+        let mut failure = root;
+        for level in 0..levels {
+            let workflow = WorkflowId::new(format!("w{}", levels - level)).unwrap();
+            let error = Error::WorkflowFailed { workflow, failure };
+            failure = Failure::from_record(&Failure::of(error).to_record().unwrap()).unwrap();
+        }
+        (failure.clone(), failure.message().to_owned())
+    }
+
+    #[test]
+    fn an_error_from_far_below_tells_the_nearest_workflow_and_the_first() {
+        let root = || Failure::new("Boom", "no luck").code(7);
+        assert_eq!(seen_from(1, root()).1, "workflow w1 failed: Boom: no luck");
+        assert_eq!(seen_from(2, root()).1, "workflow w1 failed: Boom: workflow w2 failed: Boom: no luck");
+        let one = "workflow w1 failed: Boom: (1 workflow between) workflow w3 failed: Boom: no luck";
+        assert_eq!(seen_from(3, root()).1, one);
+        let (failure, message) = seen_from(500, root());
+        assert_eq!(
+            message,
+            "workflow w1 failed: Boom: (498 workflows between) workflow w500 failed: Boom: no luck"
+        );
+        assert_eq!((failure.name(), failure.code_value()), ("Boom", &Value::from(7)));
+    }
+
+    #[test]
+    fn a_long_message_that_each_level_wraps_stays_bounded() {
+        let mut failure = Failure::new("Boom", "no luck");
+        for level in 0..300 {
+            let workflow = WorkflowId::new(format!("{level}-{}", "x".repeat(200))).unwrap();
+            let text = Error::WorkflowFailed { workflow, failure: failure.clone() }.to_string();
+            failure = Failure::of(Error::WorkflowFailed {
+                workflow: WorkflowId::new("w").unwrap(),
+                failure: Failure::of(text),
+            });
+        }
+        assert!(failure.message().len() < 2 * RETOLD_BYTES_MAX, "{}", failure.message().len());
+        assert!(failure.message().ends_with("no luck"));
+    }
+
+    #[test]
+    fn the_name_of_a_users_error_decides_nothing() {
+        for name in DECISIVE {
+            let users = Failure::new(name, "m").data(serde_json::json!({ "attempts": [] }));
+            let text = Failure::of(users).to_record().unwrap();
+            let read = Failure::from_record(&text).unwrap();
+            assert!(!read.is(name), "{text}");
+            assert!(!text.starts_with(&format!("{{\"name\":\"{name}")), "{text}");
+            assert!(matches!(read.into_step_error("s"), Error::StepFailed { .. }), "{text}");
+            let engines = Failure::by_engine(name, "m").to_record().unwrap();
+            assert!(Failure::from_record(&engines).unwrap().is(name), "{engines}");
+            assert_eq!(engines, format!(r#"{{"name":"{name}","message":"m","code":null}}"#));
+        }
     }
 
     #[test]

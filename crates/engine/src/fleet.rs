@@ -10,11 +10,9 @@ use std::time::Duration;
 use crate::clock::{Stopwatch, Timestamp};
 use crate::committer::Caller;
 use crate::core::{Core, Run};
-use crate::error::Stop;
 use crate::id::{ExecutorId, OwnerToken};
 use crate::limits::{CLAIM_MAX, POLL_MAX, POLL_MIN, SERVED_AT_ONCE, SERVED_EVERY_MIN, TRACELESS_EVERY};
 use crate::recovery;
-use crate::status::WorkflowStatus;
 use crate::sync::say;
 use crate::sysdb::write::{Attempt, Claim, ClaimedRow};
 use crate::sysdb::{DbResult, INTERNAL_QUEUE, OpenQueue, Owner, Served, Verdict, Write};
@@ -81,6 +79,7 @@ impl Fleet<'_> {
         if due {
             self.wake_due();
         }
+        let due = self.wake_the_overdue() || due;
         if called || changed || due || sweep || self.core.has_backlog() {
             note(self.take_up_work());
         }
@@ -144,6 +143,20 @@ impl Fleet<'_> {
         let _ = recovery::revive(&served.identity, &served.names, at, |write| {
             self.core.committer.commit(write, Caller::Engine)
         });
+    }
+
+    /// Those that this process suspended and whose time has passed, though the wall clock was set back. Says whether there
+    /// are any.
+    fn wake_the_overdue(&self) -> bool {
+        if self.core.identity().is_err() {
+            return false;
+        }
+        let overdue = self.core.dues.overdue(&self.core.options.clock);
+        for waiting in overdue.chunks(SERVED_AT_ONCE) {
+            let now = self.core.options.clock.now();
+            self.commit(Write::WakeServed { waiting: waiting.to_vec(), now });
+        }
+        !overdue.is_empty()
     }
 
     fn wake_due(&self) {
@@ -256,9 +269,8 @@ fn stop_the_superseded(core: &Core) -> DbResult<()> {
     if owners.is_empty() {
         return Ok(());
     }
-    for (lost, status) in core.reader.lost_among(&owners)? {
-        let cancelled = status == Some(WorkflowStatus::Cancelled);
-        core.runs.tell_to_stop(&lost, if cancelled { &Stop::Cancelled } else { &Stop::NotOwner });
+    for (lost, loss) in core.reader.lost_among(&owners)? {
+        core.runs.tell_to_stop(&lost, &loss);
     }
     Ok(())
 }

@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use crate::child::{outcome_row, result_of};
-use crate::clock::Timestamp;
-use crate::context::Place;
+use crate::child::result_of_outcome;
+use crate::clock::{Clock, Timestamp};
 use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::id::{StepId, WorkflowId};
+use crate::id::WorkflowId;
 use crate::status::WorkflowStatus;
 use crate::sync::Signal;
 use crate::sysdb::Outcome;
@@ -57,20 +56,22 @@ impl<O: DeserializeOwned> Handle<O> {
     ///
     /// # Errors
     /// [`Error::WorkflowFailed`], [`Error::WorkflowCancelled`] or [`Error::RecoveryAttemptsExceeded`] when it
-    /// ended so; [`Error::ShuttingDown`] when the engine stops first, and the workflow goes on later;
+    /// ended so; [`Error::NotFound`] when its row was deleted; [`Error::ShuttingDown`] when the engine stops first, and the workflow goes on later;
     /// [`Error::Undecodable`] when the output is no `O`.
     pub fn result(&self) -> Result<O> {
         let outcome = self.wait_until(None)?;
-        self.decode(&outcome.ok_or(Error::ShuttingDown)?)
+        result_of_outcome(&outcome.ok_or(Error::ShuttingDown)?)
     }
 
-    /// The same, but waits at most this long; `None` when the workflow has not ended by then.
+    /// The same, but waits at most this long; `None` when the workflow has not ended by then. This is the patience of the
+    /// caller, so it is real time, also where a test moves the engine's clock.
     ///
     /// # Errors
     /// As [`Handle::result`].
     pub fn wait(&self, timeout: Duration) -> Result<Option<O>> {
-        let deadline = self.core.options.clock.steady().now().checked_add(timeout);
-        self.wait_until(deadline)?.map(|outcome| self.decode(&outcome)).transpose()
+        self.wait_until(Clock::real().now().checked_add(timeout))?
+            .map(|outcome| result_of_outcome(&outcome))
+            .transpose()
     }
 
     /// Where the workflow stands now.
@@ -78,13 +79,15 @@ impl<O: DeserializeOwned> Handle<O> {
     /// # Errors
     /// [`Error::NotFound`] when there is no such workflow, [`Error::Database`].
     pub fn status(&self) -> Result<WorkflowStatus> {
+        self.core.blocking.begins("Handle::status");
         let outcome = self.core.reader.outcome(&self.id)?;
         outcome.map(|outcome| outcome.status).ok_or_else(|| Error::NotFound { workflow: self.id.clone() })
     }
 
     fn wait_until(&self, deadline: Option<Timestamp>) -> Result<Option<Outcome>> {
         crate::inside::refuse()?;
-        let clock = &self.core.options.clock.steady();
+        self.core.blocking.begins("Handle::result");
+        let clock = &Clock::real();
         loop {
             let seen = self.signal.now();
             // Of a workflow that this handle started there is nothing to look up before its signal comes.
@@ -102,12 +105,6 @@ impl<O: DeserializeOwned> Handle<O> {
             // In a step, it may be this very slot that the awaited workflow needs.
             lending_the_slot(|| self.signal.wait_past(seen, clock, deadline));
         }
-    }
-
-    fn decode(&self, outcome: &Outcome) -> Result<O> {
-        // One reading of outcomes, for parents and for handles.
-        let place = Place { step_id: StepId(0), name: "", started_at: Timestamp::from_millis(0) };
-        result_of(&outcome_row(place.row(place.started_at), outcome), &self.id)
     }
 }
 

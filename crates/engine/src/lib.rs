@@ -60,7 +60,8 @@
 //! | look, cancel, resume | [`Engine::list`], [`Engine::steps`], [`Engine::cancel`], [`Engine::resume`] |
 //! | watch | [`Observer`] |
 //!
-//! Calls block their thread. From async code, make them where blocking is allowed; nothing here needs a runtime.
+//! Calls block their thread. From async code, make them where blocking is allowed, as in `tokio::task::spawn_blocking`;
+//! nothing here needs a runtime. With the feature `postgres` a call in the middle of a task is warned about, once.
 //!
 //! # Features
 //!
@@ -77,12 +78,14 @@
 #![cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "some parts serve one backend alone"))]
 
 mod attempts;
+mod blocking;
 mod child;
 mod clock;
 mod codec;
 mod committer;
 mod context;
 mod core;
+mod due;
 mod engine;
 mod error;
 mod fleet;

@@ -58,6 +58,12 @@ pub(crate) const SWEEP_EVERY: Duration = Duration::from_millis(250);
 /// How many waits that have ended unnoticed are woken in one commit.
 pub(crate) const SERVED_AT_ONCE: usize = 1000;
 
+/// Of how many workflows that wait until a time the process that suspended them notes it by its steady clock.
+pub(crate) const DUE_NOTES_MAX: usize = 100_000;
+
+/// How far the wall clock may be behind the steady one before it counts as set back.
+pub(crate) const WALL_CLOCK_LAG: Duration = Duration::from_millis(200);
+
 /// How often it asks at most whether a wait without a thread has ended unnoticed.
 pub(crate) const SERVED_EVERY_MIN: Duration = Duration::from_secs(1);
 
@@ -72,7 +78,8 @@ pub(crate) const COMMIT_RETRY_MAX: Duration = Duration::from_secs(1);
 /// After a wait as long as this one, a batch that has failed every time is tried in halves.
 pub(crate) const WHOLE_BATCH_PAUSE: Duration = Duration::from_millis(64);
 
-/// How long a call from outside waits for a database that does not answer. Workflows wait as long as it takes.
+/// How long a call from outside waits for a database that does not answer, by the engine's steady clock, which a test moves.
+/// Workflows wait as long as it takes.
 pub(crate) const CALL_WITHIN: Duration = Duration::from_secs(30);
 
 /// How often the body of a transaction step runs at most in one attempt, when it says that the disk is full or fails,
@@ -90,6 +97,14 @@ pub(crate) const DROP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long a shutdown waits at least for each of the engine's own threads.
 pub(crate) const SERVICE_GRACE: Duration = Duration::from_millis(250);
+
+/// How many waits, each for the next, are looked at to find a circle.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) const WAITS_LOOKED_AT: i64 = 1000;
+
+/// How often a line of children may outgrow an id: each time their ids begin anew with a hash. So a line of children
+/// to whom the engine gives their ids is at most this many times about 100 deep, or 20 where steps have ten digits.
+pub(crate) const HASHED_IDS_MAX: u32 = 100;
 
 /// How many children deep one thread runs workflows inline: each level takes stack.
 pub(crate) const INLINE_DEPTH_MAX: usize = 64;

@@ -32,6 +32,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Database`].
     pub fn list(&self, filter: &WorkflowFilter) -> Result<Vec<WorkflowInfo>> {
+        self.core().blocking.begins("Engine::list");
         Ok(self.core().reader.list(&self.core().options.app, filter)?)
     }
 
@@ -40,6 +41,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Database`].
     pub fn count(&self, filter: &WorkflowFilter) -> Result<u64> {
+        self.core().blocking.begins("Engine::count");
         Ok(self.core().reader.count(&self.core().options.app, filter)?)
     }
 
@@ -48,6 +50,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Database`]. An unknown id has no steps.
     pub fn steps(&self, id: &WorkflowId) -> Result<Vec<StepRecord>> {
+        self.core().blocking.begins("Engine::steps");
         let all = u32::MAX >> 1;
         let rows = self.core().reader.steps(id, BEFORE_FIRST_STEP, all)?;
         Ok(rows.into_iter().map(StepRecord::from).collect())
@@ -58,6 +61,7 @@ impl Engine {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Database`].
     pub fn progress(&self, id: &WorkflowId) -> Result<Progress> {
+        self.core().blocking.begins("Engine::progress");
         let progress = self.core().reader.progress(id)?;
         progress.ok_or_else(|| Error::NotFound { workflow: id.clone() })
     }
@@ -97,7 +101,7 @@ impl Engine {
     }
 
     /// Lets a workflow go on from its last recorded step, with its attempts counted anew, and says how it stands
-    /// then: `ENQUEUED`, or the outcome that forbids it.
+    /// then: `ENQUEUED`, or `SUCCESS` when there is nothing left to do.
     ///
     /// Anything but a success can be resumed that is not an outcome of the work itself: a cancelled or parked
     /// workflow, one that ended because the program did not fit it (its name was not registered, its steps had
@@ -105,7 +109,8 @@ impl Engine {
     /// executor that has it.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::ShuttingDown`], [`Error::Database`].
+    /// [`Error::Final`] when it ended with an error of the work itself: its records would lead to the same error again,
+    /// so start a run under another id. [`Error::NotFound`], [`Error::ShuttingDown`], [`Error::Database`].
     pub fn resume(&self, id: &WorkflowId) -> Result<WorkflowStatus> {
         let core = self.core();
         let (workflow, token) = (id.clone(), OwnerToken::generate());
@@ -117,6 +122,11 @@ impl Engine {
                 tell_to_stop(&running, &resumed, &Stop::NotOwner);
                 core.hub.resumed(id);
                 Ok(WorkflowStatus::Enqueued)
+            }
+            Verdict::Refused(Refusal::Stands(WorkflowStatus::Error)) => {
+                let outcome = core.reader.outcome(id)?;
+                let outcome = outcome.ok_or_else(|| Error::NotFound { workflow: id.clone() })?;
+                Err(Error::Final { workflow: id.clone(), failure: outcome.failure().of_the_work() })
             }
             verdict => stands(id, &verdict),
         }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::clock::Timestamp;
 use crate::codec::{self, Codec};
 use crate::context::{Context, Place};
+use crate::due::Due;
 use crate::engine::Engine;
 use crate::error::{Error, Failure, Result};
 use crate::id::{WorkflowId, check_name};
@@ -127,23 +128,24 @@ impl Context {
         let topic = checked_topic(topic)?;
         let place = self.place_unchecked(RECV)?;
         let recorded = self.replayed(&place)?;
-        let deadline = self.recorded_deadline(timeout)?;
+        let due = self.recorded_deadline(timeout)?;
         if let Some(StepRow { output, serialization, .. }) = recorded {
             return decode(output.as_deref(), serialization.as_deref());
         }
-        self.recv_until(&place, topic, deadline)
+        self.recv_until(&place, topic, due)
     }
 
     fn recv_until<T: DeserializeOwned>(
         &mut self,
         place: &Place<'_>,
         topic: &str,
-        deadline: Timestamp,
+        due: Due,
     ) -> Result<Option<T>> {
         let hub = self.core.hub.clone();
         let awaited = Topic::Message(self.workflow_id().clone(), topic.to_owned());
         let _subscription = hub.subscribe(awaited, self.run.signal.clone());
-        let patience = self.now().checked_add(self.core.options.suspend_after).unwrap_or(deadline);
+        let clock = self.core.options.clock.clone();
+        let patience = Due::after(&clock, self.core.options.suspend_after);
         loop {
             let seen = self.run.signal.now();
             let step = place.row(self.now());
@@ -158,15 +160,17 @@ impl Context {
                 }
                 _ => {}
             }
-            let now = self.now();
-            if now >= deadline {
+            let left = due.left(&clock);
+            if left.is_zero() {
                 self.record(self.success(place, "null".to_owned(), Codec::PortableJson.name()))?;
                 return Ok(None);
             }
             let signal = self.run.signal.clone();
-            let called = self.wait_until(Some(patience.min(deadline)), || signal.now() != seen)?;
-            if !called && patience < deadline {
-                self.suspend(Wake::WhenMessage { topic: topic.to_owned(), deadline })?;
+            let on_the_thread = patience.map_or(left, |patience| patience.left(&clock).min(left));
+            let called = self.wait_at_most(on_the_thread, || signal.now() != seen)?;
+            if !called && on_the_thread < left {
+                let (topic, deadline) = (topic.to_owned(), due.date);
+                self.suspend(Wake::WhenMessage { topic, deadline }, Some(due))?;
             }
         }
     }

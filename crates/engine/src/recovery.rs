@@ -76,9 +76,8 @@ pub(crate) fn without_trace(core: &Core) -> DbResult<Vec<ExecutorId>> {
 fn release_the_lost(core: &Core, identity: &Identity) -> DbResult<()> {
     for owner in core.reader.owned_by(&identity.executor)? {
         if !core.runs.has(&owner) {
-            let again_at = core.options.clock.now().checked_add(REFUSED_RETRY_MIN);
             let run = crate::core::Run::new(owner);
-            if workflow::release(core, &run, Attempt::Counted, again_at, Caller::Engine) {
+            if workflow::release(core, &run, Attempt::Counted, Some(REFUSED_RETRY_MIN), Caller::Engine) {
                 say!(warn, "workflow {} was left behind; it goes on", run.workflow());
             }
         }
@@ -106,7 +105,7 @@ fn refuse_the_unknown(core: &Core, served: &Served, unknown_since: &mut Option<S
     if unknown_since.get_or_insert_with(Stopwatch::start).elapsed() < TRACELESS_EVERY {
         return Ok(());
     }
-    let failure = Failure::new(
+    let failure = Failure::by_engine(
         NOT_REGISTERED,
         format!(
             "no running program of application {} registers this workflow; registered are: {}. It goes on when one \

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::codec::Codec;
 use crate::context::{Context, Place};
+use crate::due::Due;
 use crate::error::{Error, Result};
 use crate::sysdb::StepRow;
 use crate::sysdb::write::Wake;
@@ -16,7 +17,8 @@ impl Context {
     /// Sleeps until `duration` has passed, across any number of restarts.
     ///
     /// The wake-up time is recorded before the first wait, so a workflow that is recovered waits only for the
-    /// rest, or not at all. A sleep beyond [`crate::EngineOptions::suspend_after`] takes no thread: the workflow
+    /// rest, or not at all. In the process that recorded it, a wall clock that is set back makes no sleep longer: what is
+    /// left goes by a steady clock. Another process goes by the date. A sleep beyond [`crate::EngineOptions::suspend_after`] takes no thread: the workflow
     /// becomes `DELAYED` and is replayed when it wakes. Takes one step id and one commit, two when it leaves its
     /// thread; a duration of zero takes neither.
     ///
@@ -37,33 +39,29 @@ impl Context {
         if duration.is_zero() {
             return self.refuse_if_ended();
         }
-        let wake_at = self.recorded_deadline(duration)?;
-        self.sleep_until(wake_at)
+        let due = self.recorded_deadline(duration)?;
+        let left = due.left(&self.core.options.clock);
+        if left > self.core.options.suspend_after {
+            self.suspend(Wake::At(due.date), Some(due))?;
+        }
+        let left = due.left(&self.core.options.clock);
+        if left.is_zero() { Ok(()) } else { self.pause(left) }
     }
 
     /// The time `duration` from now, or from when this was first asked: one step id.
-    pub(crate) fn recorded_deadline(&mut self, duration: Duration) -> Result<Timestamp> {
+    pub(crate) fn recorded_deadline(&mut self, duration: Duration) -> Result<Due> {
         let place = self.place_unchecked(NAME)?;
+        let clock = self.core.options.clock.clone();
         if let Some(row) = self.replayed(&place)? {
             let seconds = self.replay(&place, &row)?;
-            return Ok(from_seconds(seconds));
+            return Ok(self.core.dues.of(self.workflow_id(), from_seconds(seconds), &clock));
         }
-        let wake_at = place.started_at.checked_add(duration).ok_or_else(|| Error::InvalidOption {
+        let due = Due::after(&clock, duration).ok_or_else(|| Error::InvalidOption {
             what: "sleep".to_owned(),
             reason: format!("{duration:?} from now is beyond the calendar"),
         })?;
-        self.record(deadline_row(&place, wake_at))?;
-        Ok(wake_at)
-    }
-
-    fn sleep_until(&mut self, wake_at: Timestamp) -> Result<()> {
-        if wake_at.since(self.now()) > self.core.options.suspend_after {
-            self.suspend(Wake::At(wake_at))?;
-        }
-        if self.now() < wake_at {
-            self.wait_until(Some(wake_at), || false)?;
-        }
-        Ok(())
+        self.record(deadline_row(&place, due.date))?;
+        Ok(due)
     }
 }
 

@@ -113,6 +113,12 @@ mod fake_clock {
             self.0.wall.store(time.as_millis(), Ordering::SeqCst);
         }
 
+        /// Sets it by this many milliseconds forward, or back if they are negative, as somebody sets a wall clock: no
+        /// time passes. Waits of a running process do not notice; a process that starts later goes by the new date.
+        pub fn step(&self, millis: i64) {
+            self.0.wall.fetch_add(millis, Ordering::SeqCst);
+        }
+
         /// Moves it; waits that are due end.
         ///
         /// # Panics

@@ -100,7 +100,7 @@ impl Hub {
             }
         }
         if !settled.is_empty() {
-            reader.settled_among(&settled)?.into_iter().for_each(|id| self.wake(&Topic::Settled(id)));
+            reader.not_open_among(&settled)?.into_iter().for_each(|id| self.wake(&Topic::Settled(id)));
         }
         if !messages.is_empty() {
             let there = reader.with_messages_among(&messages)?;

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::attempts::failure_of_panic;
-use crate::clock::Timestamp;
 use crate::codec::{self, Codec};
 use crate::committer::Caller;
 use crate::context::{Context, Ended};
 use crate::core::{Core, Run};
+use crate::due::Due;
 use crate::error::{Error, Failure, PARKED, Result, Stop};
 use crate::history::History;
 use crate::limits::{REFUSED_RETRY_MAX, REFUSED_RETRY_MIN};
@@ -75,8 +75,8 @@ pub(crate) fn dispatch(core: &Arc<Core>, assignment: Assignment, slot: Slot, cal
     };
     if core.workers.run(job).is_err() {
         // Nothing of it has run. Without a thread now there may be one in a moment.
-        let again_at = core.options.clock.now().checked_add(REFUSED_RETRY_MIN);
-        release(core, &run, Attempt::GivenBack, again_at.filter(|_| !core.is_stopping()), caller);
+        let again_in = (!core.is_stopping()).then_some(REFUSED_RETRY_MIN);
+        release(core, &run, Attempt::GivenBack, again_in, caller);
         core.runs.leave(&run);
         core.expect_backlog();
     }
@@ -90,6 +90,7 @@ pub(crate) fn run_inline(parent: &Context, assignment: Assignment) -> Ending {
 /// The whole run. The slot is given back when it ends.
 fn execute(core: &Arc<Core>, assignment: Assignment, slot: Arc<Slot>, parent: Option<&Context>) -> Ending {
     let Assignment { run, name, attempt, input } = assignment;
+    run.was_started();
     core.options.observers.tell(|| Event::WorkflowStarted {
         workflow: run.workflow(),
         name: &name,
@@ -150,7 +151,7 @@ fn outcome(ctx: &mut Context, input: Input) -> Result<Outcome, Stop> {
     match ctx.ended() {
         Some(Ended::Stopped(reason)) => return Err(reason.clone()),
         Some(Ended::Faulty(error)) => {
-            let failure = Failure::of(error.clone());
+            let failure = Failure::of_misfit(error);
             return Ok(failed(ctx, WorkflowStatus::Error, &failure));
         }
         None => {}
@@ -158,7 +159,7 @@ fn outcome(ctx: &mut Context, input: Input) -> Result<Outcome, Stop> {
     Ok(match returned {
         Ok(output) => match steps_not_asked_for(ctx) {
             None => succeeded(ctx, output),
-            Some(error) => failed(ctx, WorkflowStatus::Error, &Failure::of(error)),
+            Some(error) => failed(ctx, WorkflowStatus::Error, &Failure::of_misfit(&error)),
         },
         Err(failure) => failed(ctx, WorkflowStatus::Error, &failure),
     })
@@ -206,7 +207,12 @@ fn succeeded(ctx: &Context, output: String) -> Outcome {
 }
 
 fn failed(ctx: &Context, status: WorkflowStatus, failure: &Failure) -> Outcome {
-    say!(info, "workflow {} ({}): {status}: {failure}", ctx.workflow_id(), ctx.name);
+    // What the work said is its own affair. That it can never end is not, until somebody changes the program or resumes.
+    if failure.is_about_the_program() || status == WorkflowStatus::MaxRecoveryAttemptsExceeded {
+        say!(warn, "workflow {} ({}): {status}: {failure}", ctx.workflow_id(), ctx.name);
+    } else {
+        say!(info, "workflow {} ({}): {status}: {failure}", ctx.workflow_id(), ctx.name);
+    }
     Outcome {
         output: None,
         error: Some(codec::encode_failure(failure)),
@@ -229,7 +235,11 @@ fn settle(ctx: &mut Context, outcome: Result<Outcome, Stop>) -> Result<Outcome, 
 
 /// Leaves the workflow in a state from which it goes on.
 fn leave(ctx: &Context, reason: &Stop) -> Ending {
-    say!(debug, "workflow {} ({}) stops here: {reason}", ctx.workflow_id(), ctx.name);
+    if *reason == Stop::Deleted {
+        say!(warn, "workflow {} ({}) stops here: {reason}", ctx.workflow_id(), ctx.name);
+    } else {
+        say!(debug, "workflow {} ({}) stops here: {reason}", ctx.workflow_id(), ctx.name);
+    }
     ctx.core.options.observers.tell(|| Event::WorkflowLeft {
         workflow: ctx.workflow_id(),
         name: &ctx.name,
@@ -242,13 +252,13 @@ fn leave(ctx: &Context, reason: &Stop) -> Ending {
             Ending::Left
         }
         Stop::Database(_) => {
-            let again_at = ctx.now().checked_add(wait_after_refusal(ctx.attempt()));
+            let again_in = Some(wait_after_refusal(ctx.attempt()));
             // Nothing of it has run when its past could not be read.
             let attempt = if ctx.began { Attempt::Counted } else { Attempt::GivenBack };
-            release(&ctx.core, &ctx.run, attempt, again_at, Caller::Engine);
+            release(&ctx.core, &ctx.run, attempt, again_in, Caller::Engine);
             Ending::Left
         }
-        Stop::Cancelled | Stop::NotOwner => Ending::Left,
+        Stop::Cancelled | Stop::NotOwner | Stop::Deleted => Ending::Left,
     }
 }
 
@@ -259,16 +269,21 @@ fn wait_after_refusal(attempt: u32) -> Duration {
     REFUSED_RETRY_MIN.saturating_mul(doubled).min(REFUSED_RETRY_MAX)
 }
 
-/// Gives the workflow back to those that wait, at once or from a time on, and says whether it was there to give. If it
+/// Gives the workflow back to those that wait, at once or after a time, and says whether it was there to give. If it
 /// fails, the sweep finds it.
 pub(crate) fn release(
     core: &Core,
     run: &Run,
     attempt: Attempt,
-    again_at: Option<Timestamp>,
+    again_in: Option<Duration>,
     caller: Caller,
 ) -> bool {
     let at = core.options.clock.now();
+    let again_at = again_in.and_then(|time| Due::after(&core.options.clock, time));
+    if let Some(due) = again_at {
+        core.dues.note(run.workflow(), due);
+    }
+    let again_at = again_at.map(|due| due.date);
     let write = Write::Release { owner: run.owner.clone(), attempt, again_at, at };
     let verdict = core.committer.commit(write, caller);
     if verdict.is_err() {

@@ -17,19 +17,18 @@ pub(super) fn decode<T: DeserializeOwned>(text: &str) -> Result<T, String> {
 /// A failure always fits: its parts are texts and JSON. One over the cap is cut to its message.
 pub(crate) fn encode_failure(failure: &Failure) -> String {
     const MESSAGE_CHARS_MAX: usize = 10_000;
-    let text = encode(failure).unwrap_or_default();
+    let text = failure.to_record().unwrap_or_default();
     if !text.is_empty() && check_size(&text).is_ok() {
         return text;
     }
     let message: String = failure.message().chars().take(MESSAGE_CHARS_MAX).collect();
-    encode(&Failure::new(failure.name(), format!("{message} (cut: the whole error was too large)")))
-        .unwrap_or_default()
+    failure.retold(format!("{message} (cut: the whole error was too large)")).to_record().unwrap_or_default()
 }
 
 /// What an `error` column says, in whatever words it was written.
 pub(crate) fn decode_failure(serialization: Option<&str>, text: &str) -> Failure {
     let read = match codec_of(serialization) {
-        Ok(_) => serde_json::from_str(text).map_err(|e| e.to_string()),
+        Ok(_) => Failure::from_record(text).map_err(|e| e.to_string()),
         Err(reason) => Err(reason),
     };
     read.unwrap_or_else(|reason| Failure::new("Error", text).data(reason))

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::{Stopwatch, Timestamp};
 use crate::codec;
-use crate::error::{Error, Failure};
+use crate::error::{Error, Failure, Stop};
 use crate::id::{ExecutorId, OwnerToken, StepId, WorkflowId};
 use crate::listing::{Progress, StepRecord, WorkflowFilter, WorkflowInfo};
 use crate::outage::Outage;
@@ -92,7 +92,7 @@ impl From<StepRow> for StepRecord {
     fn from(row: StepRow) -> Self {
         Self {
             step_id: row.step_id,
-            failure: row.failure(),
+            failure: row.failure().map(Failure::of_the_work),
             name: row.name.into_owned(),
             output: row.output,
             child: row.child,
@@ -225,19 +225,31 @@ pub(crate) trait Reader: FleetReader {
     fn steps(&self, workflow: &WorkflowId, after: StepId, limit: u32) -> DbResult<Vec<StepRow>>;
     fn input(&self, workflow: &WorkflowId) -> DbResult<StoredInput>;
     fn outcome(&self, workflow: &WorkflowId) -> DbResult<Option<Outcome>>;
-    /// Those that have ended.
-    fn settled_among(&self, workflows: &[WorkflowId]) -> DbResult<Vec<WorkflowId>>;
+    /// Those that have ended, or are not there.
+    fn not_open_among(&self, workflows: &[WorkflowId]) -> DbResult<Vec<WorkflowId>>;
     /// Those which have a message of that topic waiting.
     fn with_messages_among(&self, asked: &[(WorkflowId, String)]) -> DbResult<Vec<(WorkflowId, String)>>;
     fn list(&self, app: &str, filter: &WorkflowFilter) -> DbResult<Vec<WorkflowInfo>>;
     fn count(&self, app: &str, filter: &WorkflowFilter) -> DbResult<u64>;
     fn progress(&self, workflow: &WorkflowId) -> DbResult<Option<Progress>>;
+    /// The workflow, and if it waits without a thread what it waits for, and so on.
+    fn waits_of(&self, workflow: &WorkflowId) -> DbResult<Vec<WorkflowId>>;
+}
+
+/// What an execution is told whose workflow has this status under another token, or none, or no row.
+fn loss(status: Option<&str>) -> Stop {
+    match status.map(WorkflowStatus::parse) {
+        None => Stop::Deleted,
+        Some(Some(WorkflowStatus::Cancelled)) => Stop::Cancelled,
+        // One that this program does not know is one that it has no part in.
+        Some(_) => Stop::NotOwner,
+    }
 }
 
 /// Looks things up for the fleet: who has what, and what waits.
 pub(crate) trait FleetReader: Send + Sync {
-    /// Those whose token no longer stands in their row, and what does.
-    fn lost_among(&self, owners: &[Owner]) -> DbResult<Vec<(Owner, Option<WorkflowStatus>)>>;
+    /// Those whose token no longer stands in their row, or that have no row, and what their execution is to be told.
+    fn lost_among(&self, owners: &[Owner]) -> DbResult<Vec<(Owner, Stop)>>;
     fn outlook(&self, served: &Served) -> DbResult<Outlook>;
     /// The pasts of many workflows with one question for all, as far as they are not large.
     fn pasts(&self, workflows: &[WorkflowId]) -> DbResult<HashMap<WorkflowId, Past>>;

@@ -212,6 +212,8 @@ pub(crate) enum Refusal {
     OtherWorkflow { name: String },
     /// There is no such workflow.
     NoSuchWorkflow,
+    /// The new child's id is that of a workflow from which its parent descends.
+    Ancestor,
     /// It stands at a status from which this cannot be done.
     Stands(WorkflowStatus),
     /// What the workflow would have waited for is there.

@@ -22,6 +22,19 @@ pub(crate) struct App {
 /// the panic hook, so without noise.
 struct BadLogger;
 
+/// What was logged before the panic, but for the details.
+static LOGGED: Mutex<Vec<(log::Level, String)>> = Mutex::new(Vec::new());
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// At which levels something was logged that contains this, by all tests of the process together.
+pub(crate) fn logged(text: &str) -> Vec<log::Level> {
+    let all = lock(&LOGGED);
+    all.iter().filter(|(_, message)| message.contains(text)).map(|(level, _)| *level).collect()
+}
+
 impl log::Log for BadLogger {
     fn enabled(&self, _: &log::Metadata<'_>) -> bool {
         true
@@ -29,6 +42,9 @@ impl log::Log for BadLogger {
 
     fn log(&self, record: &log::Record<'_>) {
         if record.target().starts_with("engine") {
+            if record.level() <= log::Level::Info {
+                lock(&LOGGED).push((record.level(), record.args().to_string()));
+            }
             std::panic::resume_unwind(Box::new("the logger panics"));
         }
     }

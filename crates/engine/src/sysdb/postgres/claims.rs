@@ -6,14 +6,13 @@ use postgres::Row;
 
 use super::connection::{Connection, Statement, column};
 use super::served_version;
-use super::workflows::{self, status_column};
+use super::workflows;
 use crate::clock::Timestamp;
-use crate::error::NOT_REGISTERED;
+use crate::error::{NOT_REGISTERED, Stop};
 use crate::id::{ExecutorId, OwnerToken, WorkflowId};
-use crate::status::WorkflowStatus;
 use crate::sysdb::names::INTERNAL_QUEUE;
 use crate::sysdb::write::Unknown;
-use crate::sysdb::{DbResult, Identity, Membership, Owner, Served, Verdict};
+use crate::sysdb::{DbResult, Identity, Membership, Owner, Served, Verdict, loss};
 
 /// A thousand at a time, the first ones first: a statement ends before the server's patience does, and others go on with
 /// those that it does not hold. The rest is still due.
@@ -209,14 +208,14 @@ const OWNED_BY: Statement = Statement {
          WHERE status = 'PENDING' AND executor_id = $1 AND owner_xid IS NOT NULL",
 };
 
-/// One whose row is not there yet is not lost: its start is on the way. Arrays: $1 id, $2 token
+/// Without a status: there is no row. Arrays: $1 id, $2 token
 const LOST_AMONG: Statement = Statement {
     name: "lost_among",
     sql: "
-        SELECT o.id, o.token, s.status
+        SELECT o.id, o.token, CASE WHEN s.workflow_uuid IS NOT NULL THEN COALESCE(s.status, '') END
           FROM unnest($1::text[], $2::text[]) AS o (id, token)
-          JOIN dbos.workflow_status s ON s.workflow_uuid = o.id
-         WHERE s.status <> 'PENDING' OR s.owner_xid IS DISTINCT FROM o.token",
+          LEFT JOIN dbos.workflow_status s ON s.workflow_uuid = o.id
+         WHERE s.status IS DISTINCT FROM 'PENDING' OR s.owner_xid IS DISTINCT FROM o.token",
 };
 
 #[cfg(test)]
@@ -331,14 +330,13 @@ pub(super) fn owned_by(connection: &mut Connection, executor: &ExecutorId) -> Db
     connection.query(&OWNED_BY, &[&executor.as_str()])?.iter().map(|row| owner_row(&OWNED_BY, row)).collect()
 }
 
-pub(super) fn lost_among(
-    connection: &mut Connection,
-    owners: &[Owner],
-) -> DbResult<Vec<(Owner, Option<WorkflowStatus>)>> {
+pub(super) fn lost_among(connection: &mut Connection, owners: &[Owner]) -> DbResult<Vec<(Owner, Stop)>> {
     let ids: Vec<&str> = owners.iter().map(|owner| owner.workflow.as_str()).collect();
     let tokens: Vec<&str> = owners.iter().map(|owner| owner.token.as_str()).collect();
-    // A status that this program does not know is a status that it has no part in.
-    let read = |row: &Row| Ok((owner_row(&LOST_AMONG, row)?, status_column(&LOST_AMONG, row, 2).ok()));
+    let read = |row: &Row| {
+        let status: Option<String> = column(&LOST_AMONG, row, 2)?;
+        Ok((owner_row(&LOST_AMONG, row)?, loss(status.as_deref())))
+    };
     connection.query(&LOST_AMONG, &[&ids, &tokens])?.iter().map(read).collect()
 }
 

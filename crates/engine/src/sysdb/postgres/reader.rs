@@ -7,23 +7,25 @@ use super::connection::Statement;
 use super::pool::Pool;
 use super::{claims, manage, messages, queues, steps, workflows};
 use crate::clock::Timestamp;
+use crate::error::Stop;
 use crate::id::{ExecutorId, StepId, WorkflowId};
 use crate::listing::{Progress, WorkflowFilter, WorkflowInfo};
-use crate::status::WorkflowStatus;
 use crate::sysdb::{
     DbResult, FleetReader, Outcome, Outlook, Owner, Past, Reader, Served, StepRow, StoredInput,
 };
 
 /// $1 ids
-const SETTLED_AMONG: Statement = Statement {
-    name: "settled_among",
+const NOT_OPEN_AMONG: Statement = Statement {
+    name: "not_open_among",
     sql: "
-        SELECT workflow_uuid FROM dbos.workflow_status
-         WHERE workflow_uuid = ANY ($1) AND status NOT IN ('PENDING', 'ENQUEUED', 'DELAYED')",
+        SELECT asked.id FROM unnest($1::text[]) AS asked (id)
+         WHERE NOT EXISTS (SELECT 1 FROM dbos.workflow_status s
+                            WHERE s.workflow_uuid = asked.id
+                              AND (s.status IN ('PENDING', 'ENQUEUED', 'DELAYED')) IS TRUE)",
 };
 
 #[cfg(test)]
-pub(super) const ALL: &[Statement] = &[SETTLED_AMONG];
+pub(super) const ALL: &[Statement] = &[NOT_OPEN_AMONG];
 
 pub(super) struct Readers {
     pool: Arc<Pool>,
@@ -48,10 +50,10 @@ impl Reader for Readers {
         self.pool.read(|connection| workflows::read_outcome(connection, workflow))
     }
 
-    fn settled_among(&self, ids: &[WorkflowId]) -> DbResult<Vec<WorkflowId>> {
+    fn not_open_among(&self, ids: &[WorkflowId]) -> DbResult<Vec<WorkflowId>> {
         let asked: Vec<&str> = ids.iter().map(WorkflowId::as_str).collect();
         self.pool
-            .read(|connection| claims::ids(&SETTLED_AMONG, &connection.query(&SETTLED_AMONG, &[&asked])?))
+            .read(|connection| claims::ids(&NOT_OPEN_AMONG, &connection.query(&NOT_OPEN_AMONG, &[&asked])?))
     }
 
     fn with_messages_among(&self, asked: &[(WorkflowId, String)]) -> DbResult<Vec<(WorkflowId, String)>> {
@@ -69,10 +71,14 @@ impl Reader for Readers {
     fn progress(&self, workflow: &WorkflowId) -> DbResult<Option<Progress>> {
         self.pool.read(|connection| manage::progress(connection, workflow))
     }
+
+    fn waits_of(&self, workflow: &WorkflowId) -> DbResult<Vec<WorkflowId>> {
+        self.pool.read(|connection| workflows::waits_of(connection, workflow))
+    }
 }
 
 impl FleetReader for Readers {
-    fn lost_among(&self, owners: &[Owner]) -> DbResult<Vec<(Owner, Option<WorkflowStatus>)>> {
+    fn lost_among(&self, owners: &[Owner]) -> DbResult<Vec<(Owner, Stop)>> {
         self.pool.read(|connection| claims::lost_among(connection, owners))
     }
 

@@ -10,6 +10,7 @@ use super::batch::{self, Found, Part};
 use super::connection::{Connection, Statement, column};
 use crate::clock::Timestamp;
 use crate::id::{ExecutorId, WorkflowId};
+use crate::limits::WAITS_LOOKED_AT;
 use crate::status::WorkflowStatus;
 use crate::sysdb::names::{INTERNAL_QUEUE, mark_of_message, mark_of_workflow};
 use crate::sysdb::write::{Attempt, Existing, NewWorkflow, Refusal, Wake};
@@ -150,6 +151,32 @@ const RELEASE: Statement = Statement {
          WHERE workflow_uuid = $1 AND (status = 'PENDING') IS TRUE AND owner_xid = $2",
 };
 
+/// $1 workflow, $2 one that may be among those it descends from
+const DESCENDS_FROM: Statement = Statement {
+    name: "descends_from",
+    sql: "
+        WITH RECURSIVE line (id) AS (
+             SELECT $1::text
+              UNION
+             SELECT s.parent_workflow_id FROM line JOIN dbos.workflow_status s ON s.workflow_uuid = line.id
+              WHERE s.parent_workflow_id IS NOT NULL)
+        SELECT 1 FROM line WHERE id = $2",
+};
+
+/// What it waits for without a thread, and what that waits for, and so on. $1 id, $2 how far
+const WAITS_OF: Statement = Statement {
+    name: "waits_of",
+    sql: "
+        WITH RECURSIVE line (id, hops) AS (
+             SELECT $1::text, 0::int8
+              UNION ALL
+             SELECT substr(s.attributes ->> 'piton.awaits', 10), line.hops + 1
+               FROM line JOIN dbos.workflow_status s ON s.workflow_uuid = line.id
+              WHERE line.hops < $2 AND (s.status = 'DELAYED') IS TRUE AND jsonb_typeof(s.attributes) = 'object'
+                AND s.attributes ->> 'piton.awaits' LIKE 'workflow %')
+        SELECT id FROM line ORDER BY hops",
+};
+
 /// $1 id
 const INPUT: Statement = Statement {
     name: "read_input",
@@ -169,7 +196,8 @@ const OUTCOMES: Statement = Statement {
 };
 
 #[cfg(test)]
-pub(super) const ALL: &[Statement] = &[TAKEN_BY, HOLD, WAKE_PARENTS, SUSPEND, RELEASE, INPUT, OUTCOMES];
+pub(super) const ALL: &[Statement] =
+    &[TAKEN_BY, HOLD, WAKE_PARENTS, SUSPEND, DESCENDS_FROM, WAITS_OF, RELEASE, INPUT, OUTCOMES];
 
 /// Holds the workflow for its owner until the end of the transaction; false if it is somebody else's.
 pub(super) fn hold(connection: &mut Connection, owner: &Owner) -> DbResult<bool> {
@@ -224,6 +252,12 @@ pub(super) fn start_child(
             return Ok(Verdict::NotOwner);
         }
         let started = batch::start(connection, child)?;
+        if matches!(started, Verdict::AlreadyThere(_)) {
+            let ids: [&(dyn ToSql + Sync); 2] = [&parent.workflow.as_str(), &child.id.as_str()];
+            if connection.first(&DESCENDS_FROM, &ids)?.is_some() {
+                return Ok(Verdict::Refused(Refusal::Ancestor));
+            }
+        }
         if matches!(started, Verdict::Refused(_)) {
             return Ok(started);
         }
@@ -313,6 +347,11 @@ pub(super) fn release(
     let released = connection
         .execute(&RELEASE, &[&id, &token, &INTERNAL_QUEUE, &at.as_millis(), &given_back, &again_at])?;
     Ok(if released == 1 { Verdict::Done } else { Verdict::NotOwner })
+}
+
+pub(super) fn waits_of(connection: &mut Connection, workflow: &WorkflowId) -> DbResult<Vec<WorkflowId>> {
+    let rows = connection.query(&WAITS_OF, &[&workflow.as_str(), &WAITS_LOOKED_AT])?;
+    super::claims::ids(&WAITS_OF, &rows)
 }
 
 /// Nothing where there is no such workflow.

@@ -3,18 +3,17 @@
 //! SQLite uses a partial index only where the query repeats the index's own condition, so some conditions on the
 //! status are said twice.
 
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, params};
 
 use super::statement::Statement;
-use super::workflows::status_column;
 use super::{AWAITS_PATH, json_array, served_version, workflows};
 use crate::clock::Timestamp;
-use crate::error::NOT_REGISTERED;
+use crate::error::{NOT_REGISTERED, Stop};
 use crate::id::{ExecutorId, OwnerToken, WorkflowId};
-use crate::status::WorkflowStatus;
 use crate::sysdb::names::INTERNAL_QUEUE;
 use crate::sysdb::write::Unknown;
-use crate::sysdb::{DbResult, Identity, Owner, Served, Verdict};
+use crate::sysdb::{DbResult, Identity, Owner, Served, Verdict, loss};
 
 /// ?1 now, ?2 path of the mark, ?3 application
 const WAKE_DUE: Statement = Statement {
@@ -93,6 +92,8 @@ const REFUSE_UNKNOWN: Statement = Statement {
     ),
 };
 
+/// The work may have failed under that name, too; then the text begins in another way.
+///
 /// ?1 application, ?2 version, ?3 known names as a JSON array, ?4 name of the failure, ?5 queue, ?6 now
 const REVIVE: Statement = Statement {
     name: "revive",
@@ -106,7 +107,8 @@ const REVIVE: Statement = Statement {
            AND name IN (SELECT value FROM json_each(?3))
            AND EXISTS (SELECT 1 FROM workflow_output o
                         WHERE o.workflow_uuid = workflow_status.workflow_uuid
-                          AND json_valid(o.error) AND json_extract(o.error, '$.name') = ?4)
+                          AND json_valid(o.error) AND json_extract(o.error, '$.name') = ?4
+                          AND substr(o.error, 1, 2) <> '{ ')
         RETURNING workflow_uuid",
 };
 
@@ -155,14 +157,15 @@ const OWNED_BY: Statement = Statement {
          WHERE status = 'PENDING' AND executor_id = ?1 AND owner_xid IS NOT NULL",
 };
 
-/// One whose row is not there yet is not lost: its start is on the way. ?1 JSON array of [id, token]
+/// Without a status: there is no row. ?1 JSON array of [id, token]
 const LOST_AMONG: Statement = Statement {
     name: "lost_among",
     sql: "
-        SELECT s.workflow_uuid, json_extract(owner.value, '$[1]'), s.status
+        SELECT json_extract(owner.value, '$[0]'), json_extract(owner.value, '$[1]'),
+               CASE WHEN s.workflow_uuid IS NOT NULL THEN COALESCE(s.status, '') END
           FROM json_each(?1) AS owner
-          JOIN workflow_status s ON s.workflow_uuid = json_extract(owner.value, '$[0]')
-         WHERE s.status <> 'PENDING' OR s.owner_xid IS NOT json_extract(owner.value, '$[1]')",
+          LEFT JOIN workflow_status s ON s.workflow_uuid = json_extract(owner.value, '$[0]')
+         WHERE s.status IS NOT 'PENDING' OR s.owner_xid IS NOT json_extract(owner.value, '$[1]')",
 };
 
 #[cfg(test)]
@@ -265,13 +268,13 @@ pub(super) fn owned_by(connection: &Connection, executor: &ExecutorId) -> DbResu
     OWNED_BY.all(connection, [executor.as_str()], owner_row)
 }
 
-pub(super) fn lost_among(
-    connection: &Connection,
-    owners: &[Owner],
-) -> DbResult<Vec<(Owner, Option<WorkflowStatus>)>> {
+pub(super) fn lost_among(connection: &Connection, owners: &[Owner]) -> DbResult<Vec<(Owner, Stop)>> {
     let pairs: Vec<_> = owners.iter().map(|owner| [owner.workflow.as_str(), owner.token.as_str()]).collect();
-    // A status that this program does not know is a status that it has no part in.
-    let read = |row: &Row<'_>| Ok((owner_row(row)?, status_column(row, 2).ok()));
+    let read = |row: &Row<'_>| {
+        let status = row.get_ref(2)?;
+        let status = (status != ValueRef::Null).then(|| status.as_str().unwrap_or_default());
+        Ok((owner_row(row)?, loss(status)))
+    };
     LOST_AMONG.all(connection, [serde_json::json!(pairs).to_string()], read)
 }
 

@@ -38,7 +38,8 @@ const CANCEL: Statement = Statement {
         RETURNING workflow_uuid, parent_workflow_id",
 };
 
-/// An ERROR may go on when its failure is about the program, not about the work. The token stays, so that a resume whose
+/// An ERROR may go on when its failure is about the program, not about the work, whatever name that has: one that begins as
+/// failures of the work do is none. The token stays, so that a resume whose
 /// answer was lost does not undo what came after it.
 ///
 /// ?1 id, ?2 queue, ?3 now, ?4 names of such failures as a JSON array, ?5 path of the mark, ?6 path of the token, ?7 token
@@ -56,7 +57,8 @@ const RESUME: Statement = Statement {
            AND (status <> 'ERROR'
                 OR EXISTS (SELECT 1 FROM workflow_output o
                             WHERE o.workflow_uuid = ?1 AND json_valid(o.error)
-                              AND json_extract(o.error, '$.name') IN (SELECT value FROM json_each(?4))))",
+                              AND json_extract(o.error, '$.name') IN (SELECT value FROM json_each(?4))
+                              AND substr(o.error, 1, 2) <> '{ '))",
 };
 
 /// ?1 id, ?2 path of the token, ?3 token

@@ -11,10 +11,10 @@ use super::open::connect;
 use super::statement::{Statement, failed};
 use super::{claims, manage, messages, queues, steps, workflows};
 use crate::clock::Timestamp;
+use crate::error::Stop;
 use crate::id::{ExecutorId, StepId, WorkflowId};
 use crate::listing::{Progress, WorkflowFilter, WorkflowInfo};
 use crate::outage::{Outage, Part};
-use crate::status::WorkflowStatus;
 use crate::sysdb::{
     DbResult, FleetReader, Outcome, Outlook, Owner, Past, Reader, Served, StepRow, StoredInput,
 };
@@ -23,16 +23,16 @@ use crate::sysdb::{
 const CONNECTIONS_MAX: usize = 8;
 
 /// ?1 JSON array of ids
-const SETTLED_AMONG: Statement = Statement {
-    name: "settled_among",
+const NOT_OPEN_AMONG: Statement = Statement {
+    name: "not_open_among",
     sql: "
-        SELECT workflow_uuid FROM workflow_status
-         WHERE workflow_uuid IN (SELECT value FROM json_each(?1))
-           AND status NOT IN ('PENDING', 'ENQUEUED', 'DELAYED')",
+        SELECT asked.value FROM json_each(?1) AS asked
+         WHERE NOT EXISTS (SELECT 1 FROM workflow_status s
+                            WHERE s.workflow_uuid = asked.value AND s.status IN ('PENDING', 'ENQUEUED', 'DELAYED'))",
 };
 
 #[cfg(test)]
-pub(super) const ALL: &[Statement] = &[SETTLED_AMONG];
+pub(super) const ALL: &[Statement] = &[NOT_OPEN_AMONG];
 
 /// A pool of reading connections.
 pub(super) struct Readers {
@@ -124,8 +124,8 @@ impl Reader for Readers {
         self.read(|connection| workflows::read_outcome(connection, workflow))
     }
 
-    fn settled_among(&self, ids: &[WorkflowId]) -> DbResult<Vec<WorkflowId>> {
-        self.read(|connection| SETTLED_AMONG.all(connection, [json_array(ids)], claims::id_column))
+    fn not_open_among(&self, ids: &[WorkflowId]) -> DbResult<Vec<WorkflowId>> {
+        self.read(|connection| NOT_OPEN_AMONG.all(connection, [json_array(ids)], claims::id_column))
     }
 
     fn with_messages_among(&self, asked: &[(WorkflowId, String)]) -> DbResult<Vec<(WorkflowId, String)>> {
@@ -143,10 +143,14 @@ impl Reader for Readers {
     fn progress(&self, workflow: &WorkflowId) -> DbResult<Option<Progress>> {
         self.read(|connection| manage::progress(connection, workflow))
     }
+
+    fn waits_of(&self, workflow: &WorkflowId) -> DbResult<Vec<WorkflowId>> {
+        self.read(|connection| workflows::waits_of(connection, workflow))
+    }
 }
 
 impl FleetReader for Readers {
-    fn lost_among(&self, owners: &[Owner]) -> DbResult<Vec<(Owner, Option<WorkflowStatus>)>> {
+    fn lost_among(&self, owners: &[Owner]) -> DbResult<Vec<(Owner, Stop)>> {
         self.read(|connection| claims::lost_among(connection, owners))
     }
 

@@ -8,6 +8,7 @@ use super::statement::Statement;
 use super::{AWAITS_PATH, json_array, steps};
 use crate::clock::Timestamp;
 use crate::id::{ExecutorId, WorkflowId};
+use crate::limits::WAITS_LOOKED_AT;
 use crate::status::WorkflowStatus;
 use crate::sysdb::names::{INTERNAL_QUEUE, mark_of_message, mark_of_workflow};
 use crate::sysdb::write::{Attempt, Existing, NewWorkflow, Refusal, Wake};
@@ -125,6 +126,32 @@ const RELEASE: Statement = Statement {
          WHERE workflow_uuid = ?1 AND status = 'PENDING' AND owner_xid = ?2",
 };
 
+/// ?1 workflow, ?2 one that may be among those it descends from
+const DESCENDS_FROM: Statement = Statement {
+    name: "descends_from",
+    sql: "
+        WITH RECURSIVE tree (id) AS (
+            SELECT ?1
+             UNION
+            SELECT s.parent_workflow_id FROM tree JOIN workflow_status s ON s.workflow_uuid = tree.id
+             WHERE s.parent_workflow_id IS NOT NULL)
+        SELECT 1 FROM tree WHERE id = ?2",
+};
+
+/// What it waits for without a thread, and what that waits for, and so on. ?1 id, ?2 path of the mark, ?3 how far
+const WAITS_OF: Statement = Statement {
+    name: "waits_of",
+    sql: "
+        WITH RECURSIVE tree (id, hops) AS (
+            SELECT ?1, 0
+             UNION ALL
+            SELECT substr(json_extract(s.attributes, ?2), 10), hops + 1
+              FROM tree JOIN workflow_status s ON s.workflow_uuid = tree.id
+             WHERE hops < ?3 AND s.status = 'DELAYED'
+               AND CASE WHEN json_valid(s.attributes) THEN json_extract(s.attributes, ?2) END LIKE 'workflow %')
+        SELECT id FROM tree ORDER BY hops",
+};
+
 /// ?1 id
 const INPUT: Statement = Statement {
     name: "read_input",
@@ -167,6 +194,8 @@ pub(super) const ALL: &[Statement] = &[
     INPUTS,
     OUTCOME,
     PARENT,
+    DESCENDS_FROM,
+    WAITS_OF,
 ];
 
 pub(super) fn is_owner(connection: &Connection, owner: &Owner) -> DbResult<bool> {
@@ -236,6 +265,12 @@ pub(super) fn start_child(
         return Ok(Verdict::NotOwner);
     }
     let started = start(connection, child)?;
+    if matches!(started, Verdict::AlreadyThere(_)) {
+        let ids = [parent.workflow.as_str(), child.id.as_str()];
+        if DESCENDS_FROM.first(connection, ids, |_| Ok(()))?.is_some() {
+            return Ok(Verdict::Refused(Refusal::Ancestor));
+        }
+    }
     if matches!(started, Verdict::Refused(_)) {
         return Ok(started);
     }
@@ -335,6 +370,14 @@ pub(super) fn release(
     let released = RELEASE
         .execute(connection, params![id, token, INTERNAL_QUEUE, at.as_millis(), given_back, again_at])?;
     Ok(if released == 1 { Verdict::Done } else { Verdict::NotOwner })
+}
+
+pub(super) fn waits_of(connection: &Connection, workflow: &WorkflowId) -> DbResult<Vec<WorkflowId>> {
+    WAITS_OF.all(
+        connection,
+        params![workflow.as_str(), AWAITS_PATH, WAITS_LOOKED_AT],
+        super::claims::id_column,
+    )
 }
 
 pub(super) fn read_input(connection: &Connection, workflow: &WorkflowId) -> DbResult<StoredInput> {
