@@ -194,6 +194,7 @@ impl Fleet<'_> {
             served: served.clone(),
             queue: queue.name.clone(),
             concurrency: queue.concurrency,
+            in_flight: queue.in_flight,
             token: token.clone(),
             limit: slots.len(),
             at: self.core.options.clock.now(),

@@ -31,7 +31,8 @@ pub struct WorkflowFilter {
 }
 
 impl WorkflowFilter {
-    /// All workflows of this application, oldest first.
+    /// All workflows of this application, oldest first. What one caller started in order is listed in order, also within
+    /// one millisecond.
     pub fn new() -> Self {
         Self::default()
     }
@@ -92,7 +93,7 @@ impl WorkflowFilter {
         self
     }
 
-    /// Newest first; workflows created in the same millisecond are ordered by id.
+    /// Newest first.
     #[must_use]
     pub fn newest_first(mut self) -> Self {
         self.newest_first = true;

@@ -85,7 +85,7 @@ impl Context {
             return recorded.failure().map_or(Ok(()), |failure| Err(failure.into_step_error(SEND)));
         }
         let sent = Topic::Message(destination.clone(), message.topic.clone());
-        // Ids of one sender sort as it sends.
+        // The same in every run, so that it is one message.
         message.id = format!("{}-{:010}::{destination}", self.workflow_id(), place.step_id.0);
         let sender = Some((self.run.owner.clone(), place.row(now)));
         match self.commit(Write::Send { message, sender })? {

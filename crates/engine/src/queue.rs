@@ -36,34 +36,80 @@ impl fmt::Debug for Queue {
 /// The limits of a queue. They are written into the system database, where all executors read them with every claim: those
 /// of the newest version of the application hold.
 ///
+/// | limit | of all executors together, or of one | counts | does not count |
+/// |---|---|---|---|
+/// | [`QueueOptions::concurrency`] | all | workflows of the queue that are on a thread (`PENDING`) | those that wait without one, as in a long sleep |
+/// | [`QueueOptions::in_flight`] | all | workflows of the queue that have begun and not ended, waiting or not | those that wait for their first claim |
+/// | [`QueueOptions::worker_concurrency`] | one | workflows of the queue that are on a thread of this executor | those that wait without one |
+/// | [`EngineOptions::workers_max`](crate::EngineOptions::workers_max) | one | all workflows on a thread, whatever their queue | those that wait, with or without one |
+///
+/// So `concurrency` protects what a running body uses, such as the connections to a provider. `in_flight` protects what a
+/// workflow holds from its beginning to its end, such as a seat, a machine, or an order that must not overtake another.
+///
 /// ```
 /// use engine::QueueOptions;
 ///
 /// /// The provider of mails allows ten connections, and one machine should not take them all.
 /// const MAIL: QueueOptions = QueueOptions::new().concurrency(10).worker_concurrency(4);
-/// # let _ = MAIL;
+/// /// The hall has three stages. A show has its stage until it ends, also while it waits for the audience.
+/// const SHOWS: QueueOptions = QueueOptions::new().in_flight(3);
+/// # let _ = (MAIL, SHOWS);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct QueueOptions {
     pub(crate) concurrency: Option<u32>,
     pub(crate) worker_concurrency: Option<u32>,
+    pub(crate) in_flight: Option<u32>,
 }
 
 impl QueueOptions {
     /// As many at once as there are workers.
     pub const fn new() -> Self {
-        Self { concurrency: None, worker_concurrency: None }
+        Self { concurrency: None, worker_concurrency: None, in_flight: None }
     }
 
-    /// How many of its workflows may run at once in all executors together. One that waits without a thread does not
-    /// count.
+    /// How many of its workflows may be on a thread at once, in all executors together. One that waits without a thread
+    /// does not count, and has to find room again when it goes on. So with `concurrency(1)` two workflows may have begun
+    /// and not ended, while one of them sleeps. [`QueueOptions::in_flight`] counts both.
     #[must_use]
     pub const fn concurrency(mut self, max: u32) -> Self {
         self.concurrency = Some(max);
         self
     }
 
-    /// How many of them may run at once in one executor.
+    /// How many of its workflows may have begun and not ended, in all executors together. One that waits counts, with a
+    /// thread or without; so does one whose executor died, until another has ended it. What has begun goes on before
+    /// anything else begins, whatever the priorities.
+    ///
+    /// A workflow that waits for a child in its own queue holds a place that the child may need. When all places are held
+    /// like that, nothing goes on; the log then names them. Put such children into another queue.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use engine::{Context, Engine, QueueOptions, Result};
+    /// # fn main() -> Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = Engine::options().open_file(dir.path().join("x.db"))?;
+    /// let show = engine.register("show", |ctx: &mut Context, n: u32| {
+    ///     ctx.sleep(Duration::from_millis(20))?; // the stage is its own meanwhile
+    ///     Ok::<_, engine::Error>(n)
+    /// })?;
+    /// let stage = engine.register_queue("stage", QueueOptions::new().in_flight(1))?;
+    /// engine.launch()?;
+    /// let shows = [show.enqueue(&engine, &stage, 1)?, show.enqueue(&engine, &stage, 2)?];
+    /// for (handle, n) in shows.iter().zip(1..) {
+    ///     assert_eq!(handle.result()?, n); // one after the other
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub const fn in_flight(mut self, max: u32) -> Self {
+        self.in_flight = Some(max);
+        self
+    }
+
+    /// How many of them may be on a thread at once in one executor.
     #[must_use]
     pub const fn worker_concurrency(mut self, max: u32) -> Self {
         self.worker_concurrency = Some(max);
@@ -72,14 +118,24 @@ impl QueueOptions {
 
     /// Why these limits make no sense, if they do not.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
-        match (self.concurrency, self.worker_concurrency) {
-            (Some(0), _) | (_, Some(0)) => Err("with a limit of 0 nothing would ever run"),
-            (Some(all), Some(one)) if one > all => Err("worker_concurrency is more than concurrency"),
-            (Some(n), _) | (_, Some(n)) if i32::try_from(n).is_err() => {
-                Err("at most 2,147,483,647 can be said")
-            }
-            _ => Ok(()),
+        let limits = [self.worker_concurrency, self.concurrency, self.in_flight];
+        if limits.contains(&Some(0)) {
+            return Err("with a limit of 0 nothing would ever run");
         }
+        if limits.iter().flatten().any(|max| i32::try_from(*max).is_err()) {
+            return Err("at most 2,147,483,647 can be said");
+        }
+        let exceeds = |one: Option<u32>, other: Option<u32>| one.zip(other).is_some_and(|(one, other)| one > other);
+        if exceeds(self.worker_concurrency, self.concurrency) {
+            return Err("worker_concurrency is more than concurrency");
+        }
+        if exceeds(self.concurrency, self.in_flight) {
+            return Err("concurrency is more than in_flight, so it would never be reached");
+        }
+        if exceeds(self.worker_concurrency, self.in_flight) {
+            return Err("worker_concurrency is more than in_flight, so it would never be reached");
+        }
+        Ok(())
     }
 }
 
@@ -162,5 +218,10 @@ mod tests {
         assert!(limits.worker_concurrency(0).check().is_err());
         assert!(limits.concurrency(2).worker_concurrency(3).check().is_err());
         assert!(limits.concurrency(u32::MAX).check().is_err());
+        assert!(limits.in_flight(3).concurrency(3).worker_concurrency(1).check().is_ok());
+        assert!(limits.in_flight(0).check().is_err());
+        assert!(limits.in_flight(2).concurrency(3).check().is_err());
+        assert!(limits.in_flight(2).worker_concurrency(3).check().is_err());
+        assert!(limits.in_flight(u32::MAX).check().is_err());
     }
 }

@@ -143,6 +143,8 @@ pub(crate) struct OpenQueue {
     /// How many of its workflows may run at once, everywhere and in one executor.
     pub(crate) concurrency: Option<u32>,
     pub(crate) worker_concurrency: Option<u32>,
+    /// How many of them may have begun and not ended, everywhere.
+    pub(crate) in_flight: Option<u32>,
 }
 
 /// What there is to do for an executor that is idle.

@@ -148,6 +148,8 @@ pub(crate) struct Claim {
     pub(crate) queue: String,
     /// How many of the queue's workflows may run at once, everywhere.
     pub(crate) concurrency: Option<u32>,
+    /// How many of them may have begun and not ended, everywhere.
+    pub(crate) in_flight: Option<u32>,
     pub(crate) token: OwnerToken,
     pub(crate) limit: usize,
     pub(crate) at: Timestamp,

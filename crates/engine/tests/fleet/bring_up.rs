@@ -90,7 +90,7 @@ fn told_to_create_nothing_it_says_what_is_missing() {
     // As another DBOS program brought it up.
     ground.sql().batch_execute("DROP TABLE dbos.piton_executors").unwrap();
     let own = refused(verify(), &ground.url());
-    assert!(own.contains("the table piton_executors"), "{own}");
+    assert!(own.contains("the tables of this engine (piton_executors"), "{own}");
     drop(ground.open());
 }
 

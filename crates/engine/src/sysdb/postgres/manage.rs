@@ -169,6 +169,7 @@ pub(super) fn list(
     filter: &WorkflowFilter,
 ) -> DbResult<Vec<WorkflowInfo>> {
     let mut conditions = Conditions::of(app, filter);
+    // Within a millisecond, the tokens that were made with the rows tell what one process started first.
     let direction = if filter.newest_first { "DESC" } else { "ASC" };
     let limit = conditions.value(filter.limit.map(i64::from));
     let offset = conditions.value(i64::from(filter.offset));
@@ -178,7 +179,8 @@ pub(super) fn list(
            LEFT JOIN dbos.workflow_input i USING (workflow_uuid)
            LEFT JOIN dbos.workflow_output o USING (workflow_uuid)
           WHERE {}
-          ORDER BY s.created_at {direction}, s.workflow_uuid {direction} LIMIT {limit}::int8 OFFSET {offset}::int8",
+          ORDER BY s.created_at {direction}, s.creator_xid COLLATE \"C\" {direction}, s.workflow_uuid {direction}
+          LIMIT {limit}::int8 OFFSET {offset}::int8",
         conditions.sql
     );
     let rows = connection.query_once(LIST, &sql, &conditions.params())?;

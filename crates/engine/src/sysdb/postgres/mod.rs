@@ -59,7 +59,8 @@ mod tests {
         ["workflow_status", "workflow_input", "workflow_output", "operation_outputs", "notifications"];
 
     /// Statements that are about all workflows that run, or all that wait.
-    const LOOK_AT_ALL: [&str; 8] = [
+    const LOOK_AT_ALL: [&str; 9] = [
+        "adopt_begun",
         "beat",
         "busy_executors",
         "forget_executor",

@@ -157,6 +157,7 @@ pub(super) fn list(
 ) -> DbResult<Vec<WorkflowInfo>> {
     const NAME: &str = "list_workflows";
     let (conditions, mut values) = conditions(app, filter);
+    // Within a millisecond, in the order of the commits.
     let direction = if filter.newest_first { "DESC" } else { "ASC" };
     // SQLite reads a limit of -1 as none.
     values.push(Value::Integer(filter.limit.map_or(-1, i64::from)));
@@ -166,7 +167,7 @@ pub(super) fn list(
            FROM workflow_status s
            LEFT JOIN workflow_input i USING (workflow_uuid) LEFT JOIN workflow_output o USING (workflow_uuid)
           WHERE {conditions}
-          ORDER BY s.created_at {direction}, s.workflow_uuid {direction} LIMIT ? OFFSET ?"
+          ORDER BY s.created_at {direction}, s.rowid {direction} LIMIT ? OFFSET ?"
     );
     let mut statement = connection.prepare(&sql).map_err(|e| failed(NAME, e))?;
     let rows = statement.query_map(params_from_iter(values), workflow_info).and_then(Iterator::collect);

@@ -187,6 +187,7 @@ mod tests {
     fn every_statement() -> (Connection, Vec<&'static Statement>) {
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch(include_str!("schema_v125.sql")).unwrap();
+        connection.execute_batch(include_str!("own_tables.sql")).unwrap();
         let topics =
             [super::ALL, claims::ALL, manage::ALL, messages::ALL, queues::ALL, steps::ALL, workflows::ALL];
         (connection, topics.into_iter().flatten().collect())

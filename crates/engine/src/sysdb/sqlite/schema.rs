@@ -11,6 +11,8 @@ use crate::limits::{BRING_UP_WITHIN, FULL_CHECK_BYTES_MAX};
 /// The schema version that this engine writes, shared by all DBOS SDKs.
 const VERSION: i64 = 125;
 const CREATE: &str = include_str!("schema_v125.sql");
+/// Tables of this engine beside them.
+const OWN: &str = include_str!("own_tables.sql");
 
 /// Why the file cannot be used. Nothing was changed.
 pub(super) enum Problem {
@@ -29,8 +31,8 @@ enum Content {
     Nothing,
     /// Tables of somebody else, none of them ours.
     OtherTables(String),
-    /// Our tables at this version.
-    Version(i64),
+    /// The tables of DBOS at this version, and whether those of this engine are beside them.
+    Version(i64, bool),
 }
 
 /// Recognises the file, then makes the connection durable and creates the tables if there are none.
@@ -60,16 +62,17 @@ fn try_to_bring_up(connection: &mut Connection, shared_with_application: bool) -
     drop(view);
     refuse_unless_usable(&content, shared_with_application)?;
     make_durable(connection)?.map_err(Problem::Refused)?;
-    if matches!(content, Content::Version(_)) {
+    if matches!(content, Content::Version(_, true)) {
         return Ok(());
     }
     // Another process may do the same: whoever gets the lock first creates, the others find it done.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let content = look(&transaction)?;
     refuse_unless_usable(&content, shared_with_application)?;
-    if !matches!(content, Content::Version(_)) {
+    if !matches!(content, Content::Version(..)) {
         transaction.execute_batch(CREATE)?;
     }
+    transaction.execute_batch(OWN)?;
     Ok(transaction.commit()?)
 }
 
@@ -77,12 +80,12 @@ fn refuse_unless_usable(content: &Content, shared_with_application: bool) -> Res
     let reason = match content {
         Content::Nothing => return Ok(()),
         Content::OtherTables(_) if shared_with_application => return Ok(()),
-        Content::Version(version) if *version >= VERSION => return Ok(()),
+        Content::Version(version, _) if *version >= VERSION => return Ok(()),
         Content::OtherTables(table) => format!(
             "it belongs to another program (it has a table `{table}`, and no DBOS tables); name another file, or \
              say shared_with_application() to add the engine's tables to it"
         ),
-        Content::Version(version) => format!(
+        Content::Version(version, _) => format!(
             "it is at schema version {version}, and this engine needs {VERSION}; bring it up with `dbos migrate` \
              of DBOS Python 3.4"
         ),
@@ -102,7 +105,8 @@ fn look(connection: &Connection) -> Result<Content, Problem> {
         let version: Option<i64> =
             connection.query_row("SELECT max(version) FROM dbos_migrations", [], |row| row.get(0))?;
         // The tables of a migration that died half way are not there; version 0 says so.
-        return Ok(Content::Version(version.unwrap_or(0)));
+        let own = table("piton_queues")? && table("piton_places")?;
+        return Ok(Content::Version(version.unwrap_or(0), own));
     }
     if table("workflow_status")? {
         return Err(Problem::Refused(
