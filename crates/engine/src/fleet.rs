@@ -12,13 +12,19 @@ use crate::committer::Caller;
 use crate::core::{Core, Run};
 use crate::error::Stop;
 use crate::id::{ExecutorId, OwnerToken};
-use crate::limits::{CLAIM_MAX, POLL_MAX, POLL_MIN, SERVED_AT_ONCE, SERVED_EVERY_MIN, TRACELESS_EVERY};
+use crate::limits::{
+    CENSUS_EVERY, CLAIM_MAX, POLL_MAX, POLL_MIN, SERVED_AT_ONCE, SERVED_EVERY_MIN, TRACELESS_EVERY,
+};
 use crate::recovery;
 use crate::status::WorkflowStatus;
+use crate::stranded::{self, Notice, Notices};
 use crate::sync::say;
 use crate::sysdb::write::{Attempt, Claim, ClaimedRow};
 use crate::sysdb::{DbResult, INTERNAL_QUEUE, OpenQueue, Owner, Served, Verdict, Write};
 use crate::workflow::{self, Assignment};
+
+/// What takes more than a moment takes at most one of so many parts of the time.
+const SHARE: u32 = 50;
 
 /// The body of the fleet's thread, until the engine stops.
 pub(crate) fn serve(core: &Arc<Core>) {
@@ -32,6 +38,8 @@ pub(crate) fn serve(core: &Arc<Core>) {
         traceless: None,
         unknown_since: None,
         served: None,
+        census: None,
+        notices: Notices::default(),
         turn: 0,
     };
     while !core.is_stopping() {
@@ -54,6 +62,10 @@ struct Fleet<'c> {
     unknown_since: Option<Stopwatch>,
     /// Since the last question for waits that have ended unnoticed, and how long until the next.
     served: Option<(Stopwatch, Duration)>,
+    /// The same for the look at all that waits.
+    census: Option<(Stopwatch, Duration)>,
+    /// What was said of it.
+    notices: Notices,
     /// How often work was looked for.
     turn: usize,
 }
@@ -91,16 +103,25 @@ impl Fleet<'_> {
             note(self.wake_the_served());
             note(self.take_over_from_the_traceless());
             note(recovery::sweep(self.core, &mut self.unknown_since));
+            note(self.say_what_waits_in_vain());
             self.swept = Some(Stopwatch::start());
         }
     }
 
-    /// One that runs nothing, and for whom nobody waits, sweeps only if it is called.
+    /// One that runs nothing, and for whom nobody waits, sweeps only if it is called, or has said something that may not
+    /// hold any more.
     fn is_time_to_sweep(&self) -> bool {
         if self.swept.is_some_and(|swept| swept.elapsed() < self.core.sweep_every) {
             return false;
         }
-        !self.core.runs.is_empty() || !self.core.hub.is_empty() || self.core.liveness.calls_for_a_sweep()
+        !self.core.runs.is_empty()
+            || !self.core.hub.is_empty()
+            || self.core.liveness.calls_for_a_sweep()
+            || (!self.notices.is_empty() && self.is_time_for_a_census())
+    }
+
+    fn is_time_for_a_census(&self) -> bool {
+        self.census.as_ref().is_none_or(|(looked, pause)| looked.elapsed() >= *pause)
     }
 
     /// Those that were without a trace the last time, and are still.
@@ -118,10 +139,38 @@ impl Fleet<'_> {
         Ok(())
     }
 
+    /// What waits for nobody, or in a circle. It is about all that waits, so it takes at most a fiftieth of the time.
+    fn say_what_waits_in_vain(&mut self) -> DbResult<()> {
+        // One that is not launched says nothing: whoever looks by it looks elsewhere.
+        if self.core.identity().is_err() || !self.is_time_for_a_census() {
+            return Ok(());
+        }
+        let watch = Stopwatch::start();
+        let mut standing = stranded::circles(self.core)?;
+        match stranded::look(self.core) {
+            Ok(stranded) => standing.extend(stranded.iter().map(Notice::from)),
+            // Who cannot see who lives is told by the sweep.
+            Err(error) => {
+                say!(debug, "{error}; looking again for what waits for nobody");
+                return Ok(());
+            }
+        }
+        // A little less than the pause between two calls for it, so that each is heeded.
+        let pause = (CENSUS_EVERY * 9 / 10).max(watch.elapsed() * SHARE);
+        self.census = Some((Stopwatch::start(), pause));
+        let news = self.notices.news(standing);
+        for text in news.stands {
+            say!(warn, "{text}");
+        }
+        for what in news.gone {
+            say!(info, "{what}: no longer");
+        }
+        Ok(())
+    }
+
     /// Waits without a thread that have ended unnoticed. A question about all of them, so it takes at most a
     /// fiftieth of the time.
     fn wake_the_served(&mut self) -> DbResult<()> {
-        const SHARE: u32 = 50;
         if self.served.as_ref().is_some_and(|(since, pause)| since.elapsed() < *pause) {
             return Ok(());
         }

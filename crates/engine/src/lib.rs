@@ -58,6 +58,7 @@
 //! | children | [`Context::run`], [`Context::start`], [`Child`] |
 //! | time and messages | [`Context::sleep`], [`Context::send`], [`Context::recv`], [`Engine::send`] |
 //! | look, cancel, resume | [`Engine::list`], [`Engine::steps`], [`Engine::cancel`], [`Engine::resume`] |
+//! | what nobody can take up | [`Engine::waiting_for_nobody`] |
 //! | watch | [`Observer`] |
 //!
 //! Calls block their thread. From async code, make them where blocking is allowed; nothing here needs a runtime.
@@ -78,6 +79,7 @@
 
 mod attempts;
 mod child;
+mod circle;
 mod clock;
 mod codec;
 mod committer;
@@ -105,6 +107,7 @@ mod sleep;
 mod start;
 mod status;
 mod step;
+mod stranded;
 mod sync;
 mod sysdb;
 pub mod testing;
@@ -124,7 +127,7 @@ pub use error::{BoxError, Error, Failure, Result, Stop};
 pub use handle::Handle;
 pub use id::{StepId, WorkflowId};
 pub use limits::{NAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
-pub use listing::{Progress, StepRecord, WorkflowFilter, WorkflowInfo};
+pub use listing::{Absent, Progress, StepRecord, Stranded, WorkflowFilter, WorkflowInfo};
 pub use observer::{Event, Observer};
 pub use options::{EngineOptions, ShouldRetry, StepOptions, WorkflowOptions};
 pub use queue::{EnqueueOptions, Queue, QueueOptions};

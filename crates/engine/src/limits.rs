@@ -61,6 +61,14 @@ pub(crate) const SERVED_AT_ONCE: usize = 1000;
 /// How often it asks at most whether a wait without a thread has ended unnoticed.
 pub(crate) const SERVED_EVERY_MIN: Duration = Duration::from_secs(1);
 
+/// How often the fleet looks at most at all that waits, for what waits for nobody or in a circle; and how often it says so
+/// again when only the count has changed.
+pub(crate) const CENSUS_EVERY: Duration = Duration::from_secs(10);
+pub(crate) const SAID_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// How many waits for other workflows a look for circles reads.
+pub(crate) const WAITS_MAX: u32 = 10_000;
+
 /// How often the fleet looks for changes by other processes: fast after a change, slow when all is quiet.
 pub(crate) const POLL_MIN: Duration = Duration::from_millis(2);
 pub(crate) const POLL_MAX: Duration = Duration::from_millis(25);

@@ -1,5 +1,7 @@
 //! Questions about workflows, and the rows that answer them. Plain data.
 
+use std::fmt;
+
 use crate::clock::Timestamp;
 use crate::error::Failure;
 use crate::id::{StepId, WorkflowId};
@@ -182,4 +184,88 @@ pub struct Progress {
     pub children: u64,
     /// How many of those have ended.
     pub children_done: u64,
+}
+
+/// Open workflows that no living executor can take up: what [`crate::Engine::waiting_for_nobody`] returns. As a text it
+/// says what is missing, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stranded {
+    /// What is missing.
+    pub absent: Absent,
+    /// The application they belong to; none for those that any may claim.
+    pub application: Option<String>,
+    /// The version they wait for. For those that name none it is the newest of their application. None where the
+    /// application is absent.
+    pub version: Option<String>,
+    /// The queue they wait in, where it or their name is absent.
+    pub queue: Option<String>,
+    /// Their name, where that is absent.
+    pub name: Option<String>,
+    /// How many they are.
+    pub count: u64,
+    /// When the oldest of them was started.
+    pub oldest: Timestamp,
+}
+
+/// What no living executor has, of all that it needs to take a workflow up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Absent {
+    /// No executor of the application lives.
+    Application,
+    /// Some do, but none of the version.
+    Version,
+    /// Some of the version do, but none serves the queue, or the queue was removed.
+    Queue,
+    /// Some serve the queue, but none of them registers the workflow's name.
+    Name,
+}
+
+impl Stranded {
+    /// What they are, without their count.
+    pub(crate) fn what(&self) -> String {
+        let mut what = String::from(if self.count == 1 { "open workflow" } else { "open workflows" });
+        let mut add = |part: &str, name: &Option<String>| {
+            if let Some(name) = name {
+                what.push_str(part);
+                what.push_str(name);
+            }
+        };
+        add(" named ", &self.name);
+        add(" of version ", &self.version);
+        add(" of application ", &self.application);
+        add(" in queue ", &self.queue);
+        what
+    }
+}
+
+impl fmt::Display for Stranded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { count, oldest, .. } = self;
+        let (app, version) = (self.application.as_deref(), self.version.as_deref());
+        let (app, version) = (app.unwrap_or("NAME"), version.unwrap_or("VERSION"));
+        write!(f, "{count} {}: ", self.what())?;
+        match self.absent {
+            Absent::Application => {
+                write!(f, "no living executor runs that application; start a program with app(\"{app}\")")
+            }
+            Absent::Version => write!(
+                f,
+                "no living executor runs that version; start a program with version(\"{version}\") until they have \
+                 ended, which may be the new program if its steps are those of the old one, or cancel them"
+            ),
+            Absent::Queue => write!(
+                f,
+                "no living executor serves that queue, or it was removed; start a program that calls register_queue \
+                 with its name, or cancel them"
+            ),
+            Absent::Name => write!(
+                f,
+                "no living executor that serves their queue registers that name; start a program that does, or cancel \
+                 them"
+            ),
+        }?;
+        write!(f, ". The oldest was started at {oldest}")
+    }
 }

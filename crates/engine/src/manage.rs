@@ -9,8 +9,9 @@ use crate::engine::Engine;
 use crate::error::{Error, Result, Stop};
 use crate::handle::Handle;
 use crate::id::{OwnerToken, WorkflowId};
-use crate::listing::{Progress, StepRecord, WorkflowFilter, WorkflowInfo};
+use crate::listing::{Progress, StepRecord, Stranded, WorkflowFilter, WorkflowInfo};
 use crate::status::WorkflowStatus;
+use crate::stranded;
 use crate::sysdb::write::{BEFORE_FIRST_STEP, Refusal};
 use crate::sysdb::{Verdict, Write};
 use crate::waiter::Topic;
@@ -51,6 +52,43 @@ impl Engine {
         let all = u32::MAX >> 1;
         let rows = self.core().reader.steps(id, BEFORE_FIRST_STEP, all)?;
         Ok(rows.into_iter().map(StepRecord::from).collect())
+    }
+
+    /// The open workflows of this database that no living executor can take up, by what is missing: their application, its
+    /// version, their queue, or their name. Empty when there are none.
+    ///
+    /// The log says the same at the launch of an engine, and within some ten seconds of a change. Only workflows that wait
+    /// to be taken up are judged: `ENQUEUED` ones, and `DELAYED` ones, which will be. Those of another application are
+    /// given 30 s, for its program may be about to start. Those of programs in other languages are not judged while such
+    /// a program runs something of the same application, because their executors are not seen here.
+    ///
+    /// It looks at all that waits, so do not call it in a loop. The engine need not be launched.
+    ///
+    /// # Errors
+    /// [`Error::Database`], also when it is not known who lives.
+    ///
+    /// # Example
+    /// ```
+    /// # use engine::{Absent, Context, Engine, Error, Queue, Result};
+    /// # fn main() -> Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let file = dir.path().join("shop.db");
+    /// let open = |version: &str| Engine::options().app("shop").version(version).open_file(&file);
+    /// let old = open("1")?;
+    /// let order = old.register("order", |_: &mut Context, n: u32| Ok::<_, Error>(n))?;
+    /// order.enqueue(&old, &Queue::named("orders"), 1)?;
+    /// drop(old);
+    ///
+    /// let new = open("2")?;
+    /// new.launch()?;
+    /// let stranded = new.waiting_for_nobody()?;
+    /// assert_eq!((stranded[0].absent, stranded[0].count), (Absent::Version, 1));
+    /// assert!(stranded[0].to_string().starts_with("1 open workflow of version 1 of application shop: no living"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn waiting_for_nobody(&self) -> Result<Vec<Stranded>> {
+        stranded::look(self.core())
     }
 
     /// How far a workflow has come.

@@ -125,7 +125,8 @@ impl QueueOptions {
         if limits.iter().flatten().any(|max| i32::try_from(*max).is_err()) {
             return Err("at most 2,147,483,647 can be said");
         }
-        let exceeds = |one: Option<u32>, other: Option<u32>| one.zip(other).is_some_and(|(one, other)| one > other);
+        let exceeds =
+            |one: Option<u32>, other: Option<u32>| one.zip(other).is_some_and(|(one, other)| one > other);
         if exceeds(self.worker_concurrency, self.concurrency) {
             return Err("worker_concurrency is more than concurrency");
         }

@@ -155,6 +155,75 @@ pub(crate) struct Outlook {
     pub(crate) next_due: Option<Timestamp>,
 }
 
+/// Workflows that wait to be taken up, or will, and that are alike to whoever could do it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OpenGroup {
+    pub(crate) app: Option<String>,
+    pub(crate) version: Option<String>,
+    /// The newest version of the application, which takes those without one.
+    pub(crate) newest: Option<String>,
+    pub(crate) name: Option<String>,
+    pub(crate) queue: Option<String>,
+    /// Whether the queue has a row, or is the engine's own.
+    pub(crate) queue_exists: bool,
+    pub(crate) count: u64,
+    pub(crate) oldest: Timestamp,
+}
+
+/// All that waits to be taken up, by this engine or by whom it cannot see.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Census {
+    pub(crate) groups: Vec<OpenGroup>,
+    /// Applications of which an executor runs something that is not one of this engine.
+    pub(crate) of_others: Vec<Option<String>>,
+}
+
+/// A workflow that waits for another without a thread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wait {
+    pub(crate) waiter: WorkflowId,
+    pub(crate) awaited: WorkflowId,
+    /// The queue in which the awaited one waits for a place. Without one it waits for another workflow itself.
+    pub(crate) in_queue: Option<String>,
+}
+
+/// A queue with a limit of those in flight, and who holds its places.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Places {
+    pub(crate) queue: String,
+    pub(crate) in_flight: u32,
+    pub(crate) holders: Vec<WorkflowId>,
+}
+
+/// Waits of which a circle may be made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Waits {
+    pub(crate) waits: Vec<Wait>,
+    pub(crate) queues: Vec<Places>,
+}
+
+impl Waits {
+    /// The queues in which a place is waited for, each once.
+    pub(crate) fn queues_of(waits: &[Wait]) -> Vec<&str> {
+        let mut queues: Vec<_> = waits.iter().filter_map(|wait| wait.in_queue.as_deref()).collect();
+        queues.sort_unstable();
+        queues.dedup();
+        queues
+    }
+
+    /// With a row for each place that is held: queue, limit, holder.
+    pub(crate) fn of(waits: Vec<Wait>, held: impl IntoIterator<Item = (String, u32, WorkflowId)>) -> Self {
+        let mut queues: Vec<Places> = Vec::new();
+        for (queue, in_flight, holder) in held {
+            match queues.iter_mut().find(|places| places.queue == queue) {
+                Some(places) => places.holders.push(holder),
+                None => queues.push(Places { queue, in_flight, holders: vec![holder] }),
+            }
+        }
+        Self { waits, queues }
+    }
+}
+
 /// What an executor tells the others.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Membership {
@@ -249,6 +318,10 @@ pub(crate) trait FleetReader: Send + Sync {
     fn served_waits(&self, app: &str) -> DbResult<Vec<WorkflowId>>;
     /// The executors of this engine that have a workflow in `PENDING`.
     fn busy_executors(&self) -> DbResult<Vec<ExecutorId>>;
+    /// All that waits to be taken up, in all applications. It looks at all of it.
+    fn census(&self) -> DbResult<Census>;
+    /// The waits of an application for workflows that wait themselves, for another one or for a place in a queue.
+    fn waits(&self, app: &str) -> DbResult<Waits>;
     /// What is `PENDING` under this executor.
     fn owned_by(&self, executor: &ExecutorId) -> DbResult<Vec<Owner>>;
 }

@@ -23,6 +23,7 @@ mod shutdown;
 mod sleeping;
 mod starting;
 mod steps;
+mod stranded;
 mod transactions;
 
 // Of a server alone; tests/fleet has the rest.

@@ -431,7 +431,11 @@ fn a_limit_of_what_may_be_in_flight_can_come_later_and_change() {
     let (engine, sleeper) = launched(QueueOptions::new());
     let fourth = sleeper.enqueue(&engine, &queue, ()).unwrap();
     asleep(&engine, 4);
-    assert_eq!(app.value::<u32>("SELECT count(*) FROM piton_places", []), 0, "without a limit nobody has a place");
+    assert_eq!(
+        app.value::<u32>("SELECT count(*) FROM piton_places", []),
+        0,
+        "without a limit nobody has a place"
+    );
     app.clock.advance(MINUTE);
     fourth.result().unwrap();
 }

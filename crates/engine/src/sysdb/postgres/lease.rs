@@ -20,6 +20,7 @@ use super::pool::Pool;
 use crate::clock::Stopwatch;
 use crate::error::{Error, Result};
 use crate::id::ExecutorId;
+use crate::limits::CENSUS_EVERY;
 use crate::outage::{Outage, Part};
 use crate::sync::{Signal, contained, lock, say};
 use crate::sysdb::{DbResult, Liveness, Membership};
@@ -51,7 +52,9 @@ const BEAT: Statement = Statement {
                                OR NOT EXISTS (SELECT 1 FROM dbos.piton_executors e
                                                WHERE e.executor_id = s.executor_id))),
                NOT EXISTS (SELECT 1 FROM dbos.piton_executors
-                            WHERE executor_id = $1 AND lease_until >= clock_timestamp())",
+                            WHERE executor_id = $1 AND lease_until >= clock_timestamp()),
+               EXISTS (SELECT 1 FROM dbos.workflow_status
+                        WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING'))",
 };
 
 /// None while the server has just started: leases ran out while it was away. $1 seconds
@@ -168,6 +171,8 @@ struct Beat {
     odd: bool,
     /// The lease had run out.
     returned: bool,
+    /// Something waits, if only for others.
+    waits: bool,
 }
 
 impl Leases {
@@ -234,7 +239,7 @@ impl Lease {
             unbroken.unwrap_or_else(|| Held { since: sent, renewed: sent, returned: before.is_some() });
         *held = Some(Held { renewed: sent, ..next });
         let returned = before.is_some() && unbroken.is_none();
-        Ok(Beat { odd: flag(0)? || flag(1)? || returned, returned })
+        Ok(Beat { odd: flag(0)? || flag(1)? || returned, returned, waits: flag(3)? })
     }
 
     /// The body of its thread, until it is given up.
@@ -242,6 +247,8 @@ impl Lease {
         let Surroundings { pool, connector, news, outage, .. } = around;
         let mut connection: Option<Connection> = None;
         let mut troubled = false;
+        // Since what waits, perhaps for nobody, called for a sweep.
+        let mut called: Option<Stopwatch> = None;
         loop {
             // A renewal that failed is tried again soon: others wait for no more than the lease.
             let pause = if troubled { self.terms.every / 4 } else { self.terms.every };
@@ -270,8 +277,13 @@ impl Lease {
             }
             drop(kept);
             match beat {
-                Ok(Beat { odd, returned }) => {
+                Ok(Beat { odd, returned, waits }) => {
                     troubled = false;
+                    let calls = waits && called.is_none_or(|called| called.elapsed() >= CENSUS_EVERY);
+                    if calls {
+                        called = Some(Stopwatch::start());
+                    }
+                    let odd = odd || calls;
                     outage.passed(Part::Lease);
                     // What stays claimable may be what nobody can run, and only a sweep says so.
                     around.returned.fetch_or(returned, Ordering::SeqCst);

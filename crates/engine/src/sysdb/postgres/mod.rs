@@ -8,6 +8,7 @@
 //! prepared once on each connection. A driver call blocks, so none is made inside an async runtime.
 
 mod batch;
+mod census;
 mod claims;
 mod config;
 mod connection;
@@ -59,15 +60,18 @@ mod tests {
         ["workflow_status", "workflow_input", "workflow_output", "operation_outputs", "notifications"];
 
     /// Statements that are about all workflows that run, or all that wait.
-    const LOOK_AT_ALL: [&str; 9] = [
+    const LOOK_AT_ALL: [&str; 12] = [
         "adopt_begun",
         "beat",
         "busy_executors",
+        "census",
+        "executors_of_others",
         "forget_executor",
         "outlook", // when the next of those that wait is due
         "owned_by",
         "requeue",
         "served_waits",
+        "waits",
         "wake_due",
     ];
 
@@ -79,6 +83,7 @@ mod tests {
         let Url::Postgres(url) = Url::parse(&url).unwrap() else { return None };
         let connection = Connector::new(&url, connection::SCHEMA).unwrap().connect(Purpose::Engine).unwrap();
         let topics = [
+            census::ALL,
             claims::ALL,
             lease::ALL,
             manage::ALL,

@@ -279,7 +279,11 @@ fn take(connection: &mut Connection, statement: &Statement, claim: &Claim) -> Db
     let read = |row: &Row| {
         let workflow = WorkflowId::stored(column(statement, row, 0)?);
         let name: Option<String> = column(statement, row, 1)?;
-        Ok(ClaimedRow { workflow, name: name.unwrap_or_default(), attempts: count_column(statement, row, 2)? })
+        Ok(ClaimedRow {
+            workflow,
+            name: name.unwrap_or_default(),
+            attempts: count_column(statement, row, 2)?,
+        })
     };
     Ok(Verdict::Claimed(rows.iter().map(read).collect::<DbResult<_>>()?))
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use super::connection::Statement;
 use super::pool::Pool;
-use super::{claims, manage, messages, queues, steps, workflows};
+use super::{census, claims, manage, messages, queues, steps, workflows};
 use crate::clock::Timestamp;
 use crate::id::{ExecutorId, StepId, WorkflowId};
 use crate::listing::{Progress, WorkflowFilter, WorkflowInfo};
 use crate::status::WorkflowStatus;
 use crate::sysdb::{
-    DbResult, FleetReader, Outcome, Outlook, Owner, Past, Reader, Served, StepRow, StoredInput,
+    Census, DbResult, FleetReader, Outcome, Outlook, Owner, Past, Reader, Served, StepRow, StoredInput, Waits,
 };
 
 /// $1 ids
@@ -90,6 +90,14 @@ impl FleetReader for Readers {
 
     fn served_waits(&self, app: &str) -> DbResult<Vec<WorkflowId>> {
         self.pool.read(|connection| claims::served_waits(connection, app))
+    }
+
+    fn census(&self) -> DbResult<Census> {
+        self.pool.read(census::census)
+    }
+
+    fn waits(&self, app: &str) -> DbResult<Waits> {
+        self.pool.read(|connection| census::waits(connection, app))
     }
 
     fn busy_executors(&self) -> DbResult<Vec<ExecutorId>> {

@@ -128,7 +128,9 @@ fn refuse_unless_usable(content: &Content) -> Result<bool, String> {
 }
 
 fn look(connection: &mut Connection, schema: &str) -> Result<Result<Content, String>, DbError> {
-    let Some(row) = connection.first(&LOOK, &[&schema, &OWN_TABLES.as_slice()])? else { return Ok(Err("no answer".to_owned())) };
+    let Some(row) = connection.first(&LOOK, &[&schema, &OWN_TABLES.as_slice()])? else {
+        return Ok(Err("no answer".to_owned()));
+    };
     let (migrations, workflows, own) =
         (column(&LOOK, &row, 0)?, column(&LOOK, &row, 1)?, column::<bool>(&LOOK, &row, 2)?);
     if migrations {

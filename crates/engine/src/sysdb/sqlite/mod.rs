@@ -6,6 +6,7 @@
 //!
 //! Several processes may share the file on a local disk. Network file systems are not supported.
 
+mod census;
 mod claims;
 mod executor_lock;
 mod file_identity;

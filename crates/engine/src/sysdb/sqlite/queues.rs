@@ -97,8 +97,7 @@ macro_rules! in_flight {
 }
 
 /// ?1 queue
-const IN_FLIGHT: Statement =
-    Statement { name: "count_in_flight", sql: concat!("SELECT ", in_flight!("?1")) };
+const IN_FLIGHT: Statement = Statement { name: "count_in_flight", sql: concat!("SELECT ", in_flight!("?1")) };
 
 /// ?1 queue, ?2 executor, ?3 token
 const TAKE_PLACES: Statement = Statement {

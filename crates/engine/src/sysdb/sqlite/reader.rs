@@ -9,14 +9,14 @@ use rusqlite::Connection;
 use super::json_array;
 use super::open::connect;
 use super::statement::{Statement, failed};
-use super::{claims, manage, messages, queues, steps, workflows};
+use super::{census, claims, manage, messages, queues, steps, workflows};
 use crate::clock::Timestamp;
 use crate::id::{ExecutorId, StepId, WorkflowId};
 use crate::listing::{Progress, WorkflowFilter, WorkflowInfo};
 use crate::outage::{Outage, Part};
 use crate::status::WorkflowStatus;
 use crate::sysdb::{
-    DbResult, FleetReader, Outcome, Outlook, Owner, Past, Reader, Served, StepRow, StoredInput,
+    Census, DbResult, FleetReader, Outcome, Outlook, Owner, Past, Reader, Served, StepRow, StoredInput, Waits,
 };
 
 /// More readers than this wait for each other: each costs file handles and a cache.
@@ -171,6 +171,14 @@ impl FleetReader for Readers {
         self.read(|connection| claims::served_waits(connection, app))
     }
 
+    fn census(&self) -> DbResult<Census> {
+        self.read(census::census)
+    }
+
+    fn waits(&self, app: &str) -> DbResult<Waits> {
+        self.read(|connection| census::waits(connection, app))
+    }
+
     fn busy_executors(&self) -> DbResult<Vec<ExecutorId>> {
         self.read(claims::busy_executors)
     }
@@ -188,8 +196,16 @@ mod tests {
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch(include_str!("schema_v125.sql")).unwrap();
         connection.execute_batch(include_str!("own_tables.sql")).unwrap();
-        let topics =
-            [super::ALL, claims::ALL, manage::ALL, messages::ALL, queues::ALL, steps::ALL, workflows::ALL];
+        let topics = [
+            super::ALL,
+            census::ALL,
+            claims::ALL,
+            manage::ALL,
+            messages::ALL,
+            queues::ALL,
+            steps::ALL,
+            workflows::ALL,
+        ];
         (connection, topics.into_iter().flatten().collect())
     }
 
