@@ -209,6 +209,7 @@ impl EngineOptions {
     /// How many workflows run at once (default 256), each on its thread. More wait in the database. One that waits (for a
     /// child, a message, the next try of a step) lets another one run and keeps its thread, for
     /// [`EngineOptions::suspend_after`] at most where it can leave it.
+    /// [`crate::QueueOptions`] has a table of this limit and those of queues.
     #[must_use]
     pub fn workers_max(mut self, workers_max: usize) -> Self {
         self.workers_max = workers_max;

@@ -176,7 +176,8 @@ impl<'o> EnqueueOptions<'o> {
         self
     }
 
-    /// Lower goes first; 0, the default, before all. At most 2,147,483,647.
+    /// Lower goes first; 0, the default, before all. At most 2,147,483,647. Within a priority the first enqueued goes first:
+    /// what one caller enqueues in order begins in order.
     #[must_use]
     pub const fn priority(mut self, priority: u32) -> Self {
         self.priority = priority;

@@ -86,3 +86,24 @@ fn an_idle_executor_asks_once_a_second() {
     let asked = beats(Duration::from_secs(10));
     assert!((8..=11).contains(&asked), "{asked} statements in 10 s");
 }
+
+/// What waits for nobody is looked at every ten seconds, and not with every beat.
+#[test]
+fn an_idle_executor_beside_what_waits_for_nobody_asks_little_more() {
+    let ground = Ground::new();
+    let proxy = Proxy::before(ground.cluster).unwrap();
+    let engine = options().version("2").open(&proxy.url(&ground.database)).unwrap();
+    let workflow = steps(&engine);
+    engine.launch().unwrap();
+    let of_the_old = engine::EnqueueOptions::new().version("1");
+    workflow.enqueue_with(&engine, &engine::Queue::named("q"), &of_the_old, 1).unwrap();
+    let asked_within = |time: Duration| {
+        let (before, watch) = (proxy.requests(), std::time::Instant::now());
+        crate::support::eventually("time has passed", || watch.elapsed() > time);
+        proxy.requests() - before
+    };
+    asked_within(Duration::from_secs(2)); // what a launch brings with it
+    let asked = asked_within(Duration::from_secs(20));
+    assert!((16..=56).contains(&asked), "{asked} statements in 20 s");
+    assert_eq!(engine.waiting_for_nobody().unwrap().len(), 1);
+}

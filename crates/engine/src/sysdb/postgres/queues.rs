@@ -329,14 +329,11 @@ pub(super) fn register(
         if connection.execute(&REGISTER, params)? == 0 {
             return Ok(false);
         }
-        match limit(options.in_flight) {
-            Some(max) => {
-                connection.execute(&LIMIT_IN_FLIGHT, &[&queue, &max])?;
-                connection.execute(&ADOPT, &[&queue, &ExecutorId::PREFIX])?;
-            }
-            None => {
-                connection.execute(&UNLIMIT_IN_FLIGHT, &[&queue])?;
-            }
+        if let Some(max) = limit(options.in_flight) {
+            connection.execute(&LIMIT_IN_FLIGHT, &[&queue, &max])?;
+            connection.execute(&ADOPT, &[&queue, &ExecutorId::PREFIX])?;
+        } else {
+            connection.execute(&UNLIMIT_IN_FLIGHT, &[&queue])?;
         }
         Ok(true)
     })?;

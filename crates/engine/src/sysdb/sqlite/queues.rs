@@ -316,15 +316,12 @@ pub(super) fn register(
     let QueueOptions { concurrency, worker_concurrency, in_flight } = options;
     let params = params![id.as_str(), app, version, queue, concurrency, worker_concurrency, at.as_millis()];
     if REGISTER.execute(connection, params)? == 1 {
-        match in_flight {
-            Some(max) => {
-                LIMIT_IN_FLIGHT.execute(connection, params![queue, max])?;
-                ADOPT.execute(connection, [queue, ExecutorId::PREFIX])?;
-            }
-            None => {
-                UNLIMIT_IN_FLIGHT.execute(connection, [queue])?;
-                FORGET_PLACES.execute(connection, [queue])?;
-            }
+        if let Some(max) = in_flight {
+            LIMIT_IN_FLIGHT.execute(connection, params![queue, max])?;
+            ADOPT.execute(connection, [queue, ExecutorId::PREFIX])?;
+        } else {
+            UNLIMIT_IN_FLIGHT.execute(connection, [queue])?;
+            FORGET_PLACES.execute(connection, [queue])?;
         }
         return Ok(Verdict::Done);
     }
