@@ -62,16 +62,14 @@ fn what_one_caller_sends_in_order_arrives_in_order() {
         (receiver(engine), sender.unwrap())
     };
     let engine = app.open();
-    let (receiver, sender) = register(&engine);
+    let (waiter, _) = register(&engine);
     engine.launch().unwrap();
-    let handle = receiver.start_as(&engine, "w", ("a".into(), 80, HOUR)).unwrap();
+    waiter.start_as(&engine, "w", ("a".into(), 80, HOUR)).unwrap();
     eventually("it waits", || !app.recorded("w").is_empty());
-    // It takes them after all of them are there.
+    // It takes them when all of them are there.
     drop(engine);
-    drop(handle);
     let engine = app.options().app("other").open(&app.url()).unwrap();
     let to = WorkflowId::new("w").unwrap();
-    drop((receiver, sender));
     let (_, sender) = register(&engine);
     engine.launch().unwrap();
     sender.start_as(&engine, "s", ()).unwrap().result().unwrap();

@@ -239,7 +239,7 @@ fn registered_sleeper(engine: &Engine, open: &Open) -> Workflow<(), ()> {
     let workflow = engine.register("sleeper", move |ctx: &mut Context, (): ()| -> Result<()> {
         ctx.step("begin", |_| Ok::<_, Error>(open.begin()))?;
         ctx.sleep(MINUTE)?;
-        ctx.step("end", |_| Ok::<_, Error>(open.end()))
+        ctx.step("end", |_| Ok::<_, Error>(open.end())).map(drop)
     });
     workflow.unwrap()
 }
@@ -249,13 +249,16 @@ fn registered_sleeper(engine: &Engine, open: &Open) -> Workflow<(), ()> {
 struct Open(Arc<(AtomicUsize, AtomicUsize)>);
 
 impl Open {
-    fn begin(&self) {
+    /// Says how many are open then.
+    fn begin(&self) -> usize {
         let now = self.0.0.fetch_add(1, Ordering::SeqCst) + 1;
         self.0.1.fetch_max(now, Ordering::SeqCst);
+        now
     }
 
-    fn end(&self) {
-        self.0.0.fetch_sub(1, Ordering::SeqCst);
+    /// Says how many were open before.
+    fn end(&self) -> usize {
+        self.0.0.fetch_sub(1, Ordering::SeqCst)
     }
 
     fn now(&self) -> usize {

@@ -25,7 +25,8 @@ fn open(app: &App, version: &str) -> (Engine, Workflow<bool, ()>) {
 fn stranded(engine: &Engine) -> Vec<(Absent, String, u64)> {
     let of = |stranded: &Stranded| {
         let Stranded { application, version, queue, name, .. } = stranded;
-        let parts = [application, version, queue, name].map(|part| part.clone().unwrap_or("-".to_owned()));
+        let parts =
+            [application, version, queue, name].map(|part| part.clone().unwrap_or_else(|| "-".to_owned()));
         (stranded.absent, parts.join(" "), stranded.count)
     };
     engine.waiting_for_nobody().unwrap().iter().map(of).collect()
