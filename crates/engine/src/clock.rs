@@ -127,7 +127,7 @@ impl TimeSource for SystemTime {
 }
 
 /// Measures how long something took, whatever the wall clock does.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stopwatch(Instant);
 
 impl Stopwatch {

@@ -98,6 +98,10 @@ pub(crate) const INLINE_DEPTH_MAX: usize = 64;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) const BRING_UP_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long the opening of a database on a server takes at most, from the login on.
+#[cfg(feature = "postgres")]
+pub(crate) const OPEN_WITHIN: Duration = Duration::from_secs(120);
+
 /// How long a program that migrates a database of many rows is waited for.
 #[cfg(feature = "postgres")]
 pub(crate) const MIGRATION_WITHIN: Duration = Duration::from_secs(60);

@@ -157,6 +157,7 @@ pub struct EngineOptions {
     migrate: bool,
     listen: bool,
     takeover_within: Duration,
+    answers_within: Option<Duration>,
 }
 
 impl EngineOptions {
@@ -177,6 +178,7 @@ impl EngineOptions {
             migrate: true,
             listen: true,
             takeover_within: limits::TAKEOVER_WITHIN,
+            answers_within: None,
         }
     }
 
@@ -293,6 +295,15 @@ impl EngineOptions {
         self
     }
 
+    /// On PostgreSQL: how long the server may take for a statement (default 30 s, for one that writes 20 s). A little
+    /// later it counts as silent.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn answers_within(mut self, time: Duration) -> Self {
+        self.answers_within = Some(time);
+        self
+    }
+
     /// A hook around every commit.
     #[cfg(feature = "testing")]
     #[must_use]
@@ -329,6 +340,7 @@ impl EngineOptions {
             migrate: self.migrate,
             listen: self.listen,
             takeover_within: self.takeover_within,
+            answers_within: self.answers_within,
         }
     }
 

@@ -14,6 +14,10 @@ pub(crate) enum Part {
     Reads,
     #[cfg(feature = "postgres")]
     Lease,
+    #[cfg(feature = "postgres")]
+    News,
+    #[cfg(feature = "postgres")]
+    Steps,
 }
 
 /// What one engine knows of its database's trouble.

@@ -13,10 +13,11 @@ use std::time::Duration;
 use postgres::Row;
 
 use super::claims;
-use super::connection::{Connection, Statement, column, trouble};
+use super::connection::{Connection, Params, Statement, column, gone, trouble};
 use super::connector::{Connector, Purpose};
 use super::news::News;
 use super::pool::Pool;
+use super::trouble::is_silence;
 use crate::clock::Stopwatch;
 use crate::error::{Error, Result};
 use crate::id::ExecutorId;
@@ -116,6 +117,12 @@ impl Terms {
         Self { every, lasts: takeover.saturating_sub(every * 2) }
     }
 
+    /// How long the answer to a beat is waited for on the lease's own connection: if none comes, there is time left for
+    /// one over another connection.
+    fn answer(self) -> Duration {
+        self.lasts / 2
+    }
+
     /// After an outage all who live have renewed their leases by then.
     fn grace(self) -> Duration {
         self.lasts + self.every
@@ -196,7 +203,7 @@ impl Leases {
         })
     }
 
-    fn ids(&self, statement: &Statement, params: super::connection::Params<'_>) -> DbResult<Vec<ExecutorId>> {
+    fn ids(&self, statement: &Statement, params: Params<'_>) -> DbResult<Vec<ExecutorId>> {
         self.around.pool.read(|connection| {
             let read = |row: &Row| Ok(ExecutorId::stored(column(statement, row, 0)?));
             connection.query(statement, params)?.iter().map(read).collect()
@@ -210,18 +217,10 @@ impl Lease {
         let sent = Stopwatch::start();
         let Membership { app, version, workflows, queues } = &self.about;
         let pid = i32::try_from(std::process::id()).unwrap_or_default();
+        let (host, lasts) = (host(), self.terms.lasts.as_secs_f64());
         let row = connection.first(
             &BEAT,
-            &[
-                &self.executor.as_str(),
-                app,
-                version,
-                workflows,
-                &host(),
-                &pid,
-                &self.terms.lasts.as_secs_f64(),
-                queues,
-            ],
+            &[&self.executor.as_str(), app, version, workflows, &host, &pid, &lasts, queues],
         )?;
         let Some(row) = row else { return Err(trouble(BEAT.name, "no answer")) };
         let flag = |index| column::<bool>(&BEAT, &row, index);
@@ -240,6 +239,8 @@ impl Lease {
     /// The body of its thread, until it is given up.
     fn keep(&self, around: &Surroundings) {
         let Surroundings { pool, connector, news, outage, .. } = around;
+        let (answer, lasts) = (self.terms.answer(), self.terms.lasts);
+        let over = |own: &mut Connection| own.within(answer, |own| self.beat(own));
         let mut connection: Option<Connection> = None;
         let mut troubled = false;
         loop {
@@ -250,19 +251,25 @@ impl Lease {
             if !*kept {
                 return;
             }
-            let own = connection.take().filter(Connection::is_sound);
+            let own = connection.take().and_then(Connection::if_sound);
             let mut beat = match own {
-                Some(mut own) => self.beat(&mut own).inspect(|_| connection = Some(own)),
-                None => Err(trouble(BEAT.name, "the connection is gone")),
+                Some(mut own) => over(&mut own).inspect(|_| connection = Some(own)),
+                None => Err(gone(BEAT.name)),
             };
+            // That another connection works does not make it heard that this one fell silent.
+            if let Err(error) = &beat
+                && is_silence(error)
+            {
+                outage.failed(Part::Lease, error);
+            }
             // The server may take no more connections, or take long to, and have others of this process.
             if beat.is_err() {
-                beat = pool.with(|connection| self.beat(connection));
+                beat = pool.with_within(lasts, |connection| self.beat(connection));
             }
             if connection.is_none() {
-                match connector.connect(Purpose::Engine) {
+                match connector.connect(Purpose::Lease) {
                     Ok(mut own) if beat.is_err() => {
-                        beat = self.beat(&mut own).inspect(|_| connection = Some(own));
+                        beat = over(&mut own).inspect(|_| connection = Some(own));
                     }
                     Ok(own) => connection = Some(own),
                     Err(error) => beat = beat.map_err(|_| error),
@@ -343,7 +350,8 @@ impl Liveness for Leases {
         lease.give_up();
         let statement = if without_trace { &LEAVE } else { &EXPIRE };
         // If it fails, the lease runs out.
-        let left = self.around.pool.with(|connection| connection.execute(statement, &[&executor.as_str()]));
+        let leave = |connection: &mut Connection| connection.execute(statement, &[&executor.as_str()]);
+        let left = self.around.pool.with_within(self.terms.lasts, leave);
         if let Err(error) = left {
             say!(debug, "{error}");
         }

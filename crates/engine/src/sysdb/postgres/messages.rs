@@ -136,8 +136,7 @@ pub(super) fn receive(
 
 /// What the same receive took when its answer was lost.
 fn earlier_try(connection: &mut Connection, owner: &Owner, step: &StepRow) -> DbResult<Option<Verdict>> {
-    let (client, prepared) = connection.parts(TAKE.name)?;
-    let found = steps::recorded_at(client, prepared, owner, step.step_id)?;
+    let found = steps::recorded_at(connection, owner, step.step_id)?;
     Ok(found.map(|found| found.received_before(step)))
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::connection::{Connection, Statement, column, quoted};
-use super::open::words;
+use super::trouble::words;
 use crate::clock::{Stopwatch, block_for};
 use crate::limits::MIGRATION_WITHIN;
 use crate::sysdb::{DbError, DbResult};
@@ -67,10 +67,10 @@ pub(super) fn bring_up(connection: &mut Connection, schema: &str, migrate: bool)
 
 /// Completes the tables, unless another program has the lock: `false`.
 fn under_the_lock(connection: &mut Connection, schema: &str, migrate: bool) -> Result<bool, String> {
-    // A database of many tables may take longer than a statement of the engine's may.
-    let unhurried = connection.run("bring_up", "SET statement_timeout = 0; SET lock_timeout = 0");
-    let completed = unhurried.and_then(|()| {
+    let completed = connection.within(MIGRATION_WITHIN, |connection| {
         connection.atomically(|connection| {
+            // A database of many tables may take longer than a statement of the engine's may.
+            connection.run("bring_up", "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")?;
             let lock = connection.first(&TRY_LOCK, &[])?;
             match lock.map(|row| column(&TRY_LOCK, &row, 0)).transpose()? {
                 Some(true) => Ok(complete(connection, schema, migrate)?.map(|()| true)),
@@ -78,10 +78,7 @@ fn under_the_lock(connection: &mut Connection, schema: &str, migrate: bool) -> R
             }
         })
     });
-    let hurried = connection.run("bring_up", "SET statement_timeout = '30s'; SET lock_timeout = '10s'");
-    let had = completed.map_err(|e| format!("its tables cannot be created: {}", words(&e)))??;
-    hurried.map_err(|e| words(&e))?;
-    Ok(had)
+    completed.map_err(|e| format!("its tables cannot be created: {}", words(&e)))?
 }
 
 /// Creates what is missing.

@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use postgres::Row;
 use postgres::types::ToSql;
-use postgres::{GenericClient, Row};
 
 use super::batch::{Found, Part};
-use super::connection::{Connection, Prepared, Statement, column, trouble};
+use super::connection::{Connection, Session, Statement, column, trouble};
 use crate::clock::Timestamp;
 use crate::id::{StepId, WorkflowId};
 use crate::limits::{PASTS_BYTES_MAX, PASTS_ROWS_MAX};
@@ -113,8 +113,7 @@ pub(super) const ALL: &[Statement] = &[RECORD_ONE, RECORD_LONE, READ, READ_PASTS
 
 /// What became of steps, of which these were recorded.
 pub(super) fn recorded(
-    client: &mut impl GenericClient,
-    prepared: &mut Prepared,
+    session: &mut impl Session,
     steps: &[(&Owner, &StepRow)],
     found: &Found,
 ) -> DbResult<Vec<Verdict>> {
@@ -124,7 +123,7 @@ pub(super) fn recorded(
             Some(true) => Verdict::Done,
             None => Verdict::NotOwner,
             // Only the owner writes here, and it takes each step id once: what is there is its own earlier try.
-            Some(false) => match recorded_at(client, prepared, owner, step.step_id)? {
+            Some(false) => match recorded_at(session, owner, step.step_id)? {
                 Some(found) if step.is_same_write(&found) => Verdict::Done,
                 Some(found) => Verdict::Refused(Refusal::OtherStep { recorded: found.name.into_owned() }),
                 None => Verdict::NotOwner,
@@ -136,13 +135,12 @@ pub(super) fn recorded(
 
 /// What is recorded in this place.
 pub(super) fn recorded_at(
-    client: &mut impl GenericClient,
-    prepared: &mut Prepared,
+    session: &mut impl Session,
     owner: &Owner,
     at: StepId,
 ) -> DbResult<Option<StepRow>> {
     let before = place(StepId(at.0.saturating_sub(1)))?;
-    let rows = prepared.query(client, &READ, &[&owner.workflow.as_str(), &before, &1_i64])?;
+    let rows = session.query(&READ, &[&owner.workflow.as_str(), &before, &1_i64])?;
     let found = rows.first().map(|row| step_row(&READ, row)).transpose()?;
     Ok(found.filter(|found| found.step_id == at))
 }

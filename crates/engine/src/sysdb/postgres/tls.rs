@@ -1,7 +1,18 @@
 //! How connections are encrypted.
 
-use postgres::{Client, Config, NoTls};
+use std::pin::Pin;
 
+use tokio::io::{AsyncRead, AsyncWrite};
+#[cfg(feature = "tls")]
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_postgres::config::SslMode;
+use tokio_postgres::tls::{ChannelBinding, TlsStream};
+#[cfg(feature = "tls")]
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect as _};
+use tokio_postgres::{Config, Error, NoTls, Socket};
+
+use super::link::{Driver, Halves};
+use crate::error::BoxError;
 use crate::sysdb::{PostgresUrl, Tls};
 
 /// What the URL asks for, ready to connect with.
@@ -10,6 +21,26 @@ pub(super) enum Encryption {
     None,
     #[cfg(feature = "tls")]
     Rustls(Box<tokio_postgres_rustls::MakeRustlsConnect>),
+}
+
+/// Carries bytes, encrypted or not.
+pub(super) type Carrier = Pin<Box<dyn Carries>>;
+
+pub(super) trait Carries: AsyncRead + AsyncWrite + Send {
+    fn channel_binding(&self) -> ChannelBinding;
+}
+
+impl Carries for Socket {
+    fn channel_binding(&self) -> ChannelBinding {
+        ChannelBinding::none()
+    }
+}
+
+#[cfg(feature = "tls")]
+impl Carries for <tokio_postgres_rustls::MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream {
+    fn channel_binding(&self) -> ChannelBinding {
+        TlsStream::channel_binding(self)
+    }
 }
 
 impl Encryption {
@@ -32,13 +63,58 @@ impl Encryption {
         }
     }
 
-    pub(super) fn connect(&self, config: &Config) -> Result<Client, postgres::Error> {
-        match self {
-            Self::None => config.connect(NoTls),
+    /// A session, driven by its caller.
+    pub(super) async fn connect(&self, config: &Config) -> Result<Halves, Error> {
+        Ok(match self {
+            Self::None => boxed(config.connect(NoTls).await?),
             #[cfg(feature = "tls")]
-            Self::Rustls(tls) => config.connect(tls.as_ref().clone()),
+            Self::Rustls(tls) => boxed(config.connect(tls.as_ref().clone()).await?),
+        })
+    }
+
+    /// The same for one half alone: what carries the bytes on a socket to a server that was asked for nothing yet.
+    pub(super) async fn carry(
+        &self,
+        socket: Socket,
+        mode: SslMode,
+        domain: &str,
+    ) -> Result<Carrier, BoxError> {
+        match self {
+            Self::None => {
+                let _ = (mode, domain);
+                Ok(Box::pin(socket))
+            }
+            #[cfg(feature = "tls")]
+            Self::Rustls(tls) => {
+                let mut socket = socket;
+                if mode == SslMode::Disable {
+                    return Ok(Box::pin(socket));
+                }
+                if !agrees_to_encrypt(&mut socket).await? {
+                    let refused = || "the server does not support TLS".into();
+                    return if mode == SslMode::Prefer { Ok(Box::pin(socket)) } else { Err(refused()) };
+                }
+                let mut tls = tls.as_ref().clone();
+                let handshake = MakeTlsConnect::<Socket>::make_tls_connect(&mut tls, domain)?;
+                Ok(Box::pin(handshake.connect(socket).await?))
+            }
         }
     }
+}
+
+/// Asks the server whether it encrypts.
+#[cfg(feature = "tls")]
+async fn agrees_to_encrypt(socket: &mut Socket) -> std::io::Result<bool> {
+    // A length of eight bytes, and the code of the request.
+    socket.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).await?;
+    Ok(socket.read_u8().await? == b'S')
+}
+
+fn boxed<T>((client, connection): (tokio_postgres::Client, tokio_postgres::Connection<Socket, T>)) -> Halves
+where
+    T: TlsStream + Unpin + Send + 'static,
+{
+    (client, Box::new(connection) as Box<dyn Driver>)
 }
 
 #[cfg(feature = "tls")]

@@ -1,0 +1,136 @@
+//! What stands between this process and the server: nothing, a pooler that gives each client a session, or one that gives
+//! each transaction another.
+//!
+//! The key that a client is given at its login, with which it could cancel its statements, names the process that
+//! serves it. A pooler gives out keys of its own, because many clients share a session: then the process that answers is
+//! another one. Nothing about that depends on how busy the pooler is.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use postgres::SimpleQueryMessage;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_postgres::Client;
+use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
+use uuid::Uuid;
+
+use super::connection::Connection;
+use super::statements::Types;
+use crate::sysdb::DbResult;
+
+/// Who answers, in a request that is its own transaction.
+const WHO: &str = "SELECT pg_backend_pid()";
+
+/// How long a word may take that one session tells another.
+const WORD_WITHIN: Duration = Duration::from_secs(1);
+
+/// What is known of the way to one database, shared by all connections to it.
+#[derive(Default)]
+pub(super) struct Road {
+    /// Whether the last connection was one to the server itself.
+    direct: AtomicBool,
+    /// Whether a pooler on it was seen to keep sessions.
+    pooler_keeps: AtomicBool,
+    pub(super) types: Arc<Types>,
+}
+
+impl Road {
+    /// Whether the session of a connection stays, which is one to the server itself or not.
+    pub(super) fn stays(&self, direct: bool) -> bool {
+        self.direct.store(direct, Ordering::SeqCst);
+        self.do_sessions_stay()
+    }
+
+    /// The same as the last connection was.
+    pub(super) fn do_sessions_stay(&self) -> bool {
+        self.direct.load(Ordering::SeqCst) || self.pooler_keeps.load(Ordering::SeqCst)
+    }
+
+    /// One was seen to change, as after a pooler was set up anew.
+    pub(super) fn sessions_do_not_stay(&self) {
+        self.pooler_keeps.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether the pooler keeps sessions: a word reaches a client that asks for nothing only if its session is its own
+    /// all the time. `listens` and `tells` are two connections, taken for ones without sessions.
+    pub(super) fn test(&self, listens: &mut Connection, tells: &mut Connection) -> DbResult<bool> {
+        const NAME: &str = "test_of_sessions";
+        let channel = format!("piton_{}", Uuid::now_v7().simple());
+        listens.run(NAME, &format!("LISTEN {channel}"))?;
+        tells.run(NAME, &format!("NOTIFY {channel}"))?;
+        let stay = listens.hear(NAME, WORD_WITHIN)?.is_some_and(|word| word.channel() == channel);
+        // Where they do not stay this reaches another session, and the channel is one that nobody tells on again.
+        listens.run(NAME, &format!("UNLISTEN {channel}"))?;
+        self.pooler_keeps.store(stay, Ordering::SeqCst);
+        Ok(stay)
+    }
+}
+
+/// Whether the process that answers is the one that the client was given at its login. `None`: it does not say.
+pub(super) async fn is_direct(client: &Client) -> Result<Option<bool>, postgres::Error> {
+    let answered = client.simple_query(WHO).await?;
+    let told = answered.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    let told = told.and_then(|pid| pid.parse::<i32>().ok());
+    Ok(told.zip(process_at_login(client).await).map(|(told, given)| told == given))
+}
+
+/// The process that a request to cancel would name. The driver shows it nowhere else, so such a request is written to
+/// memory and read there.
+async fn process_at_login(client: &Client) -> Option<i32> {
+    let mut written = Written(Vec::new());
+    client.cancel_token().cancel_query_raw(&mut written, Through).await.ok()?;
+    // At the end: length and code, the process, its secret.
+    let request = written.0.last_chunk::<16>()?;
+    let process: [u8; 4] = request[8..12].try_into().ok()?;
+    Some(i32::from_be_bytes(process))
+}
+
+/// Takes all that is written. Agrees to encryption, which [`Through`] then leaves out.
+struct Written(Vec<u8>);
+
+impl AsyncRead for Written {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        buf.put_slice(b"S");
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Written {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.extend_from_slice(buf);
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl TlsStream for &mut Written {
+    fn channel_binding(&self) -> ChannelBinding {
+        ChannelBinding::none()
+    }
+}
+
+struct Through;
+
+impl<'w> TlsConnect<&'w mut Written> for Through {
+    type Stream = &'w mut Written;
+    type Error = io::Error;
+    type Future = std::future::Ready<io::Result<&'w mut Written>>;
+
+    fn connect(self, stream: &'w mut Written) -> Self::Future {
+        std::future::ready(Ok(stream))
+    }
+}
