@@ -16,7 +16,7 @@ use crate::core::Core;
 use crate::error::{BoxError, Error, Result, Stop};
 use crate::fleet;
 use crate::id::WorkflowId;
-use crate::limits::{DROP_DEADLINE, SERVICE_GRACE};
+use crate::limits::{DROP_DEADLINE, LEAVE_WITHIN, SERVICE_GRACE};
 use crate::options::{EngineOptions, WorkflowOptions};
 use crate::queue::{Queue, QueueOptions};
 use crate::recovery;
@@ -215,7 +215,7 @@ impl Guard {
 }
 
 impl Services {
-    fn shut_down(&self, core: &Core, deadline: Duration) -> Vec<WorkflowId> {
+    fn shut_down(&self, core: &Arc<Core>, deadline: Duration) -> Vec<WorkflowId> {
         let watch = Stopwatch::start();
         // A healthy thread that was told to end needs a moment, however short the deadline.
         let left = || deadline.saturating_sub(watch.elapsed()).max(SERVICE_GRACE);
@@ -236,13 +236,21 @@ impl Services {
         core.committer.close();
         let committer_ended = self.committer.join_within(left());
         if fleet_ended && all_ended && committer_ended {
-            core.leave();
+            leave_within(core, |core| core.leave());
             return Vec::new();
         }
         // As long as a body runs, or a commit, this process lives in the eyes of the others, or they would run its
         // workflows too. The last one to end takes leave.
-        core.leave_after_the_last();
+        leave_within(core, |core| core.leave_after_the_last());
         core.runs.all().iter().map(|run| run.workflow().clone()).collect()
+    }
+}
+
+/// Takes leave of the others. A database that does not answer is not waited for: they find out by themselves.
+fn leave_within(core: &Arc<Core>, leave: fn(&Core)) {
+    match Service::spawn("piton-leave", core, move |core| leave(core)) {
+        Ok(leaving) => drop(leaving.join_within(LEAVE_WITHIN)),
+        Err(_) => leave(core),
     }
 }
 

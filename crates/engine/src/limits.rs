@@ -91,6 +91,9 @@ pub(crate) const DROP_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a shutdown waits at least for each of the engine's own threads.
 pub(crate) const SERVICE_GRACE: Duration = Duration::from_millis(250);
 
+/// How long a shutdown waits at most until the others know that this process leaves.
+pub(crate) const LEAVE_WITHIN: Duration = Duration::from_secs(5);
+
 /// How many children deep one thread runs workflows inline: each level takes stack.
 pub(crate) const INLINE_DEPTH_MAX: usize = 64;
 

@@ -11,6 +11,7 @@ mod lost_answers;
 mod outages;
 mod own_connections;
 mod round_trips;
+mod silence;
 mod support;
 mod transactions;
 mod waking;

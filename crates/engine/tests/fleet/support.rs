@@ -78,6 +78,11 @@ pub(crate) fn long(short: u32, long: u32) -> u32 {
 pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
 
 impl Log {
+    /// The lines that hold this text.
+    pub(crate) fn lines(&self, text: &str) -> Vec<String> {
+        self.0.lock().unwrap().iter().filter(|line| line.contains(text)).cloned().collect()
+    }
+
     /// How many lines hold this text.
     pub(crate) fn count(&self, text: &str) -> usize {
         self.0.lock().unwrap().iter().filter(|line| line.contains(text)).count()

@@ -19,7 +19,7 @@ use crate::clock::Stopwatch;
 use crate::sysdb::{DbError, DbResult};
 
 /// One that was used a shorter time ago than this is not looked at before it is used again.
-const FRESH: Duration = Duration::from_secs(1);
+pub(super) const FRESH: Duration = Duration::from_secs(1);
 
 /// An open connection.
 pub(super) struct Connection {

@@ -5,13 +5,15 @@ use std::thread;
 use std::time::Duration;
 
 use postgres::Client;
+use postgres::fallible_iterator::FallibleIterator as _;
 
-use super::connection::{Statement, column, outside_async, trouble};
+use super::connection::{FRESH, Statement, column, outside_async, trouble};
 use super::connector::{Connector, Purpose, Scope};
 use super::line::{Line, Look, Serving};
 use super::pool::Pooled;
 use super::statements::Manner;
 use super::trouble::{code, is_of_another_session, is_stale, silent};
+use crate::clock::Stopwatch;
 use crate::outage::{Outage, Part};
 use crate::sync::say;
 use crate::sysdb::DbResult;
@@ -41,6 +43,7 @@ pub(super) struct StepSession {
     keeps_its_session: bool,
     connector: Connector,
     broken: bool,
+    used: Stopwatch,
 }
 
 impl StepSession {
@@ -64,6 +67,7 @@ impl StepSession {
             keeps_its_session,
             connector: connector.clone(),
             broken: false,
+            used: Stopwatch::start(),
         })
     }
 
@@ -79,7 +83,9 @@ impl StepSession {
 
     /// Runs `work`; after an error that a fresh connection would not have, this one is not used again.
     pub(super) fn watched<T>(&mut self, work: impl FnOnce(&mut Self) -> DbResult<T>) -> DbResult<T> {
-        work(self).inspect_err(|error| {
+        let done = work(self);
+        self.used = Stopwatch::start();
+        done.inspect_err(|error| {
             self.broken |= is_stale(error);
             if is_of_another_session(error) {
                 self.connector.road.sessions_do_not_stay();
@@ -89,7 +95,14 @@ impl StepSession {
 }
 
 impl Pooled for StepSession {
-    fn if_sound(self) -> Option<Self> {
+    /// One that was closed while nobody used it is no trouble.
+    fn if_sound(mut self) -> Option<Self> {
+        if self.used.elapsed() >= FRESH
+            && let Some(client) = &mut self.client
+        {
+            // Reads what has come, which may be the end.
+            let _ = client.notifications().timeout_iter(Duration::from_millis(1)).next();
+        }
         (!self.is_spent()).then_some(self)
     }
 
