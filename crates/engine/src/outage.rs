@@ -1,7 +1,9 @@
 //! A database that does not answer: said once, and once more when it answers again.
 
+use std::fmt;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::clock::Stopwatch;
 use crate::sync::{lock, say};
@@ -20,6 +22,19 @@ pub(crate) enum Part {
     Steps,
 }
 
+/// The database, or the way to it, fell silent for so long. The connection was given up, and what was asked may have been
+/// done all the same.
+#[derive(Debug)]
+pub(crate) struct Silent(pub(crate) Duration);
+
+impl fmt::Display for Silent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the server did not answer within {:.1} s", self.0.as_secs_f64())
+    }
+}
+
+impl std::error::Error for Silent {}
+
 /// What one engine knows of its database's trouble.
 #[derive(Debug)]
 pub(crate) struct Outage {
@@ -27,6 +42,8 @@ pub(crate) struct Outage {
     database: String,
     /// Whether there is any, to be asked without a lock.
     lasts: AtomicBool,
+    /// How many there were.
+    begun: AtomicU64,
     trouble: Mutex<Trouble>,
 }
 
@@ -35,11 +52,22 @@ struct Trouble {
     parts: Vec<Part>,
     since: Option<Stopwatch>,
     reason: Option<String>,
+    /// When the last one was over.
+    over: Option<Stopwatch>,
+}
+
+impl Trouble {
+    /// Whether this is what was over already: each connection finds out by itself that it fell silent, some of them late.
+    fn is_old(&self, error: &DbError) -> bool {
+        let silent = error.source.downcast_ref::<Silent>();
+        self.since.is_none()
+            && silent.zip(self.over).is_some_and(|(Silent(silent_for), over)| over.elapsed() <= *silent_for)
+    }
 }
 
 impl Outage {
     pub(crate) fn of(database: String) -> Self {
-        Self { database, lasts: AtomicBool::new(false), trouble: Mutex::default() }
+        Self { database, lasts: AtomicBool::new(false), begun: AtomicU64::new(0), trouble: Mutex::default() }
     }
 
     /// A call failed in a way that may pass, and is made again.
@@ -47,6 +75,10 @@ impl Outage {
         let reason = error.to_string();
         let is_new = {
             let mut trouble = lock(&self.trouble);
+            if trouble.is_old(error) {
+                say!(debug, "{reason}; trying again");
+                return;
+            }
             if !trouble.parts.contains(&part) {
                 trouble.parts.push(part);
             }
@@ -57,6 +89,7 @@ impl Outage {
             is_new
         };
         if is_new {
+            self.begun.fetch_add(1, Ordering::SeqCst);
             say!(
                 warn,
                 "the system database {} does not answer as it should: {reason}; trying until it does",
@@ -79,6 +112,7 @@ impl Outage {
                 return;
             }
             trouble.reason = None;
+            trouble.over = Some(Stopwatch::start());
             self.lasts.store(false, Ordering::Release);
             trouble.since.take()
         };
@@ -86,6 +120,12 @@ impl Outage {
             let lasted = lasted.elapsed().as_secs_f64();
             say!(info, "the system database {} answers again, after {lasted:.1} s", self.database);
         }
+    }
+
+    /// How many times trouble began.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn begun(&self) -> u64 {
+        self.begun.load(Ordering::SeqCst)
     }
 
     /// Why it does not answer, as far as that is known.
@@ -114,5 +154,17 @@ mod tests {
         assert_eq!(outage.reason().as_deref(), Some("commit: the disk is full"));
         outage.passed(Part::Writes);
         assert_eq!(outage.reason(), None);
+    }
+
+    #[test]
+    fn a_silence_that_began_before_the_end_of_an_outage_is_a_part_of_it() {
+        let outage = Outage::of("shop".to_owned());
+        let silent_for = |time| DbError { source: std::sync::Arc::new(Silent(time)), ..error() };
+        outage.failed(Part::Writes, &error());
+        outage.passed(Part::Writes);
+        outage.failed(Part::Reads, &silent_for(Duration::from_secs(3600)));
+        assert_eq!(outage.reason(), None, "it began an hour ago");
+        outage.failed(Part::Reads, &silent_for(Duration::ZERO));
+        assert!(outage.reason().is_some(), "another one");
     }
 }

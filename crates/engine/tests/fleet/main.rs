@@ -10,6 +10,7 @@ mod leases;
 mod lost_answers;
 mod outages;
 mod own_connections;
+mod pooled;
 mod round_trips;
 mod silence;
 mod support;

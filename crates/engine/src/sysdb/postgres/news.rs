@@ -15,7 +15,7 @@ use super::IDENTIFIER_BYTES_MAX;
 use super::connection::Statement;
 use super::connector::{Connector, Purpose};
 use super::pool::Pool;
-use super::trouble::{is_silence, silent};
+use super::trouble::{is_silence, silent, trouble};
 use crate::clock::{Stopwatch, block_for};
 use crate::error::{Error, Result};
 use crate::outage::Part;
@@ -206,6 +206,7 @@ impl News {
         pause: &mut Duration,
     ) -> DbResult<Heard> {
         const NAME: &str = "listen";
+        let troubles = pool.outage().begun();
         let mut connection = connector.connect(Purpose::Listener)?;
         if !connection.keeps_its_session() {
             return Ok(Heard::Nothing);
@@ -232,6 +233,9 @@ impl News {
                     self.forget_word();
                 }
                 Some(_) => self.hear(),
+            }
+            if pool.outage().begun() != troubles && pool.outage().reason().is_none() {
+                return Err(trouble(NAME, "others had trouble, so this connection may have it too"));
             }
             if let Some(missed) = self.misses_word().filter(|missed| *missed > word_within) {
                 return Err(silent(NAME, missed));

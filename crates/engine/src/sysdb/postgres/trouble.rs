@@ -7,19 +7,8 @@ use std::time::Duration;
 use postgres::error::SqlState;
 
 use super::link::Fault;
+pub(super) use crate::outage::Silent;
 use crate::sysdb::DbError;
-
-/// The server, or the way to it, fell silent. The socket is closed, and the request may have been done all the same.
-#[derive(Debug)]
-pub(super) struct Silent(pub(super) Duration);
-
-impl fmt::Display for Silent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the server did not answer within {:.1} s", self.0.as_secs_f64())
-    }
-}
-
-impl std::error::Error for Silent {}
 
 /// The error of a request to which no answer came within this time.
 pub(super) fn silent(statement: &'static str, within: Duration) -> DbError {
