@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::clock::Stopwatch;
@@ -42,8 +42,6 @@ pub(crate) struct Outage {
     database: String,
     /// Whether there is any, to be asked without a lock.
     lasts: AtomicBool,
-    /// How many there were.
-    begun: AtomicU64,
     trouble: Mutex<Trouble>,
 }
 
@@ -67,7 +65,7 @@ impl Trouble {
 
 impl Outage {
     pub(crate) fn of(database: String) -> Self {
-        Self { database, lasts: AtomicBool::new(false), begun: AtomicU64::new(0), trouble: Mutex::default() }
+        Self { database, lasts: AtomicBool::new(false), trouble: Mutex::default() }
     }
 
     /// A call failed in a way that may pass, and is made again.
@@ -89,7 +87,6 @@ impl Outage {
             is_new
         };
         if is_new {
-            self.begun.fetch_add(1, Ordering::SeqCst);
             say!(
                 warn,
                 "the system database {} does not answer as it should: {reason}; trying until it does",
@@ -120,12 +117,6 @@ impl Outage {
             let lasted = lasted.elapsed().as_secs_f64();
             say!(info, "the system database {} answers again, after {lasted:.1} s", self.database);
         }
-    }
-
-    /// How many times trouble began.
-    #[cfg(feature = "postgres")]
-    pub(crate) fn begun(&self) -> u64 {
-        self.begun.load(Ordering::SeqCst)
     }
 
     /// Why it does not answer, as far as that is known.

@@ -9,7 +9,7 @@ use futures_util::future::join3;
 use postgres::types::Type;
 use postgres::{Notification, Row, SimpleQueryMessage};
 
-use super::link::Link;
+use super::link::{Fault, Link};
 use super::pooler::Road;
 pub(super) use super::statements::{Params, SCHEMA, Session, Statement, in_schema, quoted};
 use super::statements::{Manner, Types, ask_for_types, typed, types_told};
@@ -31,8 +31,11 @@ pub(super) struct Connection {
     road: Arc<Road>,
     in_transaction: bool,
     broken: bool,
-    /// How long a request may take.
+    /// How long a request may take, and how long it may without another limit.
     limit: Duration,
+    usual: Duration,
+    /// How many others had fallen silent when it was made.
+    silences: u64,
     /// When all must be done.
     deadline: Option<(Stopwatch, Duration)>,
     used: Stopwatch,
@@ -48,8 +51,21 @@ impl Connection {
         limit: Duration,
     ) -> Self {
         let manner = if begin.is_some() { Manner::Whole(road.types.clone()) } else { Manner::prepared() };
-        let (in_transaction, broken, used) = (false, false, Stopwatch::start());
-        Self { link, manner, begin, schema, road, in_transaction, broken, limit, deadline: None, used }
+        let silences = road.silences();
+        Self {
+            link,
+            manner,
+            begin,
+            schema,
+            road,
+            in_transaction: false,
+            broken: false,
+            limit,
+            usual: limit,
+            silences,
+            deadline: None,
+            used: Stopwatch::start(),
+        }
     }
 
     /// The first row, if there is one.
@@ -171,7 +187,13 @@ impl Connection {
     /// The same connection, if it can be used again. One that was closed while nobody used it is no trouble. Not inside an
     /// async runtime.
     pub(super) fn if_sound(mut self) -> Option<Self> {
-        (!self.is_spent() && (self.used.elapsed() < FRESH || self.link.is_open())).then_some(self)
+        let trusted = !self.is_spent() && !self.is_doubtful();
+        (trusted && (self.used.elapsed() < FRESH || self.link.is_open())).then_some(self)
+    }
+
+    /// Whether another one fell silent since it was made.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.road.silences() != self.silences
     }
 
     /// Whether it is known that it cannot.
@@ -186,9 +208,13 @@ impl Connection {
     ) -> DbResult<T> {
         let left = self.deadline.map(|(watch, within)| within.saturating_sub(watch.elapsed()));
         let limit = left.map_or(self.limit, |left| left.min(self.limit));
-        let answer = self.link.ask(limit, request).map_err(|fault| faulted(name, fault));
+        let answer = self.link.ask(limit, request);
         self.used = Stopwatch::start();
-        answer
+        // In a shorter time it may only have been slow, and the others may be in the middle of their work.
+        if matches!(answer, Err(Fault::Silence(_))) && limit >= self.usual {
+            self.road.fell_silent();
+        }
+        answer.map_err(|fault| faulted(name, fault))
     }
 
     /// What begins the transaction that a lone statement needs.

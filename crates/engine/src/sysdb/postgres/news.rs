@@ -206,7 +206,6 @@ impl News {
         pause: &mut Duration,
     ) -> DbResult<Heard> {
         const NAME: &str = "listen";
-        let troubles = pool.outage().begun();
         let mut connection = connector.connect(Purpose::Listener)?;
         if !connection.keeps_its_session() {
             return Ok(Heard::Nothing);
@@ -234,8 +233,8 @@ impl News {
                 }
                 Some(_) => self.hear(),
             }
-            if pool.outage().begun() != troubles && pool.outage().reason().is_none() {
-                return Err(trouble(NAME, "others had trouble, so this connection may have it too"));
+            if connection.is_doubtful() {
+                return Err(trouble(NAME, "another connection fell silent, so this one may have, too"));
             }
             if let Some(missed) = self.misses_word().filter(|missed| *missed > word_within) {
                 return Err(silent(NAME, missed));

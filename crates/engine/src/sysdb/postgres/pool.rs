@@ -101,11 +101,7 @@ impl Pool<Connection> {
     ) -> DbResult<T> {
         outside_async("pool", || {
             let mut lent = self.take_within(limit)?.ok_or_else(|| self.all_are_taken(limit))?;
-            let done = lent.connection()?.within(limit, |connection| connection.watched(work));
-            if done.as_ref().is_err_and(is_silence) {
-                self.forget_idle();
-            }
-            done
+            lent.connection()?.within(limit, |connection| connection.watched(work))
         })
     }
 
@@ -161,18 +157,6 @@ impl<C: Pooled> Pool<C> {
             };
             state = wait_for(&self.returned, state, left);
         }
-    }
-
-    /// Those that nobody uses fell silent with the one that did, as far as anybody knows.
-    fn forget_idle(&self) {
-        let idle = {
-            let mut state = lock(&self.state);
-            let idle = std::mem::take(&mut state.idle);
-            state.open -= idle.len();
-            idle
-        };
-        drop(idle);
-        self.returned.notify_all();
     }
 
     fn take_back(&self, connection: C) {

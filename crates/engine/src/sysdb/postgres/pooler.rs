@@ -1,4 +1,4 @@
-//! What stands between this process and the server: nothing, a pooler that gives each client a session, or one that gives
+//! What lies between this process and the server: nothing, a pooler that gives each client a session, or one that gives
 //! each transaction another.
 //!
 //! The key that a client is given at its login, with which it could cancel its statements, names the process that
@@ -8,7 +8,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -35,6 +35,8 @@ pub(super) struct Road {
     direct: AtomicBool,
     /// Whether a pooler on it was seen to keep sessions.
     pooler_keeps: AtomicBool,
+    /// How many connections fell silent.
+    silences: AtomicU64,
     pub(super) types: Arc<Types>,
 }
 
@@ -53,6 +55,15 @@ impl Road {
     /// One was seen to change, as after a pooler was set up anew.
     pub(super) fn sessions_do_not_stay(&self) {
         self.pooler_keeps.store(false, Ordering::SeqCst);
+    }
+
+    /// A connection fell silent. Those that were made before it are not to be trusted, either.
+    pub(super) fn fell_silent(&self) {
+        self.silences.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(super) fn silences(&self) -> u64 {
+        self.silences.load(Ordering::SeqCst)
     }
 
     /// Whether the pooler keeps sessions: a word reaches a client that asks for nothing only if its session is its own

@@ -44,6 +44,8 @@ pub(super) struct StepSession {
     connector: Connector,
     broken: bool,
     used: Stopwatch,
+    /// How many connections had fallen silent when it was made.
+    silences: u64,
 }
 
 impl StepSession {
@@ -68,6 +70,7 @@ impl StepSession {
             connector: connector.clone(),
             broken: false,
             used: Stopwatch::start(),
+            silences: connector.road.silences(),
         })
     }
 
@@ -110,6 +113,7 @@ impl Pooled for StepSession {
     fn is_spent(&self) -> bool {
         self.broken
             || !self.keeps_its_session
+            || self.silences != self.connector.road.silences()
             || self.silence().is_some()
             || self.client.as_ref().is_none_or(Client::is_closed)
     }
@@ -193,6 +197,7 @@ impl Look for Lookout {
             code(&error).is_none()
         });
         if lost {
+            self.connector.road.fell_silent();
             self.outage.failed(Part::Steps, &silent("transaction_step", silent_for));
         }
         lost
