@@ -113,7 +113,8 @@ impl Context {
     /// A message of JSON `null` reads as none.
     ///
     /// # Errors
-    /// [`Error::Undecodable`] for a message that is no `T` (it is consumed), [`Error::Stopped`]; hand that on.
+    /// [`Error::Undecodable`] for a message that is no `T` (it is consumed), [`Error::InvalidOption`] for a timeout
+    /// beyond the calendar, [`Error::Stopped`]; hand that on.
     ///
     /// # Example
     /// ```
@@ -127,7 +128,7 @@ impl Context {
         let topic = checked_topic(topic)?;
         let place = self.place_unchecked(RECV)?;
         let recorded = self.replayed(&place)?;
-        let deadline = self.recorded_deadline(timeout)?;
+        let deadline = self.recorded_deadline("timeout of recv", timeout)?;
         if let Some(StepRow { output, serialization, .. }) = recorded {
             return decode(output.as_deref(), serialization.as_deref());
         }

@@ -37,19 +37,19 @@ impl Context {
         if duration.is_zero() {
             return self.refuse_if_ended();
         }
-        let wake_at = self.recorded_deadline(duration)?;
+        let wake_at = self.recorded_deadline("sleep", duration)?;
         self.sleep_until(wake_at)
     }
 
-    /// The time `duration` from now, or from when this was first asked: one step id.
-    pub(crate) fn recorded_deadline(&mut self, duration: Duration) -> Result<Timestamp> {
+    /// The time `duration` from now, or from when this was first asked: one step id. `what` is for whom, in an error.
+    pub(crate) fn recorded_deadline(&mut self, what: &str, duration: Duration) -> Result<Timestamp> {
         let place = self.place_unchecked(NAME)?;
         if let Some(row) = self.replayed(&place)? {
             let seconds = self.replay(&place, &row)?;
             return Ok(from_seconds(seconds));
         }
         let wake_at = place.started_at.checked_add(duration).ok_or_else(|| Error::InvalidOption {
-            what: "sleep".to_owned(),
+            what: what.to_owned(),
             reason: format!("{duration:?} from now is beyond the calendar"),
         })?;
         self.record(deadline_row(&place, wake_at))?;

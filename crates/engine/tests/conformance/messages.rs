@@ -254,3 +254,17 @@ fn keys_and_destinations_that_only_look_alike_together_send_two_messages() {
         }
     }
 }
+
+#[test]
+fn a_receive_beyond_the_calendar_is_refused_by_its_own_name() {
+    let app = App::new();
+    let engine = app.open();
+    let workflow = engine.register("w", |ctx: &mut Context, (): ()| -> Result<Option<u32>> {
+        ctx.recv("topic", Duration::MAX)
+    });
+    let workflow = workflow.unwrap();
+    engine.launch().unwrap();
+    let error = workflow.start(&engine, ()).unwrap().result().unwrap_err().to_string();
+    assert!(error.contains("timeout of recv") && error.contains("beyond the calendar"), "{error}");
+    assert!(!error.contains("sleep"), "{error}");
+}

@@ -30,7 +30,8 @@ fn quick() -> EngineOptions {
 
 /// Each kind of write. The driver that a body writes with looks a type of the application up by itself.
 fn everything(engine: &Engine) -> Workflow<u32, u32> {
-    let child = engine.register("child", |ctx: &mut Context, n: u32| ctx.step("s", |_| Ok::<_, engine::Error>(n)));
+    let child =
+        engine.register("child", |ctx: &mut Context, n: u32| ctx.step("s", |_| Ok::<_, engine::Error>(n)));
     let child = child.unwrap();
     let workflow = engine.register("everything", move |ctx: &mut Context, n: u32| -> engine::Result<u32> {
         let me = ctx.workflow_id().clone();
@@ -173,7 +174,8 @@ fn survive(mode: Mode, sessions: u32) {
     let handles: Vec<_> =
         (0..MANY).map(|n| (n, workflow.enqueue(&caller, &Queue::named(QUEUE), n).unwrap())).collect();
     let ended = |many: i64| {
-        let ended = "SELECT count(*) FROM dbos.workflow_status WHERE status = 'SUCCESS' AND name = 'everything'";
+        let ended =
+            "SELECT count(*) FROM dbos.workflow_status WHERE status = 'SUCCESS' AND name = 'everything'";
         eventually("some have ended", || ground.count(ended) >= many);
     };
     let mut processes: Vec<_> = (0..3).map(|_| Process::start(&url)).collect();

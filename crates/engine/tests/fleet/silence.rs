@@ -258,7 +258,10 @@ fn a_commit_whose_answer_never_comes_is_not_made_twice() {
     let url = format!("{}&connect_timeout=2", proxy.url(&silence.ground.database));
     let (within, once) = (proxy.clone(), AtomicU32::new(0));
     let engine = silence.options().commit_hook(Arc::new(move |point| {
-        if point.kinds == ["transaction_step"] && point.moment == When::Before && once.fetch_add(1, Ordering::SeqCst) == 0 {
+        if point.kinds == ["transaction_step"]
+            && point.moment == When::Before
+            && once.fetch_add(1, Ordering::SeqCst) == 0
+        {
             assert_eq!(within.silence_within_answers("piton-steps"), 1);
         }
         Fate::Go

@@ -104,11 +104,7 @@ pub(super) fn apply(connection: &mut Connection, set: &Set<'_>) -> DbResult<Verd
 }
 
 /// Steps and nothing else.
-fn record(
-    session: &mut impl Session,
-    steps: &Steps<'_>,
-    one: &Statement,
-) -> DbResult<[Found; 3]> {
+fn record(session: &mut impl Session, steps: &Steps<'_>, one: &Statement) -> DbResult<[Found; 3]> {
     if let Some((id, params)) = steps.of_one() {
         match session.execute(one, &params) {
             Ok(1) => return Ok([Found::default(), Found([(id.to_owned(), true)].into()), Found::default()]),
@@ -125,11 +121,7 @@ fn is_duplicate(error: &DbError) -> bool {
 }
 
 /// What the parts found, by their kinds.
-fn query(
-    session: &mut impl Session,
-    statement: &Statement,
-    params: Params<'_>,
-) -> DbResult<[Found; 3]> {
+fn query(session: &mut impl Session, statement: &Statement, params: Params<'_>) -> DbResult<[Found; 3]> {
     let mut all = <[Found; 3]>::default();
     for row in session.query(statement, params)? {
         let (kind, id): (i32, String) = (column(statement, &row, 0)?, column(statement, &row, 1)?);
@@ -152,11 +144,7 @@ pub(super) fn record_one(connection: &mut Connection, owner: &Owner, step: &Step
 }
 
 /// The same in a transaction that a user writes in.
-pub(super) fn record_in(
-    session: &mut impl Session,
-    owner: &Owner,
-    step: &StepRow,
-) -> DbResult<Verdict> {
+pub(super) fn record_in(session: &mut impl Session, owner: &Owner, step: &StepRow) -> DbResult<Verdict> {
     let steps = [(owner, step)];
     let [_, found, _] = record(session, &Steps::of(&steps)?, &RECORD_ONE)?;
     let verdicts = steps::recorded(session, &steps, &found)?;

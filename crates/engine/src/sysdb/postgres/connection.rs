@@ -11,10 +11,10 @@ use postgres::{Notification, Row, SimpleQueryMessage};
 
 use super::link::{Fault, Link};
 use super::pooler::Road;
-pub(super) use super::statements::{Params, SCHEMA, Session, Statement, in_schema, quoted};
 use super::statements::{Manner, Types, ask_for_types, typed, types_told};
-use super::trouble::{faulted, is_of_another_session, is_stale};
+pub(super) use super::statements::{Params, SCHEMA, Session, Statement, in_schema, quoted};
 pub(super) use super::trouble::{failed, in_words, source_of, trouble};
+use super::trouble::{faulted, is_of_another_session, is_stale};
 use crate::clock::Stopwatch;
 use crate::sysdb::{DbError, DbResult};
 

@@ -176,7 +176,8 @@ impl Connector {
             // The limit is one for all that comes before the first request of the caller.
             let left = || self.limits.connect.saturating_sub(watch.elapsed());
             let direct = link.ask(left(), pooler::is_direct).map_err(|fault| faulted(NAME, fault))?;
-            let direct = direct.ok_or_else(|| trouble(NAME, "the server does not say which process it is"))?;
+            let direct =
+                direct.ok_or_else(|| trouble(NAME, "the server does not say which process it is"))?;
             let (road, schema) = (self.road.clone(), self.schema.clone());
             let stays = road.stays(direct);
             let begin = (!stays).then(|| self.begin(purpose));

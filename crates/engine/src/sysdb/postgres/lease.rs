@@ -218,10 +218,8 @@ impl Lease {
         let Membership { app, version, workflows, queues } = &self.about;
         let pid = i32::try_from(std::process::id()).unwrap_or_default();
         let (host, lasts) = (host(), self.terms.lasts.as_secs_f64());
-        let row = connection.first(
-            &BEAT,
-            &[&self.executor.as_str(), app, version, workflows, &host, &pid, &lasts, queues],
-        )?;
+        let row = connection
+            .first(&BEAT, &[&self.executor.as_str(), app, version, workflows, &host, &pid, &lasts, queues])?;
         let Some(row) = row else { return Err(trouble(BEAT.name, "no answer")) };
         let flag = |index| column::<bool>(&BEAT, &row, index);
         // The server's clock goes on while a suspended machine's stands.

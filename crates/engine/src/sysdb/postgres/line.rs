@@ -239,7 +239,9 @@ impl Frames {
             self.filled += 1;
             bytes = &bytes[1..];
             if self.filled == self.head_bytes {
-                let length = self.head[..self.filled].last_chunk::<4>().map_or(4, |length| u32::from_be_bytes(*length));
+                let length = self.head[..self.filled]
+                    .last_chunk::<4>()
+                    .map_or(4, |length| u32::from_be_bytes(*length));
                 self.rest = (length as usize).saturating_sub(4);
                 found += usize::from(self.head_bytes == 5 && kinds.contains(&self.head[0]));
                 (self.filled, self.head_bytes) = (0, 5);
@@ -290,7 +292,8 @@ impl TlsConnect<Socket> for Watched {
 
     fn connect(self, socket: Socket) -> Self::Future {
         Box::pin(async move {
-            let left = lock(&self.line.state).login.map(|(watch, limit)| limit.saturating_sub(watch.elapsed()));
+            let left =
+                lock(&self.line.state).login.map(|(watch, limit)| limit.saturating_sub(watch.elapsed()));
             let carried = self.encryption.carry(socket, self.mode, &self.domain);
             let carrier = match timeout(left.unwrap_or(Duration::MAX), carried).await {
                 Ok(carried) => carried?,
@@ -330,12 +333,16 @@ impl Wire {
 }
 
 impl AsyncRead for Wire {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if let Some(error) = self.line.lost() {
             return Poll::Ready(Err(error));
         }
         let before = buf.filled().len();
-        match self.carrier.as_mut().poll_read(cx, buf) {
+        match Pin::new(&mut self.carrier).poll_read(cx, buf) {
             Poll::Ready(Ok(())) => {
                 self.line.came(&buf.filled()[before..]);
                 Poll::Ready(Ok(()))
@@ -354,20 +361,20 @@ impl AsyncWrite for Wire {
         if let Some(error) = self.line.lost() {
             return Poll::Ready(Err(error));
         }
-        let written = ready!(self.carrier.as_mut().poll_write(cx, buf))?;
+        let written = ready!(Pin::new(&mut self.carrier).poll_write(cx, buf))?;
         self.line.went(&buf[..written]);
         Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.carrier.as_mut().poll_flush(cx)
+        Pin::new(&mut self.carrier).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.line.lost().is_some() {
             return Poll::Ready(Ok(()));
         }
-        self.carrier.as_mut().poll_shutdown(cx)
+        Pin::new(&mut self.carrier).poll_shutdown(cx)
     }
 }
 

@@ -68,7 +68,11 @@ pub(super) struct Runtime(Option<runtime::Runtime>);
 
 impl Runtime {
     pub(super) fn new() -> Result<Self, Fault> {
-        Builder::new_current_thread().enable_all().build().map(|runtime| Self(Some(runtime))).map_err(Fault::System)
+        Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map(|runtime| Self(Some(runtime)))
+            .map_err(Fault::System)
     }
 
     /// Runs `work` for as long as it may take.

@@ -83,7 +83,8 @@ mod tests {
         let url = cluster.url(&cluster.fresh_database());
         drop(crate::Engine::options().open(&url).unwrap());
         let Url::Postgres(url) = Url::parse(&url).unwrap() else { return None };
-        let connection = Connector::new(&url, connection::SCHEMA, None).unwrap().connect(Purpose::Reader).unwrap();
+        let connection =
+            Connector::new(&url, connection::SCHEMA, None).unwrap().connect(Purpose::Reader).unwrap();
         let topics = [
             claims::ALL,
             lease::ALL,

@@ -105,7 +105,11 @@ fn connect(connector: &Connector, create: bool) -> std::result::Result<Connectio
     let watch = Stopwatch::start();
     loop {
         let connected = connector.connect(Purpose::Writer).and_then(|connection| {
-            if connection.keeps_its_session() { Ok(connection) } else { behind_a_pooler(connector, connection) }
+            if connection.keeps_its_session() {
+                Ok(connection)
+            } else {
+                behind_a_pooler(connector, connection)
+            }
         });
         let error = match connected {
             Ok(connection) => return Ok(connection),

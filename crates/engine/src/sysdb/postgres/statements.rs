@@ -76,9 +76,12 @@ pub(super) fn types_told(name: &'static str, told: &[SimpleQueryMessage]) -> DbR
         SimpleQueryMessage::Row(row) => row.get(0),
         _ => None,
     });
-    let types: Option<Vec<Type>> =
-        row.map(|row| row.split_whitespace().map(|oid| Type::from_oid(oid.parse().ok()?)).collect()).flatten();
-    types.map(Arc::from).ok_or_else(|| trouble(name, "the server does not say of which types its parameters are"))
+    let types: Option<Vec<Type>> = row
+        .map(|row| row.split_whitespace().map(|oid| Type::from_oid(oid.parse().ok()?)).collect())
+        .flatten();
+    types
+        .map(Arc::from)
+        .ok_or_else(|| trouble(name, "the server does not say of which types its parameters are"))
 }
 
 /// Each parameter with its type.

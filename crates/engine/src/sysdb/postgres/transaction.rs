@@ -103,7 +103,9 @@ fn try_once<T, E>(
     body: impl FnOnce(&mut Transaction<'_>) -> Result<(StepRow, T), E>,
 ) -> DbResult<Transacted<T, E>> {
     let StepSession { client, manner, schema, line, renew, .. } = session;
-    let Some(client) = client else { return Err(trouble("begin_transaction_step", "the connection is gone")) };
+    let Some(client) = client else {
+        return Err(trouble("begin_transaction_step", "the connection is gone"));
+    };
     line.serve(None);
     let mut transaction = client
         .build_transaction()
@@ -171,7 +173,8 @@ fn try_once<T, E>(
         Ok(()) => Ok(Transacted::Committed(value)),
         // The answer may be lost while the commit is not: the next try looks for the record first.
         Err(error) if error.may_pass => Err(error),
-        Err(error) => match steps::recorded_at(&mut Blocking { client, manner, schema }, owner, step.step_id) {
+        Err(error) => match steps::recorded_at(&mut Blocking { client, manner, schema }, owner, step.step_id)
+        {
             Ok(Some(_)) => Ok(Transacted::Committed(value)),
             Ok(None) => Err(error),
             Err(_) => Err(DbError { may_pass: true, ..error }),

@@ -81,7 +81,7 @@ const REFUSED: &[(&[&str], &str)] = &[
     ),
     (
         &["pgbouncer", "prepared_statements", "statement_cache_size", "default_query_exec_mode"],
-        "leave it out; a pooler must support prepared statements (PgBouncer 1.21 or newer)",
+        "leave it out; the engine finds out whether a pooler keeps sessions, and goes by that",
     ),
     (
         &["schema", "currentschema", "search_path"],
