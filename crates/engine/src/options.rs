@@ -270,7 +270,7 @@ impl EngineOptions {
     }
 
     /// On PostgreSQL: whether processes tell each other of changes by NOTIFY (default true). If not, or where it does
-    /// not arrive, as behind a transaction pooler, each looks once a second.
+    /// not arrive, as behind a pooler in transaction mode, each looks once a second.
     #[must_use]
     pub fn listen_notify(mut self, listen: bool) -> Self {
         self.listen = listen;
