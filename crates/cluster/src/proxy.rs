@@ -139,14 +139,18 @@ impl Proxy {
     /// Silences the connections that are open under this application name, for good. It says how many; new ones work.
     pub fn silence(&self, application: &str) -> usize {
         let links = self.links_of(application);
-        links.iter().for_each(|link| link.fall_silent(&self.shared));
+        for link in &links {
+            link.fall_silent(&self.shared);
+        }
         links.len()
     }
 
     /// The same in the middle of their next answers.
     pub fn silence_within_answers(&self, application: &str) -> usize {
         let links = self.links_of(application);
-        links.iter().for_each(|link| link.within_answer.store(true, Ordering::SeqCst));
+        for link in &links {
+            link.within_answer.store(true, Ordering::SeqCst);
+        }
         links.len()
     }
 

@@ -236,12 +236,12 @@ impl Services {
         core.committer.close();
         let committer_ended = self.committer.join_within(left());
         if fleet_ended && all_ended && committer_ended {
-            leave_within(core, |core| core.leave());
+            leave_within(core, Core::leave);
             return Vec::new();
         }
         // As long as a body runs, or a commit, this process lives in the eyes of the others, or they would run its
         // workflows too. The last one to end takes leave.
-        leave_within(core, |core| core.leave_after_the_last());
+        leave_within(core, Core::leave_after_the_last);
         core.runs.all().iter().map(|run| run.workflow().clone()).collect()
     }
 }

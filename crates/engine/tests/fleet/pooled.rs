@@ -74,7 +74,9 @@ fn several_processes_share_the_sessions_of_a_pooler_in_transaction_mode() {
     let url = pooler.url(&ground.database);
     let engines: Vec<Engine> = (0..PROCESSES).map(|_| quick().open(&url).unwrap()).collect();
     let workflows: Vec<_> = engines.iter().map(everything).collect();
-    engines.iter().for_each(|engine| engine.launch().unwrap());
+    for engine in &engines {
+        engine.launch().unwrap();
+    }
     std::thread::scope(|scope| {
         for (engine, workflow) in engines.iter().zip(&workflows) {
             scope.spawn(move || {
@@ -92,7 +94,9 @@ fn several_processes_share_the_sessions_of_a_pooler_in_transaction_mode() {
     let told = |line: &String| line.contains("gives each transaction another session");
     assert_eq!(about_it.iter().filter(|line| told(line)).count(), 4, "{about_it:?}");
     assert_eq!(about_it.len(), 4, "{about_it:?}");
-    engines.iter().for_each(|engine| assert_eq!(engine.shutdown(Duration::from_secs(60)), []));
+    for engine in &engines {
+        assert_eq!(engine.shutdown(Duration::from_secs(60)), []);
+    }
 
     // What another program finds in one of the sessions.
     let found = crate::support::sql(&url)
@@ -113,7 +117,9 @@ fn a_pooler_in_session_mode_is_as_good_as_none() {
     let url = pooler.url(&ground.database);
     let engines: Vec<Engine> = (0..3).map(|_| quick().open(&url).unwrap()).collect();
     let workflows: Vec<_> = engines.iter().map(everything).collect();
-    engines.iter().for_each(|engine| engine.launch().unwrap());
+    for engine in &engines {
+        engine.launch().unwrap();
+    }
     for (engine, workflow) in engines.iter().zip(&workflows) {
         let handles: Vec<_> = (0..5).map(|n| (n, workflow.start(engine, n).unwrap())).collect();
         for (n, handle) in handles {

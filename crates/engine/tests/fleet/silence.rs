@@ -17,6 +17,10 @@ const ANSWERS: Duration = Duration::from_secs(3);
 /// Much longer than any limit here, much shorter than for ever: machines are busy.
 const BOUND: Duration = Duration::from_secs(40);
 
+fn hurried() -> EngineOptions {
+    options().answers_within(ANSWERS)
+}
+
 struct Silence {
     ground: Ground,
     proxy: Proxy,
@@ -32,17 +36,13 @@ impl Silence {
         Self { proxy, log: listen_to_the_log(), ground }
     }
 
-    fn options(&self) -> EngineOptions {
-        options().answers_within(ANSWERS)
-    }
-
     fn url(&self) -> String {
         format!("{}&connect_timeout=2", self.proxy.url(&self.ground.database))
     }
 
     /// An engine that has run something, so that all of its connections are there.
     fn engine(&self) -> (Engine, Workflow<u32, u32>) {
-        let engine = self.options().open(&self.url()).unwrap();
+        let engine = hurried().open(&self.url()).unwrap();
         let workflow = steps(&engine);
         engine.launch().unwrap();
         assert_eq!(workflow.start(&engine, 2).unwrap().result().unwrap(), 2);
@@ -89,7 +89,7 @@ fn a_server_that_falls_silent_at_a_login_or_after_it_is_given_up() {
     let silence = Silence::new();
     for moment in [Moment::Login, Moment::AfterLogin] {
         silence.proxy.silence_new("", Some(moment));
-        let opened = within_bound("open", || silence.options().open(&silence.url()).map(drop));
+        let opened = within_bound("open", || hurried().open(&silence.url()).map(drop));
         let error = opened.unwrap_err().to_string();
         assert!(error.contains("the server did not answer within 2.0 s"), "{moment:?}: {error}");
     }
@@ -226,7 +226,7 @@ fn a_transaction_step_whose_session_falls_silent_runs_again_over_another() {
     let silence = Silence::with_effects();
     let proxy = Arc::new(Proxy::before(silence.ground.cluster).unwrap());
     let url = format!("{}&connect_timeout=2", proxy.url(&silence.ground.database));
-    let engine = silence.options().open(&url).unwrap();
+    let engine = hurried().open(&url).unwrap();
     let within = proxy.clone();
     let which = Arc::new(AtomicU32::new(0));
     let what = which.clone();
@@ -257,7 +257,7 @@ fn a_commit_whose_answer_never_comes_is_not_made_twice() {
     let proxy = Arc::new(Proxy::before(silence.ground.cluster).unwrap());
     let url = format!("{}&connect_timeout=2", proxy.url(&silence.ground.database));
     let (within, once) = (proxy.clone(), AtomicU32::new(0));
-    let engine = silence.options().commit_hook(Arc::new(move |point| {
+    let engine = hurried().commit_hook(Arc::new(move |point| {
         if point.kinds == ["transaction_step"]
             && point.moment == When::Before
             && once.fetch_add(1, Ordering::SeqCst) == 0
@@ -278,7 +278,7 @@ fn a_commit_whose_answer_never_comes_is_not_made_twice() {
 #[test]
 fn a_long_statement_of_a_body_is_no_silence() {
     let silence = Silence::with_effects();
-    let engine = silence.options().open(&silence.url()).unwrap();
+    let engine = hurried().open(&silence.url()).unwrap();
     let runs = Arc::new(AtomicU32::new(0));
     let counted = runs.clone();
     let workflow = engine.register("w", move |ctx: &mut Context, (): ()| -> engine::Result<u32> {
@@ -302,7 +302,7 @@ fn a_long_statement_of_a_body_is_no_silence() {
 #[test]
 fn a_stopped_process_of_the_server_does_not_hold_up_a_transaction_step() {
     let silence = Silence::with_effects();
-    let engine = silence.options().open(&silence.url()).unwrap();
+    let engine = hurried().open(&silence.url()).unwrap();
     let stopped = Arc::new(Mutex::new(None));
     let (stops, url) = (stopped.clone(), silence.ground.url());
     let (workflow, _) = deposits(&engine, move || {

@@ -85,15 +85,15 @@ impl Connection {
     /// Runs it and says how many rows changed.
     pub(super) fn execute(&mut self, statement: &Statement, params: Params<'_>) -> DbResult<u64> {
         if let Manner::Whole(types) = &self.manner {
-            let (sql, types) = self.whole(statement, &types.clone())?;
-            let typed = typed(params, &types);
+            let (sql, known) = self.whole(statement, &types.clone())?;
+            let paired = typed(params, &known);
             return match self.alone() {
-                None => self.ask(statement.name, async |client| client.execute_typed(&sql, &typed).await),
+                None => self.ask(statement.name, async |client| client.execute_typed(&sql, &paired).await),
                 Some(begin) => self.ask(statement.name, async |client| {
-                    let changed = client.execute_typed(&sql, &typed);
+                    let changed = client.execute_typed(&sql, &paired);
                     let all = join3(client.batch_execute(&begin), changed, client.batch_execute("COMMIT"));
-                    let (begun, changed, ended) = all.await;
-                    begun.and(changed).and_then(|changed| ended.map(|()| changed))
+                    let (opened, changed, committed) = all.await;
+                    opened.and(changed).and_then(|changed| committed.map(|()| changed))
                 }),
             };
         }
@@ -238,13 +238,12 @@ impl Connection {
 
     fn whole(&mut self, statement: &Statement, types: &Types) -> DbResult<(String, Arc<[Type]>)> {
         let sql = in_schema(statement.sql, &self.schema);
-        let known = match types.get(statement) {
-            Some(known) => known,
-            None => {
-                let told = self.types_of(statement.name, &sql)?;
-                types.keep(statement, &told);
-                told
-            }
+        let known = if let Some(known) = types.get(statement) {
+            known
+        } else {
+            let told = self.types_of(statement.name, &sql)?;
+            types.keep(statement, &told);
+            told
         };
         Ok((sql, known))
     }
@@ -262,14 +261,14 @@ impl Connection {
         params: Params<'_>,
         types: &[Type],
     ) -> DbResult<Vec<Row>> {
-        let typed = typed(params, types);
+        let paired = typed(params, types);
         match self.alone() {
-            None => self.ask(name, async |client| client.query_typed(sql, &typed).await),
+            None => self.ask(name, async |client| client.query_typed(sql, &paired).await),
             Some(begin) => self.ask(name, async |client| {
-                let rows = client.query_typed(sql, &typed);
+                let rows = client.query_typed(sql, &paired);
                 let all = join3(client.batch_execute(&begin), rows, client.batch_execute("COMMIT"));
-                let (begun, rows, ended) = all.await;
-                begun.and(rows).and_then(|rows| ended.map(|()| rows))
+                let (opened, rows, committed) = all.await;
+                opened.and(rows).and_then(|rows| committed.map(|()| rows))
             }),
         }
     }

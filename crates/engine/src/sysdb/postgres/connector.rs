@@ -236,7 +236,7 @@ impl Connector {
             for address in addresses {
                 let watched = Watched::new(line.clone(), &self.encryption, self.config.get_ssl_mode());
                 let mut config = self.config_of(purpose, &address);
-                watched.prepare(&mut config, matches!(address, Address::Socket { .. }));
+                Watched::prepare(&mut config, matches!(address, Address::Socket { .. }));
                 config.connect_timeout(self.limits.connect);
                 line.begin_login(self.limits.connect);
                 match postgres::Config::from(config).connect(watched) {

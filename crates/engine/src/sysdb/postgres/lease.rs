@@ -348,8 +348,10 @@ impl Liveness for Leases {
         lease.give_up();
         let statement = if without_trace { &LEAVE } else { &EXPIRE };
         // If it fails, the lease runs out.
-        let leave = |connection: &mut Connection| connection.execute(statement, &[&executor.as_str()]);
-        let left = self.around.pool.with_within(self.terms.lasts, leave);
+        let left = self
+            .around
+            .pool
+            .with_within(self.terms.lasts, |connection| connection.execute(statement, &[&executor.as_str()]));
         if let Err(error) = left {
             say!(debug, "{error}");
         }

@@ -266,7 +266,7 @@ impl Watched {
     }
 
     /// Has the driver ask for encryption, which is this, unless it is on a socket of this machine.
-    pub(super) fn prepare(&self, config: &mut Config, is_socket: bool) {
+    pub(super) fn prepare(config: &mut Config, is_socket: bool) {
         if is_socket {
             config.ssl_mode(SslMode::Disable);
         } else {
@@ -294,14 +294,12 @@ impl TlsConnect<Socket> for Watched {
         Box::pin(async move {
             let left =
                 lock(&self.line.state).login.map(|(watch, limit)| limit.saturating_sub(watch.elapsed()));
-            let carried = self.encryption.carry(socket, self.mode, &self.domain);
-            let carrier = match timeout(left.unwrap_or(Duration::MAX), carried).await {
-                Ok(carried) => carried?,
-                Err(_) => {
-                    self.line.give_up();
-                    return Err(self.line.lost().map_or_else(|| "no answer".into(), Into::into));
-                }
+            let handshake = self.encryption.carry(socket, self.mode, &self.domain);
+            let Ok(done) = timeout(left.unwrap_or(Duration::MAX), handshake).await else {
+                self.line.give_up();
+                return Err(self.line.lost().map_or_else(|| "no answer".into(), Into::into));
             };
+            let carrier = done?;
             Ok(Wire { carrier, line: self.line, sleep: None })
         })
     }

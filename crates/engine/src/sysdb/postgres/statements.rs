@@ -76,9 +76,8 @@ pub(super) fn types_told(name: &'static str, told: &[SimpleQueryMessage]) -> DbR
         SimpleQueryMessage::Row(row) => row.get(0),
         _ => None,
     });
-    let types: Option<Vec<Type>> = row
-        .map(|row| row.split_whitespace().map(|oid| Type::from_oid(oid.parse().ok()?)).collect())
-        .flatten();
+    let types: Option<Vec<Type>> =
+        row.and_then(|row| row.split_whitespace().map(|oid| Type::from_oid(oid.parse().ok()?)).collect());
     types
         .map(Arc::from)
         .ok_or_else(|| trouble(name, "the server does not say of which types its parameters are"))
@@ -137,23 +136,21 @@ impl<C: GenericClient> Blocking<'_, C> {
 
 impl<C: GenericClient> Session for Blocking<'_, C> {
     fn query(&mut self, statement: &Statement, params: Params<'_>) -> DbResult<Vec<Row>> {
-        let done = match self.prepared(statement)? {
-            Some(prepared) => self.client.query(&prepared, params),
-            None => {
-                let (sql, types) = self.whole(statement)?;
-                self.client.query_typed(&sql, &typed(params, &types))
-            }
+        let done = if let Some(prepared) = self.prepared(statement)? {
+            self.client.query(&prepared, params)
+        } else {
+            let (sql, types) = self.whole(statement)?;
+            self.client.query_typed(&sql, &typed(params, &types))
         };
         done.map_err(|e| failed(statement.name, e))
     }
 
     fn execute(&mut self, statement: &Statement, params: Params<'_>) -> DbResult<u64> {
-        let done = match self.prepared(statement)? {
-            Some(prepared) => self.client.execute(&prepared, params),
-            None => {
-                let (sql, types) = self.whole(statement)?;
-                self.client.execute_typed(&sql, &typed(params, &types))
-            }
+        let done = if let Some(prepared) = self.prepared(statement)? {
+            self.client.execute(&prepared, params)
+        } else {
+            let (sql, types) = self.whole(statement)?;
+            self.client.execute_typed(&sql, &typed(params, &types))
         };
         done.map_err(|e| failed(statement.name, e))
     }

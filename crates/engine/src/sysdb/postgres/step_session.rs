@@ -188,17 +188,25 @@ impl Lookout {
 impl Look for Lookout {
     fn is_lost(&self, serving: Serving, silent_for: Duration) -> bool {
         // A long statement is worth a second look when the server cannot be reached at all.
-        let lost = match self.look(serving) {
+        let looked = match self.look(serving) {
             Err(error) if code(&error).is_none() => self.look(serving),
             looked => looked,
         };
-        let lost = lost.unwrap_or_else(|error| {
-            say!(debug, "{error}; a transaction step waits");
-            code(&error).is_none()
-        });
+        let lost = match looked {
+            Ok(true) => {
+                // Nobody else says so: the server answers others.
+                self.outage.failed(Part::Steps, &silent("transaction_step", silent_for));
+                self.outage.passed(Part::Steps);
+                true
+            }
+            Ok(false) => false,
+            Err(error) => {
+                say!(debug, "{error}; a transaction step waits");
+                code(&error).is_none()
+            }
+        };
         if lost {
             self.connector.road.fell_silent();
-            self.outage.failed(Part::Steps, &silent("transaction_step", silent_for));
         }
         lost
     }

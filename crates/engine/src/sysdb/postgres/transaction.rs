@@ -17,7 +17,7 @@ use super::{batch, steps};
 use crate::clock::Stopwatch;
 use crate::id::StepId;
 use crate::limits::BODY_TRIES_MAX;
-use crate::outage::{Outage, Part};
+use crate::outage::Outage;
 use crate::sysdb::{DbError, DbResult, Owner, StepRow, Transacted, Verdict};
 use crate::testing::Gate;
 
@@ -79,9 +79,6 @@ impl TransactionSteps {
         let Some(mut lent) = self.pool.take_within(TURN)? else { return Ok(Transacted::Conflict) };
         let session = lent.connection()?;
         let tried = session.watched(|session| try_once(session, owner, earlier, gate, body));
-        if tried.is_ok() && session.silence().is_none() {
-            self.pool.outage().passed(Part::Steps);
-        }
         match tried {
             Err(error) if is_conflict(source_of(error.source.as_ref())) => Ok(Transacted::Conflict),
             tried => {
@@ -154,6 +151,24 @@ fn try_once<T, E>(
         Verdict::NotOwner => return Ok(Transacted::NotOwner),
         other => return Ok(Transacted::Misused(format!("the place of its record is taken: {other:?}"))),
     }
+    match commit(transaction, gate) {
+        Ok(Ok(())) => Ok(Transacted::Committed(value)),
+        // The answer may be lost while the commit is not: the next try looks for the record first.
+        Ok(Err(error)) if error.may_pass => Err(error),
+        Ok(Err(error)) => {
+            let mut ours = Blocking { client, manner, schema };
+            match steps::recorded_at(&mut ours, owner, step.step_id) {
+                Ok(Some(_)) => Ok(Transacted::Committed(value)),
+                Ok(None) => Err(error),
+                Err(_) => Err(DbError { may_pass: true, ..error }),
+            }
+        }
+        Err(reason) => Ok(Transacted::Refused(reason)),
+    }
+}
+
+/// Commits, or says why the server refuses what the body wrote.
+fn commit(transaction: Transaction<'_>, gate: &Gate) -> Result<DbResult<()>, String> {
     let mut refused = None;
     let committed = gate.around(
         || vec!["transaction_step"],
@@ -166,20 +181,7 @@ fn try_once<T, E>(
             })
         },
     );
-    if let Some(reason) = refused {
-        return Ok(Transacted::Refused(reason));
-    }
-    match committed {
-        Ok(()) => Ok(Transacted::Committed(value)),
-        // The answer may be lost while the commit is not: the next try looks for the record first.
-        Err(error) if error.may_pass => Err(error),
-        Err(error) => match steps::recorded_at(&mut Blocking { client, manner, schema }, owner, step.step_id)
-        {
-            Ok(Some(_)) => Ok(Transacted::Committed(value)),
-            Ok(None) => Err(error),
-            Err(_) => Err(DbError { may_pass: true, ..error }),
-        },
-    }
+    refused.map_or(Ok(committed), Err)
 }
 
 /// Who serves the transaction, if the workflow is the owner's.
