@@ -10,7 +10,7 @@ use postgres::types::Type;
 use postgres::{Notification, Row, SimpleQueryMessage};
 
 use super::link::{Fault, Link};
-use super::pooler::Road;
+use super::pooler::{Process, Road};
 use super::statements::{Manner, Types, ask_for_types, typed, types_told};
 pub(super) use super::statements::{Params, SCHEMA, Session, Statement, in_schema, quoted};
 pub(super) use super::trouble::{failed, in_words, source_of, trouble};
@@ -36,6 +36,8 @@ pub(super) struct Connection {
     usual: Duration,
     /// How many others had fallen silent when it was made.
     silences: u64,
+    /// Who serves it, and nobody else.
+    process: Option<Process>,
     /// When all must be done.
     deadline: Option<(Stopwatch, Duration)>,
     used: Stopwatch,
@@ -63,6 +65,7 @@ impl Connection {
             limit,
             usual: limit,
             silences,
+            process: None,
             deadline: None,
             used: Stopwatch::start(),
         }
@@ -157,6 +160,11 @@ impl Connection {
         self.begin.is_none()
     }
 
+    /// Who serves it, and nobody else.
+    pub(super) fn is_served_by(&mut self, process: Process) {
+        self.process = Some(process);
+    }
+
     /// Runs `work` with another limit for each request.
     pub(super) fn within<T>(
         &mut self,
@@ -210,9 +218,14 @@ impl Connection {
         let limit = left.map_or(self.limit, |left| left.min(self.limit));
         let answer = self.link.ask(limit, request);
         self.used = Stopwatch::start();
-        // In a shorter time it may only have been slow, and the others may be in the middle of their work.
-        if matches!(answer, Err(Fault::Silence(_))) && limit >= self.usual {
-            self.road.fell_silent();
+        if matches!(answer, Err(Fault::Silence(_))) {
+            if let Some(process) = self.process.take() {
+                self.road.leave_behind(process);
+            }
+            // In a shorter time it may only have been slow, and the others may be in the middle of their work.
+            if limit >= self.usual {
+                self.road.fell_silent();
+            }
         }
         answer.map_err(|fault| faulted(name, fault))
     }

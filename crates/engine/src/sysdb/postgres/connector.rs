@@ -175,16 +175,20 @@ impl Connector {
             let mut link = self.link(purpose).map_err(|fault| faulted(NAME, fault))?;
             // The limit is one for all that comes before the first request of the caller.
             let left = || self.limits.connect.saturating_sub(watch.elapsed());
-            let direct = link.ask(left(), pooler::is_direct).map_err(|fault| faulted(NAME, fault))?;
-            let direct =
-                direct.ok_or_else(|| trouble(NAME, "the server does not say which process it is"))?;
+            let answering = link.ask(left(), pooler::who_answers).map_err(|fault| faulted(NAME, fault))?;
+            let answering =
+                answering.ok_or_else(|| trouble(NAME, "the server does not say which process it is"))?;
             let (road, schema) = (self.road.clone(), self.schema.clone());
-            let stays = road.stays(direct);
+            let stays = road.stays(answering.direct);
             let begin = (!stays).then(|| self.begin(purpose));
             let mut connection = Connection::new(link, road, schema, begin, self.limits.answer(purpose));
             if stays {
                 let settings = settings(purpose, self.limits.statement(purpose), Scope::Session);
                 connection.within(left(), |connection| connection.run("settings", &settings))?;
+            }
+            if let Some(process) = answering.own_process() {
+                connection.within(left(), |connection| self.road.end_left_behind(connection))?;
+                connection.is_served_by(process);
             }
             Ok(connection)
         })

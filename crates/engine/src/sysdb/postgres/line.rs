@@ -34,8 +34,8 @@ pub(super) struct Serving {
 
 /// Looks whether the server is at work for a step that waits.
 pub(super) trait Look: Send + Sync {
-    /// Whether the server has nothing to do for it any more, or is not there. `silent_for` is how long nothing came.
-    fn is_lost(&self, serving: Serving, silent_for: Duration) -> bool;
+    /// Whether the server has nothing to do for it any more, or is not there.
+    fn is_lost(&self, serving: Serving) -> bool;
 }
 
 /// What is known of one line.
@@ -120,9 +120,8 @@ impl Line {
         let Some(serving) = state.serving else { return state.give_up(limit) };
         state.looking = true;
         let (line, look, moved) = (self.clone(), look.clone(), state.moved);
-        let silent_for = state.heard.elapsed();
         let looks = move || {
-            let lost = look.is_lost(serving, silent_for);
+            let lost = look.is_lost(serving);
             line.looked(moved, lost);
         };
         if thread::Builder::new().name("piton-watch".to_owned()).spawn(looks).is_err() {

@@ -7,8 +7,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,13 +20,38 @@ use uuid::Uuid;
 
 use super::connection::Connection;
 use super::statements::Types;
+use super::trouble::code;
+use crate::sync::{lock, say};
 use crate::sysdb::DbResult;
 
 /// Who answers, in a request that is its own transaction.
-const WHO: &str = "SELECT pg_backend_pid()";
+const WHO: &str = "
+    SELECT pg_backend_pid(),
+           (SELECT (extract(epoch FROM backend_start) * 1000000)::int8 FROM pg_stat_get_activity(pg_backend_pid()))";
 
 /// How long a word may take that one session tells another.
 const WORD_WITHIN: Duration = Duration::from_secs(1);
+
+/// A process of the server, which has its number from then on, in microseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Process {
+    number: i32,
+    since: i64,
+}
+
+/// Who answers on a connection.
+pub(super) struct Answering {
+    process: Option<Process>,
+    /// Whether it is the process that the client was given at its login.
+    pub(super) direct: bool,
+}
+
+impl Answering {
+    /// The process, if it serves nobody else.
+    pub(super) fn own_process(&self) -> Option<Process> {
+        self.process.filter(|_| self.direct)
+    }
+}
 
 /// What is known of the way to one database, shared by all connections to it.
 #[derive(Default)]
@@ -37,6 +62,8 @@ pub(super) struct Road {
     pooler_keeps: AtomicBool,
     /// How many connections fell silent.
     silences: AtomicU64,
+    /// The processes that served them and may still be at what they were asked.
+    left_behind: Mutex<Vec<Process>>,
     pub(super) types: Arc<Types>,
 }
 
@@ -62,6 +89,34 @@ impl Road {
         self.silences.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// This process served a connection that was given up.
+    pub(super) fn leave_behind(&self, process: Process) {
+        lock(&self.left_behind).push(process);
+    }
+
+    /// Ends those that were left behind, over a connection that works: what they were asked shall not happen later, and
+    /// nobody shall wait for their locks.
+    pub(super) fn end_left_behind(&self, connection: &mut Connection) -> DbResult<()> {
+        let left = lock(&self.left_behind).clone();
+        if left.is_empty() {
+            return Ok(());
+        }
+        let each = left.iter().map(|Process { number, since }| format!("({number}, {since}::int8)"));
+        let end = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+              WHERE (pid, (extract(epoch FROM backend_start) * 1000000)::int8) IN ({})",
+            each.collect::<Vec<_>>().join(", ")
+        );
+        match connection.run("end_left_behind", &end) {
+            Err(error) if code(&error).is_none() => return Err(error),
+            // The role may not; then they end by the server's own time-outs.
+            Err(error) => say!(debug, "{error}"),
+            Ok(()) => {}
+        }
+        lock(&self.left_behind).retain(|process| !left.contains(process));
+        Ok(())
+    }
+
     pub(super) fn silences(&self) -> u64 {
         self.silences.load(Ordering::SeqCst)
     }
@@ -81,15 +136,18 @@ impl Road {
     }
 }
 
-/// Whether the process that answers is the one that the client was given at its login. `None`: it does not say.
-pub(super) async fn is_direct(client: &Client) -> Result<Option<bool>, postgres::Error> {
+/// Who answers. `None`: it does not say.
+pub(super) async fn who_answers(client: &Client) -> Result<Option<Answering>, postgres::Error> {
     let answered = client.simple_query(WHO).await?;
-    let told = answered.iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => row.get(0),
+    let row = answered.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
         _ => None,
     });
-    let told = told.and_then(|pid| pid.parse::<i32>().ok());
-    Ok(told.zip(process_at_login(client).await).map(|(told, given)| told == given))
+    let number = row.and_then(|row| row.get(0)).and_then(|number| number.parse::<i32>().ok());
+    let since = row.and_then(|row| row.get(1)).and_then(|since| since.parse().ok());
+    let process = number.zip(since).map(|(number, since)| Process { number, since });
+    let given = process_at_login(client).await;
+    Ok(number.zip(given).map(|(number, given)| Answering { process, direct: number == given }))
 }
 
 /// The process that a request to cancel would name. The driver shows it nowhere else, so such a request is written to

@@ -14,7 +14,6 @@ use super::pool::Pooled;
 use super::statements::Manner;
 use super::trouble::{code, is_of_another_session, is_stale, silent};
 use crate::clock::Stopwatch;
-use crate::outage::{Outage, Part};
 use crate::sync::say;
 use crate::sysdb::DbResult;
 
@@ -167,12 +166,11 @@ pub(super) const ALL: &[Statement] = &[LOOK];
 /// Looks at the sessions of steps over a connection of its own.
 pub(super) struct Lookout {
     connector: Connector,
-    outage: Arc<Outage>,
 }
 
 impl Lookout {
-    pub(super) fn new(connector: Connector, outage: Arc<Outage>) -> Self {
-        Self { connector, outage }
+    pub(super) fn new(connector: Connector) -> Self {
+        Self { connector }
     }
 
     /// A refusal is an answer: the server is there, and says nothing of the session.
@@ -186,25 +184,16 @@ impl Lookout {
 }
 
 impl Look for Lookout {
-    fn is_lost(&self, serving: Serving, silent_for: Duration) -> bool {
+    fn is_lost(&self, serving: Serving) -> bool {
         // A long statement is worth a second look when the server cannot be reached at all.
         let looked = match self.look(serving) {
             Err(error) if code(&error).is_none() => self.look(serving),
             looked => looked,
         };
-        let lost = match looked {
-            Ok(true) => {
-                // Nobody else says so: the server answers others.
-                self.outage.failed(Part::Steps, &silent("transaction_step", silent_for));
-                self.outage.passed(Part::Steps);
-                true
-            }
-            Ok(false) => false,
-            Err(error) => {
-                say!(debug, "{error}; a transaction step waits");
-                code(&error).is_none()
-            }
-        };
+        let lost = looked.unwrap_or_else(|error| {
+            say!(debug, "{error}; a transaction step waits");
+            code(&error).is_none()
+        });
         if lost {
             self.connector.road.fell_silent();
         }

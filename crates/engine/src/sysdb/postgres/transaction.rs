@@ -13,11 +13,12 @@ use super::line::Serving;
 use super::pool::Pool;
 use super::statements::Blocking;
 use super::step_session::{Lookout, StepSession};
+use super::trouble::silent;
 use super::{batch, steps};
 use crate::clock::Stopwatch;
 use crate::id::StepId;
 use crate::limits::BODY_TRIES_MAX;
-use crate::outage::Outage;
+use crate::outage::{Outage, Part};
 use crate::sysdb::{DbError, DbResult, Owner, StepRow, Transacted, Verdict};
 use crate::testing::Gate;
 
@@ -56,7 +57,7 @@ pub(super) const ALL: &[Statement] = &[OPEN, CLOSE];
 impl TransactionSteps {
     pub(super) fn new(connector: Connector, connections_max: usize, outage: Arc<Outage>) -> Self {
         let answer = connector.limits.answer(Purpose::Steps);
-        let look = Arc::new(Lookout::new(connector.clone(), outage.clone()));
+        let look = Arc::new(Lookout::new(connector.clone()));
         let make = move || StepSession::connect(&connector, look.clone());
         Self { pool: Pool::new(make, connections_max, answer, outage) }
     }
@@ -79,6 +80,13 @@ impl TransactionSteps {
         let Some(mut lent) = self.pool.take_within(TURN)? else { return Ok(Transacted::Conflict) };
         let session = lent.connection()?;
         let tried = session.watched(|session| try_once(session, owner, earlier, gate, body));
+        // Of an error the caller says so.
+        if tried.is_ok()
+            && let Some(time) = session.silence()
+        {
+            self.pool.outage().failed(Part::Steps, &silent("transaction_step", time));
+            self.pool.outage().passed(Part::Steps);
+        }
         match tried {
             Err(error) if is_conflict(source_of(error.source.as_ref())) => Ok(Transacted::Conflict),
             tried => {
