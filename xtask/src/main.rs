@@ -13,6 +13,7 @@ mod supervise;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -60,7 +61,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let cli = Cli::try_parse().unwrap_or_else(|error| without_values(error).exit());
+    let done = match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Ci => check::all(),
         Command::Torture { args } => cargo::hand_over("torture", &["judge".into()], &args),
@@ -72,4 +74,15 @@ fn main() -> ExitCode {
         eprintln!("xtask: {error:#}");
         ExitCode::from(3)
     })
+}
+
+/// The same without a value that stands where none belongs, if it may be of a URL that was not quoted: then it is the
+/// password.
+fn without_values(mut error: clap::Error) -> clap::Error {
+    let may_be_of_a_url =
+        |arg: &str| !arg.starts_with('-') && arg.contains(['=', ':', '/', '@', '?', '&', '%']);
+    if matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(arg)) if may_be_of_a_url(arg)) {
+        error.insert(ContextKind::InvalidArg, ContextValue::String("***".to_owned()));
+    }
+    error
 }

@@ -26,6 +26,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser};
 use engine::Workflow;
@@ -58,7 +59,7 @@ pub struct Example {
 }
 
 /// Arguments that every example takes.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Args)]
 pub struct Common {
     /// Where the example keeps its state [default: target/demos/NAME]
     #[arg(long)]
@@ -134,7 +135,7 @@ where
     O: Serialize + DeserializeOwned + Clone + Into<Counts>,
 {
     let command = Cli::<A>::command().name(example.name).about(example.teaches);
-    let matches = command.get_matches();
+    let matches = command.try_get_matches().unwrap_or_else(|error| without_values(error).exit());
     let mut cli = Cli::<A>::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     // A variable that is set to nothing says nothing.
     if matches.value_source("database_url") == Some(ValueSource::EnvVariable) {
@@ -152,6 +153,17 @@ where
         }
         ExitCode::from(3)
     })
+}
+
+/// The same without a value that stands where none belongs, if it may be of a URL that was not quoted: then it is the
+/// password.
+fn without_values(mut error: clap::Error) -> clap::Error {
+    let may_be_of_a_url =
+        |arg: &str| !arg.starts_with('-') && arg.contains(['=', ':', '/', '@', '?', '&', '%']);
+    if matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(arg)) if may_be_of_a_url(arg)) {
+        error.insert(ContextKind::InvalidArg, ContextValue::String("***".to_owned()));
+    }
+    error
 }
 
 /// A probability between 0 and 1, for arguments.
