@@ -26,7 +26,7 @@ impl SystemTables {
     ) -> Result<T>
     where
         T: Serialize + DeserializeOwned,
-        E: Into<BoxError>,
+        E: Into<BoxError> + 'static,
     {
         self.transaction_with(ctx, name, &StepOptions::new(), |users, _| body(users))
     }
@@ -44,7 +44,7 @@ impl SystemTables {
     ) -> Result<T>
     where
         T: Serialize + DeserializeOwned,
-        E: Into<BoxError>,
+        E: Into<BoxError> + 'static,
     {
         match &self.on_server {
             Some(table) => ctx.pg_transaction_with(name, options, |tx, step| {

@@ -9,9 +9,11 @@ use crate::context::{Context, Place};
 use crate::core::Run;
 use crate::error::{BoxError, Error, Failure, Result, UNENCODABLE};
 use crate::id::{StepId, WorkflowId};
+use crate::known_errors::KnownErrors;
 use crate::observer::Event;
 use crate::options::StepOptions;
 use crate::sync::contained;
+use crate::tally::Attempts;
 
 /// What the body of a step may know about itself.
 #[derive(Clone, Copy)]
@@ -34,7 +36,7 @@ impl StepInfo<'_> {
         self.step_id
     }
 
-    /// 0 for the first attempt. A crash starts the attempts anew.
+    /// 1 for the first attempt. A crash starts the attempts anew.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
@@ -80,9 +82,12 @@ impl Tried {
 }
 
 /// Runs a body of user code. A panic is a failure.
-pub(crate) fn caught<T, E: Into<BoxError>>(body: impl FnOnce() -> Result<T, E>) -> Result<T, Tried> {
-    // The error's own text may panic as well.
-    match catch_unwind(AssertUnwindSafe(|| body().map_err(Failure::and_error))) {
+pub(crate) fn caught<T, E>(known: &KnownErrors, body: impl FnOnce() -> Result<T, E>) -> Result<T, Tried>
+where
+    E: Into<BoxError> + 'static,
+{
+    // The error's own conversion may panic as well.
+    match catch_unwind(AssertUnwindSafe(|| body().map_err(|error| known.failure_of(error)))) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err((failure, error))) => Err(Tried::Failed { failure, error }),
         Err(payload) => Err(Tried::FailedForGood(failure_of_panic(payload))),
@@ -104,8 +109,10 @@ pub(crate) fn run<T>(
     mut try_once: impl FnMut(&mut Context, &StepInfo<'_>) -> Result<T, Tried>,
 ) -> Result<Result<T, Failure>> {
     let attempts_max = options.retry.attempts_max;
-    let mut failures: Vec<Failure> = Vec::new();
-    for attempt in 0.. {
+    let mut failures = Attempts::none();
+    let mut attempt = 0_u32;
+    loop {
+        attempt = attempt.saturating_add(1);
         ctx.refuse_if_superseded()?;
         let run = ctx.run.clone();
         let info = StepInfo { run: &run, step_id: place.step_id, attempt, attempts_max };
@@ -134,21 +141,23 @@ pub(crate) fn run<T>(
             }
             Err(Tried::Stopped(error)) => return Err(error),
             Err(Tried::FailedForGood(failure)) => (failure, Again::Never),
-            Err(Tried::Failed { failure, error }) => (failure, judge(options, attempt, error.as_ref())),
+            Err(Tried::Failed { failure, error }) => {
+                let again = judge(options, attempt, error.as_ref());
+                contained(|| drop(error));
+                (failure, again)
+            }
         };
         let retry_in = if let Again::After(wait) = again { Some(wait) } else { None };
         tell(Some(&failure), retry_in);
-        failures.push(failure);
+        failures.add(&failure);
         match again {
             Again::After(wait) => ctx.pause(wait)?,
             Again::UsedUp if attempts_max > 1 => {
-                return Ok(Err(Failure::retries_exhausted(place.name, &failures)));
+                return Ok(Err(Failure::retries_exhausted(place.name, failures)));
             }
-            Again::UsedUp | Again::Never => break,
+            Again::UsedUp | Again::Never => return Ok(Err(failure)),
         }
     }
-    let last = failures.pop();
-    Ok(Err(last.unwrap_or_else(|| Failure::new("Error", "the step was not tried"))))
 }
 
 /// Whether a failed body is tried again.
@@ -162,7 +171,7 @@ fn judge(options: &StepOptions, attempt: u32, error: &(dyn std::error::Error + '
     let wanted = catch_unwind(AssertUnwindSafe(|| (options.should_retry)(error))).unwrap_or(false);
     if !wanted {
         Again::Never
-    } else if attempt + 1 >= options.retry.attempts_max {
+    } else if attempt >= options.retry.attempts_max {
         Again::UsedUp
     } else {
         Again::After(options.retry.wait_after(attempt))

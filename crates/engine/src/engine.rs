@@ -85,7 +85,7 @@ impl Engine {
     where
         I: DeserializeOwned,
         O: Serialize + DeserializeOwned,
-        E: Into<BoxError>,
+        E: Into<BoxError> + 'static,
     {
         self.register_with(name, WorkflowOptions::new(), function)
     }
@@ -103,9 +103,47 @@ impl Engine {
     where
         I: DeserializeOwned,
         O: Serialize + DeserializeOwned,
-        E: Into<BoxError>,
+        E: Into<BoxError> + 'static,
     {
         self.core().registry.register(name, options, function)
+    }
+
+    /// Gives an error type a name, under which it is recorded with its fields as data, wherever it is returned: from a
+    /// step, from a workflow, in a box, or as the cause of another error. Whoever sees the failure gets it back by
+    /// [`crate::Failure::data`], also in another program. Keep the name when the type is renamed.
+    ///
+    /// With the feature `anyhow` an `anyhow::Error` is known by the error that it was made of.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyRegistered`] for a name or a type that is registered, [`Error::AlreadyLaunched`],
+    /// [`Error::InvalidName`]; names that begin with `Piton` or `DBOS` are the engine's.
+    ///
+    /// # Example
+    /// ```
+    /// # use engine::{Context, Engine, Error, Result};
+    /// #[derive(Debug, serde::Serialize, serde::Deserialize, thiserror::Error)]
+    /// #[error("card {card} was declined")]
+    /// struct Declined { card: u8 }
+    ///
+    /// # fn main() -> Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = Engine::options().open_file(dir.path().join("x.db"))?;
+    /// engine.register_error::<Declined>("card_declined")?;
+    /// let pay = engine.register("pay", |ctx: &mut Context, card: u8| {
+    ///     ctx.step("charge", |_| Err::<u32, _>(Declined { card }))
+    /// })?;
+    /// engine.launch()?;
+    /// let Err(Error::WorkflowFailed { failure, .. }) = pay.start(&engine, 4)?.result() else { panic!() };
+    /// assert_eq!(failure.name(), "card_declined");
+    /// assert_eq!(failure.data::<Declined>()?.card, 4);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn register_error<E>(&self, name: &str) -> Result<()>
+    where
+        E: std::error::Error + Serialize + DeserializeOwned + 'static,
+    {
+        self.core().registry.register_error::<E>(name)
     }
 
     /// Makes this program serve a queue, with these limits. Names are unique in a database.

@@ -3,10 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::codec;
 use crate::id::{StepId, WorkflowId};
+use crate::tally::Attempts;
 
 /// What the calls of this crate return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -16,7 +19,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a durable operation failed. Each variant is something a caller can act on.
-#[derive(Debug, Clone, thiserror::Error)]
+///
+/// Its `Debug` is its text, so that a `main` that returns one says what happened; `{:#?}` shows the parts of a recorded
+/// failure.
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The body failed. Recorded: a replay returns the same error.
@@ -28,12 +34,12 @@ pub enum Error {
         failure: Failure,
     },
     /// The body failed on its last permitted attempt. Recorded: a replay returns the same error.
-    #[error("step {step} failed {} times: {}", .attempts.len(), listed(.attempts))]
+    #[error("step {step} failed {} times: {attempts}", .attempts.count())]
     RetriesExhausted {
         /// Name of the step.
         step: String,
-        /// What the body said at each attempt, first to last.
-        attempts: Vec<Failure>,
+        /// What the body said, and how often.
+        attempts: Attempts,
     },
     /// The awaited workflow ended with an error.
     #[error("workflow {workflow} failed: {failure}")]
@@ -139,10 +145,10 @@ pub enum Error {
         /// The names there are.
         registered: String,
     },
-    /// Two functions want the same workflow name, or two queues are to have one name.
+    /// Two functions want the same workflow name, two queues are to have one name, or an error type has one.
     #[error("a {what} named `{name}` is registered already")]
     AlreadyRegistered {
-        /// A workflow or a queue.
+        /// A workflow, a queue or a kind of error.
         what: &'static str,
         /// The name.
         name: String,
@@ -210,9 +216,24 @@ pub enum Error {
     },
 }
 
-fn listed(attempts: &[Failure]) -> String {
-    let lines = attempts.iter().enumerate().map(|(n, failure)| format!("attempt {}: {failure}", n + 1));
-    lines.collect::<Vec<_>>().join("; ")
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::StepFailed { step, failure } if f.alternate() => {
+                f.debug_struct("StepFailed").field("step", step).field("failure", failure).finish()
+            }
+            Self::RetriesExhausted { step, attempts } if f.alternate() => {
+                f.debug_struct("RetriesExhausted").field("step", step).field("attempts", attempts).finish()
+            }
+            Self::WorkflowFailed { workflow, failure } if f.alternate() => f
+                .debug_struct("WorkflowFailed")
+                .field("workflow", workflow)
+                .field("failure", failure)
+                .finish(),
+            // The text of the others holds all that they know.
+            _ => fmt::Display::fmt(self, f),
+        }
+    }
 }
 
 /// Why the engine ends an execution before the workflow does. Never recorded as an outcome.
@@ -245,14 +266,22 @@ impl fmt::Display for Stop {
 
 /// An error as the database holds it: what a first run sees and a replay sees again.
 ///
-/// Every error type is recorded with its type's name and its text. Build one yourself to add a code or data:
+/// Every error is recorded with a name and its text, which ends with the texts of its causes. The name is:
+/// - the one that the program registered for its type, or for the type of one of its causes
+///   ([`crate::Engine::register_error`]); then its fields are recorded as data, too;
+/// - otherwise the type's own, without its path. A text, a box and an `anyhow::Error` have none and are named `Error`,
+///   unless a failure or an error of a step is among their causes, which keeps its name.
+///
+/// Build one yourself to add a code or data:
 ///
 /// ```
 /// use engine::Failure;
-/// let declined = Failure::new("CardDeclined", "the bank said no").code(402).data("soft");
+/// let declined = Failure::new("CardDeclined", "the bank said no").with_code(402).with_data("soft");
 /// assert_eq!(declined.to_string(), "CardDeclined: the bank said no");
+/// assert_eq!(declined.data::<String>()?, "soft");
+/// # Ok::<_, engine::Error>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Failure(Box<Told>);
 
@@ -276,19 +305,24 @@ impl Failure {
 
     /// Adds a code: a number or a text.
     #[must_use]
-    pub fn code(mut self, code: impl Into<Value>) -> Self {
-        self.0.code = code.into();
+    pub fn with_code(mut self, code: impl Serialize) -> Self {
+        self.0.code = tree_or_reason("code", code);
         self
     }
 
-    /// Adds anything that JSON can hold.
+    /// Adds anything that JSON can hold. Of data that it cannot hold, the reason is recorded instead.
     #[must_use]
-    pub fn data(mut self, data: impl Into<Value>) -> Self {
-        self.0.data = data.into();
+    pub fn with_data(mut self, data: impl Serialize) -> Self {
+        self.0.data = tree_or_reason("data", data);
         self
     }
 
-    /// The name: for an error type its last path segment.
+    pub(crate) fn with_message(mut self, message: String) -> Self {
+        self.0.message = message;
+        self
+    }
+
+    /// The name to tell it by.
     pub fn name(&self) -> &str {
         &self.0.name
     }
@@ -303,30 +337,41 @@ impl Failure {
         &self.0.code
     }
 
+    /// The data as the type that it was made of: for an error of a registered type, that type.
+    ///
+    /// # Errors
+    /// [`Error::Undecodable`] when there is none, or it is no `T`.
+    ///
+    /// # Example
+    /// ```
+    /// # use engine::{Error, Handle};
+    /// #[derive(Debug, serde::Serialize, serde::Deserialize, thiserror::Error)]
+    /// #[error("card {card} was declined")]
+    /// struct Declined { card: u8 }
+    ///
+    /// fn declined_card(order: &Handle<u32>) -> Option<u8> {
+    ///     match order.result() {
+    ///         Err(Error::WorkflowFailed { failure, .. }) if failure.name() == "card_declined" => {
+    ///             failure.data::<Declined>().ok().map(|declined| declined.card)
+    ///         }
+    ///         _ => None,
+    ///     }
+    /// }
+    /// ```
+    pub fn data<T: DeserializeOwned>(&self) -> Result<T> {
+        codec::of_tree(&self.0.data).map_err(|reason| {
+            let what = format!("data of error {}", self.name());
+            Error::Undecodable { what, reason }
+        })
+    }
+
     /// The data; JSON `null` when there is none.
     pub fn data_value(&self) -> &Value {
         &self.0.data
     }
 
-    /// What is recorded of an error that a user's function returned.
-    pub(crate) fn of<E: Into<BoxError>>(error: E) -> Self {
-        Self::and_error(error).0
-    }
-
-    /// The same, and the error itself for whoever judges it.
-    pub(crate) fn and_error<E: Into<BoxError>>(error: E) -> (Self, BoxError) {
-        let name = name_of_type(std::any::type_name::<E>());
-        let error: BoxError = error.into();
-        let failure = match (error.downcast_ref::<Self>(), error.downcast_ref::<Error>()) {
-            (Some(failure), _) => failure.clone(),
-            (_, Some(error)) => Self::of_engine(error),
-            _ => Self::new(name, message_of(error.as_ref())),
-        };
-        (failure, error)
-    }
-
     /// Keeps what the error of a step or a child said about itself, under the message that says where.
-    fn of_engine(error: &Error) -> Self {
+    pub(crate) fn of_engine(error: &Error) -> Self {
         let message = error.to_string();
         match error {
             Error::StepFailed { failure, .. } | Error::WorkflowFailed { failure, .. } => {
@@ -334,7 +379,7 @@ impl Failure {
                 failure.0.message = message;
                 failure
             }
-            Error::RetriesExhausted { step, attempts } => Self::retries_exhausted(step, attempts),
+            Error::RetriesExhausted { step, attempts } => Self::retries_exhausted(step, attempts.clone()),
             Error::NonDeterminism { .. } => Self::new(NON_DETERMINISM, message),
             Error::Undecodable { .. } => Self::new(UNDECODABLE, message),
             Error::WorkflowCancelled { .. } => Self::new(AWAITED_CANCELLED, message),
@@ -344,24 +389,29 @@ impl Failure {
     }
 
     /// The record of a step that failed at every attempt.
-    ///
-    /// What the attempts said is cut where all of it together would not fit a record.
-    pub(crate) fn retries_exhausted(step: &str, attempts: &[Self]) -> Self {
-        let chars_max = ATTEMPTS_CHARS_MAX / attempts.len().max(1);
-        let attempts: Vec<Self> = attempts.iter().map(|attempt| attempt.cut(chars_max)).collect();
-        let data = serde_json::to_value(&attempts).unwrap_or(Value::Null);
+    pub(crate) fn retries_exhausted(step: &str, attempts: Attempts) -> Self {
+        let data = codec::tree(&attempts).unwrap_or(Value::Null);
         let error = Error::RetriesExhausted { step: step.to_owned(), attempts };
-        Self::new(RETRIES_EXHAUSTED, error.to_string()).data(serde_json::json!({ "attempts": data }))
+        let mut failure = Self::new(RETRIES_EXHAUSTED, error.to_string());
+        failure.0.data = data;
+        failure
+    }
+
+    /// Whether it says the same; the data may differ.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let (one, other) = (&self.0, &other.0);
+        one.name == other.name && one.message == other.message && one.code == other.code
     }
 
     /// The same if it is short; otherwise the beginning of its message, without the data.
-    fn cut(&self, chars_max: usize) -> Self {
+    pub(crate) fn cut(&self, chars_max: usize) -> Self {
         let data_chars = if self.0.data.is_null() { 0 } else { self.0.data.to_string().len() };
         if self.0.message.len() + data_chars <= chars_max {
             return self.clone();
         }
-        let message: String = self.0.message.chars().take(chars_max).collect();
-        Self::new(self.name(), format!("{message} (cut)")).code(self.0.code.clone())
+        let short = |text: &str| text.chars().take(chars_max).collect::<String>();
+        let code = if self.0.code.to_string().len() > chars_max { Value::Null } else { self.0.code.clone() };
+        Self::new(short(self.name()), format!("{} (cut)", short(self.message()))).with_code(code)
     }
 
     /// The record of a panic, whose payload is usually a text.
@@ -374,8 +424,7 @@ impl Failure {
     /// The error that a step returns for what is recorded of it.
     pub(crate) fn into_step_error(self, step: &str) -> Error {
         if self.0.name == RETRIES_EXHAUSTED
-            && let Some(attempts) = self.0.data.get("attempts")
-            && let Ok(attempts) = Vec::<Self>::deserialize(attempts)
+            && let Ok(attempts) = self.data::<Attempts>()
         {
             return Error::RetriesExhausted { step: step.to_owned(), attempts };
         }
@@ -387,16 +436,23 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A type that is merely called Error, and a list of attempts, say nothing by their name.
         match self.name() {
-            "Error" | RETRIES_EXHAUSTED => f.write_str(self.message()),
+            UNNAMED | RETRIES_EXHAUSTED => f.write_str(self.message()),
             name => write!(f, "{name}: {}", self.message()),
         }
     }
 }
 
+/// Its text; with `{:#?}` its parts.
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if f.alternate() { fmt::Debug::fmt(&self.0, f) } else { fmt::Display::fmt(self, f) }
+    }
+}
+
 impl std::error::Error for Failure {}
 
-/// How much of what all attempts of a step said is recorded.
-const ATTEMPTS_CHARS_MAX: usize = 1 << 20;
+/// The name of a failure of which none is known.
+pub(crate) const UNNAMED: &str = "Error";
 
 /// Names of the failures that the engine records itself. The first three are those of DBOS.
 pub(crate) const RETRIES_EXHAUSTED: &str = "DBOSMaxStepRetriesExceeded";
@@ -412,60 +468,35 @@ pub(crate) const PARKED: &str = "MaxRecoveryAttemptsExceeded";
 /// Failures about the program, not about the work: the right program can go on, so `resume` may.
 pub(crate) const RESUMABLE: [&str; 3] = [UNDECODABLE, NON_DETERMINISM, NOT_REGISTERED];
 
-/// `pay::Declined<u8>` is told as `Declined`; a text or a box has no name of its own.
-fn name_of_type(path: &str) -> &str {
-    let path = path.split('<').next().unwrap_or(path);
-    match path.rsplit("::").next() {
-        Some("String" | "&str" | "Box") | None => "Error",
-        Some(name) => name,
-    }
+/// Whether a failure of this name is one of the engine, or of a DBOS SDK.
+pub(crate) fn is_own_name(name: &str) -> bool {
+    name.starts_with("Piton") || name.starts_with("DBOS") || name == PARKED
 }
 
-/// The text of an error and of what caused it, each said once.
-fn message_of(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        if !message.contains(&text) {
-            message = format!("{message}: {text}");
-        }
-        source = cause.source();
+fn tree_or_reason(what: &str, value: impl Serialize) -> Value {
+    let tree = codec::tree_of(value);
+    tree.unwrap_or_else(|reason| format!("(this {what} cannot be recorded: {reason})").into())
+}
+
+/// `pay::Declined<u8>` is told as `Declined`; a text or a box has no name of its own.
+pub(crate) fn name_of_type(path: &str) -> &str {
+    let path = path.split('<').next().unwrap_or(path);
+    match path.rsplit("::").next() {
+        Some("String" | "&str" | "Box") | None => UNNAMED,
+        Some(name) => name,
     }
-    message
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[derive(Debug, thiserror::Error)]
-    #[error("card {card} declined")]
-    struct Declined {
-        card: u8,
-        #[source]
-        why: std::num::ParseIntError,
-    }
-
-    #[test]
-    fn an_error_is_recorded_with_its_types_name_and_its_causes() {
-        let failure = Failure::of(Declined { card: 4, why: "x".parse::<u8>().unwrap_err() });
-        assert_eq!(failure.to_string(), "Declined: card 4 declined: invalid digit found in string");
-    }
-
-    #[test]
-    fn texts_and_boxed_errors_are_errors_too() {
-        assert_eq!(Failure::of("no luck").to_string(), "no luck");
-        assert_eq!(Failure::of("no luck".to_owned()).to_string(), "no luck");
-        let boxed: BoxError = "no luck".into();
-        assert_eq!(Failure::of(boxed).to_string(), "no luck");
-    }
-
     #[test]
     fn a_built_failure_keeps_its_code_and_data_through_a_step_and_its_workflow() {
-        let built = Failure::new("AppErr", "with code").code(42).data(serde_json::json!({"retry": true}));
-        let from_step = Failure::of(built.clone()).into_step_error("pay");
-        let of_workflow = Failure::of(from_step);
+        let built =
+            Failure::new("AppErr", "with code").with_code(42).with_data(serde_json::json!({"retry": true}));
+        let from_step = built.clone().into_step_error("pay");
+        let of_workflow = Failure::of_engine(&from_step);
         assert_eq!(of_workflow.name(), "AppErr");
         assert_eq!(of_workflow.message(), "step pay failed: AppErr: with code");
         assert_eq!(
@@ -476,12 +507,35 @@ mod tests {
 
     #[test]
     fn exhausted_retries_read_back_with_every_attempt() {
-        let attempts = vec![Failure::new("A", "one"), Failure::new("B", "two").code("x")];
-        let recorded = Failure::retries_exhausted("pay", &attempts);
+        let mut attempts = Attempts::none();
+        attempts.add(&Failure::new("A", "one"));
+        attempts.add(&Failure::new("B", "two").with_code("x"));
+        let recorded = Failure::retries_exhausted("pay", attempts.clone());
         assert_eq!(recorded.message(), "step pay failed 2 times: attempt 1: A: one; attempt 2: B: two");
         let text = serde_json::to_string(&recorded).unwrap();
         let error = serde_json::from_str::<Failure>(&text).unwrap().into_step_error("pay");
         assert!(matches!(error, Error::RetriesExhausted { attempts: read, .. } if read == attempts));
+    }
+
+    #[test]
+    fn the_debug_text_of_an_error_is_what_a_main_shall_print() {
+        let error = Failure::new("Declined", "no").into_step_error("pay");
+        assert_eq!(format!("{error:?}"), "step pay failed: Declined: no");
+        assert!(format!("{error:#?}").starts_with("StepFailed {\n    step: \"pay\""));
+        let failure = Failure::new("Declined", "no");
+        assert_eq!(format!("{failure:?}"), "Declined: no");
+        assert!(format!("{failure:#?}").contains("code: Null"));
+    }
+
+    #[test]
+    fn data_too_deep_for_its_record_is_told_and_not_kept() {
+        let deep = (0..100_000).fold(Value::Null, |inner, _| Value::Array(vec![inner]));
+        let failure = Failure::new("E", "m").with_data(deep);
+        let told = failure.data::<String>().unwrap();
+        assert!(
+            told.starts_with("(this data cannot be recorded: it is nested more than 256 levels"),
+            "{told}"
+        );
     }
 
     #[test]

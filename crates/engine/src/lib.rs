@@ -34,7 +34,9 @@
 //! - A **step**'s body runs at least once, its outcome is recorded at most once, and after the record the body
 //!   never runs again. A **transaction step** ([`Context::transaction`]) has its effect exactly once.
 //! - A workflow has one owner. An execution that lost it records nothing more.
-//! - A first run and a replay see the same values: what a step returns is read back from its record.
+//! - A first run and a replay see the same values: what a step returns is read back from its record. A value that its
+//!   record cannot hold (a `Some` that JSON writes as `null`, a number that is not finite, a field that bincode would not
+//!   find, more than [`VALUE_DEPTH_MAX`] levels) is refused in the run that made it.
 //! - Every bad ending is a state with a readable reason: a panic, an input that cannot be decoded, an output that
 //!   cannot be recorded, steps in another order, a name nobody registers, too many crashes.
 //!
@@ -53,6 +55,7 @@
 //! | open, register, launch, shut down | [`Engine`], [`EngineOptions`] |
 //! | start, attach, wait | [`Workflow`], [`Handle`] |
 //! | steps, retries | [`Context::step`], [`Context::step_with`], [`StepOptions`] |
+//! | errors with a name and data | [`Engine::register_error`], [`Failure`] |
 //! | exactly-once writes | [`Context::transaction`], on PostgreSQL `Context::pg_transaction` |
 //! | queues | [`Engine::register_queue`], [`Workflow::enqueue`], [`Context::enqueue`], [`QueueOptions`] |
 //! | children | [`Context::run`], [`Context::start`], [`Child`] |
@@ -68,6 +71,8 @@
 //! - `postgres`: the PostgreSQL backend, on the blocking driver, which is re-exported. The same program, another URL:
 //!   `postgresql://USER@HOST/DATABASE`.
 //! - `tls`: encrypted connections to PostgreSQL, with rustls and the system's certificates.
+//! - `anyhow`: an `anyhow::Error` is known by the error that it was made of, for [`Engine::register_error`] and for
+//!   [`StepOptions::should_retry`].
 //! - `testing`: a clock that tests move, and a hook around every commit. Not for production.
 //!
 //! # Not supported yet
@@ -77,6 +82,7 @@
 #![cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "some parts serve one backend alone"))]
 
 mod attempts;
+mod causes;
 mod child;
 mod clock;
 mod codec;
@@ -90,6 +96,7 @@ mod handle;
 mod history;
 mod id;
 mod inside;
+mod known_errors;
 mod limits;
 mod listing;
 mod manage;
@@ -107,6 +114,7 @@ mod status;
 mod step;
 mod sync;
 mod sysdb;
+mod tally;
 pub mod testing;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod transaction;
@@ -123,13 +131,14 @@ pub use engine::Engine;
 pub use error::{BoxError, Error, Failure, Result, Stop};
 pub use handle::Handle;
 pub use id::{StepId, WorkflowId};
-pub use limits::{NAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
+pub use limits::{NAME_BYTES_MAX, PAYLOAD_BYTES_MAX, VALUE_DEPTH_MAX};
 pub use listing::{Progress, StepRecord, WorkflowFilter, WorkflowInfo};
 pub use observer::{Event, Observer};
 pub use options::{EngineOptions, ShouldRetry, StepOptions, WorkflowOptions};
 pub use queue::{EnqueueOptions, Queue, QueueOptions};
 pub use registry::Workflow;
 pub use status::WorkflowStatus;
+pub use tally::{Alike, Attempts};
 
 #[cfg(feature = "postgres")]
 pub use postgres;

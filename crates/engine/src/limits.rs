@@ -9,6 +9,19 @@ pub const NAME_BYTES_MAX: usize = 255;
 /// The largest encoded input, output, error or message, in bytes (16 MiB).
 pub const PAYLOAD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// How deep a recorded value may be nested: each list, map, struct, tuple, variant with contents, `Some` and newtype is
+/// a level. What is written and read recurses, so a deeper value could take the whole stack.
+pub const VALUE_DEPTH_MAX: usize = 256;
+
+/// The longest text of an error with its causes, in bytes, and how many causes are looked at: a chain of them may be a
+/// ring.
+pub(crate) const ERROR_TEXT_BYTES_MAX: usize = 1024 * 1024;
+pub(crate) const CAUSES_MAX: usize = 64;
+
+/// How many different failures of one step are kept while it is tried again and again, and how much of them together.
+pub(crate) const ATTEMPT_KINDS_MAX: usize = 8;
+pub(crate) const ATTEMPTS_CHARS_MAX: usize = 1 << 20;
+
 /// How many writes one commit takes at most.
 pub(crate) const BATCH_WRITES_MAX: usize = 512;
 

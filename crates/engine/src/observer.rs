@@ -52,7 +52,7 @@ pub enum Event<'e> {
         step_id: StepId,
         /// Name of the step.
         name: &'e str,
-        /// 0 for the first attempt.
+        /// 1 for the first attempt.
         attempt: u32,
         /// What it failed with, if it did.
         failure: Option<&'e Failure>,

@@ -12,6 +12,7 @@ use crate::codec::{self, Codec};
 use crate::context::Context;
 use crate::error::{BoxError, Error, Failure, Result, UNENCODABLE};
 use crate::id::check_name;
+use crate::known_errors::KnownErrors;
 use crate::options::WorkflowOptions;
 use crate::queue::{Queue, QueueOptions};
 use crate::sysdb::StoredInput;
@@ -67,6 +68,7 @@ pub(crate) struct Registered {
 /// The workflows and queues of this program. Fixed at the launch, so that recovery knows what it can run.
 #[derive(Default)]
 pub(crate) struct Registry {
+    pub(crate) errors: KnownErrors,
     workflows: RwLock<BTreeMap<String, Arc<Registered>>>,
     queues: RwLock<BTreeMap<String, QueueOptions>>,
     names: OnceLock<Vec<String>>,
@@ -82,7 +84,7 @@ impl Registry {
     where
         I: DeserializeOwned,
         O: Serialize + DeserializeOwned,
-        E: Into<BoxError>,
+        E: Into<BoxError> + 'static,
     {
         check_name("workflow name", name)?;
         if self.names.get().is_some() {
@@ -91,8 +93,9 @@ impl Registry {
         let workflow = name.to_owned();
         let body = move |ctx: &mut Context, input: &StoredInput| {
             let input = codec::decode_input(&workflow, input.serialization.as_deref(), input.text.as_deref())
-                .map_err(Failure::of)?;
-            let output = function(ctx, input).map_err(Failure::of)?;
+                .map_err(|error| Failure::of_engine(&error))?;
+            let output =
+                function(ctx, input).map_err(|error| ctx.core.registry.errors.failure_of(error).0)?;
             let what = format!("output of workflow {workflow}");
             let encoded = codec::encode(Codec::PortableJson, &what, output)
                 .map_err(|error| Failure::new(UNENCODABLE, error.to_string()))?;
@@ -104,6 +107,16 @@ impl Registry {
         }
         workflows.insert(name.to_owned(), Arc::new(Registered { options, body: Box::new(body) }));
         Ok(Workflow::named(name))
+    }
+
+    pub(crate) fn register_error<E>(&self, name: &str) -> Result<()>
+    where
+        E: std::error::Error + Serialize + DeserializeOwned + 'static,
+    {
+        if self.names.get().is_some() {
+            return Err(Error::AlreadyLaunched);
+        }
+        self.errors.register::<E>(name)
     }
 
     pub(crate) fn register_queue(&self, name: &str, options: QueueOptions) -> Result<Queue> {

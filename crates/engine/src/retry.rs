@@ -33,9 +33,10 @@ impl RetryPolicy {
         Err(Error::InvalidOption { what: format!("retries of step {step}"), reason: reason.to_owned() })
     }
 
-    /// The wait after the failed attempt number `attempt` (0-based): `interval * rate^attempt`, at most `cap`.
+    /// The wait after the failed attempt number `attempt`, of which the first is 1: `interval * rate^(attempt - 1)`, at
+    /// most `cap`.
     pub(crate) fn wait_after(&self, attempt: u32) -> Duration {
-        let exponent = i32::try_from(attempt).unwrap_or(i32::MAX);
+        let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
         let seconds = self.interval.as_secs_f64() * self.rate.powi(exponent);
         // 0 * infinity is not a number: with an interval of zero the wait is zero.
         let beyond = if self.interval.is_zero() { Duration::ZERO } else { self.cap };
@@ -54,7 +55,7 @@ mod tests {
     }
 
     fn waits_ms(policy: RetryPolicy) -> [u128; 4] {
-        [0, 1, 2, 3].map(|attempt| policy.wait_after(attempt).as_micros() / 1000)
+        [1, 2, 3, 4].map(|attempt| policy.wait_after(attempt).as_micros() / 1000)
     }
 
     #[test]
@@ -83,7 +84,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_growing_wait_never_shrinks_and_never_passes_the_cap(
-            interval_ms in 0_u64..100_000, rate in 1.0_f64..1e12, attempt in 0_u32..20_000
+            interval_ms in 0_u64..100_000, rate in 1.0_f64..1e12, attempt in 1_u32..20_000
         ) {
             let policy = policy(interval_ms, rate);
             let wait = policy.wait_after(attempt);

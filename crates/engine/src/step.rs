@@ -45,7 +45,7 @@ impl Context {
     pub fn step<T, E>(&mut self, name: &str, body: impl FnOnce(&StepInfo<'_>) -> Result<T, E>) -> Result<T>
     where
         T: Serialize + DeserializeOwned,
-        E: Into<BoxError>,
+        E: Into<BoxError> + 'static,
     {
         let mut body = Some(body);
         self.step_with(name, &StepOptions::new(), |step| {
@@ -57,7 +57,7 @@ impl Context {
     /// take no worker. Nothing is recorded before the last attempt, so a crash in between starts them anew.
     ///
     /// # Errors
-    /// As [`Context::step`], [`Error::RetriesExhausted`] with what each attempt said, and [`Error::InvalidOption`].
+    /// As [`Context::step`], [`Error::RetriesExhausted`] with what the attempts said, and [`Error::InvalidOption`].
     pub fn step_with<T, E>(
         &mut self,
         name: &str,
@@ -66,7 +66,7 @@ impl Context {
     ) -> Result<T>
     where
         T: Serialize + DeserializeOwned,
-        E: Into<BoxError>,
+        E: Into<BoxError> + 'static,
     {
         let codec = options.codec.unwrap_or(self.core.options.codec);
         options.retry.check(name)?;
@@ -76,8 +76,8 @@ impl Context {
         if let Some(recorded) = self.replayed(&place)? {
             return self.replay(&place, &recorded);
         }
-        let outcome = attempts::run(self, &place, options, |_, step| {
-            let value = attempts::caught(|| body(step))?;
+        let outcome = attempts::run(self, &place, options, |ctx, step| {
+            let value = attempts::caught(&ctx.core.registry.errors, || body(step))?;
             codec::encode(codec, &what(name), value).map_err(|error| Tried::unencodable(&error))
         })?;
         let (row, result) = match outcome {

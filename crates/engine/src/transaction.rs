@@ -58,7 +58,7 @@ impl Context {
     ) -> Result<T>
     where
         T: Serialize + DeserializeOwned,
-        E: Into<BoxError>,
+        E: Into<BoxError> + 'static,
     {
         self.transaction_with(name, &StepOptions::new(), |transaction, _| body(transaction))
     }
@@ -75,7 +75,7 @@ impl Context {
     ) -> Result<T>
     where
         T: Serialize + DeserializeOwned,
-        E: Into<BoxError>,
+        E: Into<BoxError> + 'static,
     {
         if self.core.sqlite.is_none() {
             return Err(on_another_database("transaction", "PostgreSQL", "pg_transaction"));
@@ -88,7 +88,7 @@ impl Context {
                 let _inside = Inside::enter("a transaction step");
                 let Some(sqlite) = &core.sqlite else { return Ok(Transacted::NotOwner) };
                 sqlite.attempt(&ctx.run.owner, earlier, &core.options.gate, |transaction| {
-                    let value = attempts::caught(|| body(transaction, step))?;
+                    let value = attempts::caught(&core.registry.errors, || body(transaction, step))?;
                     ctx.row_and_value(place, codec, value)
                 })
             })
@@ -130,7 +130,7 @@ impl Context {
     ) -> Result<T>
     where
         T: Serialize + DeserializeOwned,
-        E: Into<BoxError>,
+        E: Into<BoxError> + 'static,
     {
         self.pg_transaction_with(name, &StepOptions::new(), |transaction, _| body(transaction))
     }
@@ -147,7 +147,7 @@ impl Context {
     ) -> Result<T>
     where
         T: Serialize + DeserializeOwned,
-        E: Into<BoxError>,
+        E: Into<BoxError> + 'static,
     {
         if self.core.postgres.is_none() {
             return Err(on_another_database("pg_transaction", "SQLite", "transaction"));
@@ -158,7 +158,7 @@ impl Context {
             let _inside = Inside::enter("a transaction step");
             let Some(postgres) = &core.postgres else { return Ok(Ok(Transacted::NotOwner)) };
             Ok(postgres.attempt(&ctx.run.owner, earlier, &core.options.gate, |transaction| {
-                let value = attempts::caught(|| body(transaction, step))?;
+                let value = attempts::caught(&core.registry.errors, || body(transaction, step))?;
                 ctx.row_and_value(place, codec, value)
             }))
         })

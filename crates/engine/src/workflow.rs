@@ -124,7 +124,7 @@ fn execute(core: &Arc<Core>, assignment: Assignment, slot: Arc<Slot>, parent: Op
 fn outcome(ctx: &mut Context, input: Input) -> Result<Outcome, Stop> {
     let registered = match ctx.core.registry.get(&ctx.name) {
         Ok(registered) => registered,
-        Err(error) => return Ok(failed(ctx, WorkflowStatus::Error, &Failure::of(error))),
+        Err(error) => return Ok(failed(ctx, WorkflowStatus::Error, &Failure::of_engine(&error))),
     };
     if let Some(max) = registered.options.recovery_attempts_max
         && ctx.attempt() > max.saturating_add(1)
@@ -150,7 +150,7 @@ fn outcome(ctx: &mut Context, input: Input) -> Result<Outcome, Stop> {
     match ctx.ended() {
         Some(Ended::Stopped(reason)) => return Err(reason.clone()),
         Some(Ended::Faulty(error)) => {
-            let failure = Failure::of(error.clone());
+            let failure = Failure::of_engine(error);
             return Ok(failed(ctx, WorkflowStatus::Error, &failure));
         }
         None => {}
@@ -158,7 +158,7 @@ fn outcome(ctx: &mut Context, input: Input) -> Result<Outcome, Stop> {
     Ok(match returned {
         Ok(output) => match steps_not_asked_for(ctx) {
             None => succeeded(ctx, output),
-            Some(error) => failed(ctx, WorkflowStatus::Error, &Failure::of(error)),
+            Some(error) => failed(ctx, WorkflowStatus::Error, &Failure::of_engine(&error)),
         },
         Err(failure) => failed(ctx, WorkflowStatus::Error, &failure),
     })

@@ -114,7 +114,7 @@ impl Workload {
         let run = ctx.attempt();
         let value = ctx.step_with(name, &OPTIONS, |step: &StepInfo<'_>| -> Result<String, BoxError> {
             self.ledger.body(step.workflow_id().as_str(), name, run);
-            if step.attempt() < 2 { Err("not yet".into()) } else { Ok(unique()) }
+            if step.attempt() < 3 { Err("not yet".into()) } else { Ok(unique()) }
         })?;
         self.ledger.saw(ctx.workflow_id().as_str(), name, run, &value);
         Ok(value)

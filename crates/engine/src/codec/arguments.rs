@@ -1,18 +1,26 @@
 //! The input of a workflow as arguments: ours take one, functions in other languages several, by place or by name.
 
-use serde::de::{Deserializer, Error as _, IntoDeserializer as _, Visitor};
-use serde::{Deserialize, Serialize, de::DeserializeOwned, forward_to_deserialize_any};
-use serde_json::{Map, Value};
+use std::cell::{Cell, OnceCell};
+use std::fmt;
 
-use super::{Codec, caught, check_size, codec_of, portable_json};
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::reading::Reading;
+use super::{Codec, caught, check_size, codec_of, portable_json, written};
 use crate::error::{Error, Result};
 
-/// What stands in `workflow_input.inputs`.
-#[derive(Debug, Default, Serialize, Deserialize)]
+/// What stands in `workflow_input.inputs`. Each argument is a JSON text as it was written: a tree of values would sort
+/// the keys of maps, drop repeated ones and round large numbers.
+#[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Arguments {
-    positional_args: Option<Vec<Value>>,
-    named_args: Option<Map<String, Value>>,
+struct Arguments<'t> {
+    #[serde(borrow)]
+    positional_args: Option<&'t RawValue>,
+    #[serde(borrow)]
+    named_args: Option<&'t RawValue>,
 }
 
 /// `()` is no argument; everything else is one, unless it is to be `spread`.
@@ -20,24 +28,27 @@ pub(crate) fn encode_input<T>(workflow: &str, input: T, spread: bool) -> Result<
 where
     T: Serialize + DeserializeOwned,
 {
+    let too_deep = Cell::new(false);
     let write = || {
-        let value = serde_json::to_value(&input).map_err(|e| e.to_string())?;
-        // Dropped here, where a panic of its `Drop` is caught.
-        drop(input);
-        let (positional, named) = match value {
-            Value::Null => (Vec::new(), Map::new()),
-            Value::Array(parts) if spread => (parts, Map::new()),
-            Value::Object(fields) if spread => (Vec::new(), fields),
-            value => (vec![value], Map::new()),
+        let value = written(input, &too_deep, |input| portable_json::encode(input, &too_deep))?;
+        let text = match value.as_bytes().first() {
+            _ if value == "null" => r#"{"positionalArgs":[],"namedArgs":{}}"#.to_owned(),
+            Some(b'[') if spread => format!(r#"{{"positionalArgs":{value},"namedArgs":{{}}}}"#),
+            Some(b'{') if spread => format!(r#"{{"positionalArgs":[],"namedArgs":{value}}}"#),
+            _ => format!(r#"{{"positionalArgs":[{value}],"namedArgs":{{}}}}"#),
         };
-        let arguments = Arguments { positional_args: Some(positional), named_args: Some(named) };
-        let text = portable_json::encode(&arguments)?;
         check_size(&text)?;
         read::<T>(&text)?;
         Ok(text)
     };
     let what = || format!("input of workflow {workflow}");
     caught(write).map_err(|reason| Error::Unencodable { what: what(), reason })
+}
+
+/// Whether two recorded inputs say the same: a hash map is written in another order each time.
+pub(crate) fn same_input(one: &str, other: &str) -> bool {
+    let tree = |text| serde_json::from_str::<Value>(text).ok();
+    one == other || tree(one).is_some_and(|one| Some(one) == tree(other))
 }
 
 pub(crate) fn decode_input<T: DeserializeOwned>(
@@ -55,56 +66,124 @@ pub(crate) fn decode_input<T: DeserializeOwned>(
 }
 
 fn read<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    let arguments: Arguments = portable_json::decode(text)?;
-    let given = Given {
-        positional: arguments.positional_args.unwrap_or_default(),
-        named: arguments.named_args.unwrap_or_default(),
-    };
-    T::deserialize(given).map_err(|e| e.to_string())
+    let fields = OnceCell::new();
+    let read = || T::deserialize(Reading::new(Given::of(text, &fields)?, None));
+    read().map_err(|e| e.to_string())
+}
+
+/// Arguments by name, in the order in which they stand, repeated ones too.
+struct Named<'t>(Vec<(String, &'t RawValue)>);
+
+impl<'de> Deserialize<'de> for Named<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Named<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("arguments by name")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Named<'de>, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Named(entries))
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
 }
 
 /// Arguments as they fit a type: one is the input itself, several are the parts of a tuple or the fields of a struct, and
 /// named ones the fields of these names.
-struct Given {
-    positional: Vec<Value>,
-    named: Map<String, Value>,
+struct Given<'t> {
+    positional: Vec<&'t RawValue>,
+    /// The list of them.
+    all_positional: Option<&'t RawValue>,
+    named: Vec<(String, &'t RawValue)>,
+    /// The object of them.
+    all_named: Option<&'t RawValue>,
+    /// Where the object of a struct's fields is kept while it is read.
+    fields: &'t OnceCell<String>,
 }
 
-impl Given {
-    /// The one value that they are together.
-    fn value(mut self) -> Result<Value, serde_json::Error> {
-        match (self.positional.len(), self.named.keys().next()) {
-            (0, None) => Ok(Value::Null),
-            (0, Some(_)) => Ok(Value::Object(self.named)),
-            (1, None) => Ok(self.positional.remove(0)),
-            (_, None) => Ok(Value::Array(self.positional)),
-            (_, Some(name)) => Err(serde_json::Error::custom(format!(
-                "argument `{name}` is named and others are not; only a struct takes both"
-            ))),
-        }
+/// A deserializer of one JSON text. What reads from it bounds the depth.
+type Text<'t> = serde_json::Deserializer<serde_json::de::StrRead<'t>>;
+
+fn text_of(raw: &str) -> Text<'_> {
+    let mut text = serde_json::Deserializer::from_str(raw);
+    text.disable_recursion_limit();
+    text
+}
+
+impl<'t> Given<'t> {
+    fn of(text: &'t str, fields: &'t OnceCell<String>) -> Result<Self, serde_json::Error> {
+        let Arguments { positional_args, named_args } = serde_json::from_str(text)?;
+        let positional =
+            positional_args.map_or_else(|| Ok(Vec::new()), |args| serde_json::from_str(args.get()))?;
+        let named = named_args.map(|args| serde_json::from_str::<Named<'_>>(args.get())).transpose()?;
+        let named = named.map(|Named(entries)| entries).unwrap_or_default();
+        Ok(Self { positional, all_positional: positional_args, named, all_named: named_args, fields })
     }
 
-    fn into_fields(self, fields: &[&str]) -> Result<Value, serde_json::Error> {
-        let Self { positional, mut named } = self;
+    /// The one value that they are together.
+    fn value(&self) -> Result<Text<'t>, serde_json::Error> {
+        let raw = match (self.positional.as_slice(), self.named.first()) {
+            ([], None) => None,
+            ([], Some(_)) => self.all_named,
+            ([one], None) => Some(*one),
+            (_, None) => self.all_positional,
+            (_, Some((name, _))) => {
+                return Err(serde_json::Error::custom(format!(
+                    "argument `{name}` is named and others are not; only a struct takes both"
+                )));
+            }
+        };
+        Ok(text_of(raw.map_or("null", RawValue::get)))
+    }
+
+    /// The object that they are for a struct of these fields.
+    fn object(&self, fields: &[&str]) -> Result<Text<'t>, serde_json::Error> {
+        let Self { positional, named, .. } = self;
         if positional.len() > fields.len() {
             let (given, takes) = (positional.len(), fields.join(", "));
             return Err(serde_json::Error::custom(format!(
                 "{given} arguments are given, and it takes: {takes}"
             )));
         }
+        let mut entries = Vec::with_capacity(positional.len() + named.len());
         for (field, value) in fields.iter().zip(positional) {
-            if named.insert((*field).to_owned(), value).is_some() {
+            if named.iter().any(|(name, _)| name == field) {
                 return Err(serde_json::Error::custom(format!(
                     "argument `{field}` is given twice, by place and by name"
                 )));
             }
+            entries.push(format!("{}:{value}", Value::from(*field)));
         }
-        Ok(Value::Object(named))
+        entries.extend(named.iter().map(|(name, value)| format!("{}:{value}", Value::from(name.as_str()))));
+        Ok(text_of(self.fields.get_or_init(|| format!("{{{}}}", entries.join(",")))))
     }
 }
 
-impl<'de> Deserializer<'de> for Given {
+macro_rules! as_the_value {
+    ($($method:ident)*) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+            self.value()?.$method(visitor)
+        }
+    )*};
+}
+
+impl<'de> Deserializer<'de> for Given<'de> {
     type Error = serde_json::Error;
+
+    as_the_value! {
+        deserialize_any deserialize_bool deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_i128
+        deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_u128 deserialize_f32 deserialize_f64
+        deserialize_char deserialize_str deserialize_string deserialize_bytes deserialize_byte_buf deserialize_unit
+        deserialize_seq deserialize_map deserialize_identifier deserialize_ignored_any
+    }
 
     fn deserialize_struct<V: Visitor<'de>>(
         self,
@@ -112,29 +191,54 @@ impl<'de> Deserializer<'de> for Given {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Self::Error> {
-        let is_itself = matches!(self.positional.as_slice(), [Value::Object(_)]) && self.named.is_empty();
-        let value = if is_itself { self.value()? } else { self.into_fields(fields)? };
-        value.into_deserializer().deserialize_struct(name, fields, visitor)
+        let is_itself = matches!(self.positional.as_slice(), [one] if one.get().starts_with('{'))
+            && self.named.is_empty();
+        let mut text = if is_itself { self.value()? } else { self.object(fields)? };
+        text.deserialize_struct(name, fields, visitor)
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, Self::Error> {
         // A tuple of one part that was spread is no list.
-        let is_part =
-            len == 1 && self.named.is_empty() && matches!(self.positional.as_slice(), [v] if !v.is_array());
-        let value = if is_part { Value::Array(self.positional) } else { self.value()? };
-        value.into_deserializer().deserialize_tuple(len, visitor)
+        let is_part = len == 1
+            && self.named.is_empty()
+            && matches!(self.positional.as_slice(), [one] if !one.get().starts_with('['));
+        let parts = if is_part { self.all_positional.map(|parts| text_of(parts.get())) } else { None };
+        parts.map_or_else(|| self.value(), Ok)?.deserialize_tuple(len, visitor)
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        len: usize,
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        self.value()?.deserialize_tuple_struct(name, len, visitor)
+    }
+
+    fn deserialize_unit_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        self.value()?.deserialize_unit_struct(name, visitor)
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
-        _: &'static str,
+        name: &'static str,
         visitor: V,
     ) -> Result<V::Value, Self::Error> {
+        // serde_json takes a text as it stands by this call, and knows it by the name.
+        if name.starts_with("$serde_json::") {
+            return self.value()?.deserialize_newtype_struct(name, visitor);
+        }
         visitor.visit_newtype_struct(self)
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-        let is_none = self.named.is_empty() && matches!(self.positional.as_slice(), [] | [Value::Null]);
+        let is_null = |one: &RawValue| one.get() == "null";
+        let is_none = self.named.is_empty()
+            && (self.positional.is_empty() || matches!(self.positional.as_slice(), [one] if is_null(one)));
         if is_none { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
@@ -144,16 +248,7 @@ impl<'de> Deserializer<'de> for Given {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Self::Error> {
-        self.value()?.into_deserializer().deserialize_enum(name, variants, visitor)
-    }
-
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-        self.value()?.into_deserializer().deserialize_any(visitor)
-    }
-
-    forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq
-        tuple_struct map identifier ignored_any
+        self.value()?.deserialize_enum(name, variants, visitor)
     }
 }
 
@@ -225,7 +320,7 @@ mod tests {
     #[test]
     fn what_is_spread_becomes_arguments_and_reads_back() {
         let text = encode_input("w", order("book", 2), true).unwrap();
-        assert_eq!(text, r#"{"positionalArgs":[],"namedArgs":{"count":2,"item":"book","note":null}}"#);
+        assert_eq!(text, r#"{"positionalArgs":[],"namedArgs":{"item":"book","count":2,"note":null}}"#);
         assert_eq!(input::<Order>(&text).unwrap(), order("book", 2));
         let text = encode_input("w", ("book".to_owned(), 2), true).unwrap();
         assert_eq!(text, r#"{"positionalArgs":["book",2],"namedArgs":{}}"#);

@@ -3,17 +3,25 @@
 //! bincode writes no names, so data of another type decodes into nonsense, a corrupt length can take all memory,
 //! and some serde attributes write what nobody can read. Each payload therefore carries the fingerprint of its
 //! type's shape, is decoded under a limit and to its last byte, and a type that bincode cannot read back is
-//! refused before its step runs.
+//! refused before its step runs. What a type writes and what it reads is compared while it is encoded: a field that
+//! is left out would shift all that follows, and the shifted bytes may decode.
 //!
 //! Layout, in base64: `pb`, format version, a reserved zero, the shape's hash (8 bytes, little endian), payload.
+
+use std::cell::Cell;
+use std::marker::PhantomData;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use bincode::error::{DecodeError, EncodeError};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer};
 
-use super::shape;
+use super::reading::{EMPTY_ITEMS, Reading};
+use super::shape::{self, Shape};
+use super::watch::Trace;
+use super::writing::{Form, Watched};
 use crate::limits::PAYLOAD_BYTES_MAX;
 
 const HEADER: [u8; 4] = [b'p', b'b', 1, 0];
@@ -23,7 +31,10 @@ type Config = Configuration<LittleEndian, Varint, Limit<PAYLOAD_BYTES_MAX>>;
 const CONFIG: Config = bincode::config::standard().with_limit::<PAYLOAD_BYTES_MAX>();
 
 pub(super) fn check_type<T: DeserializeOwned>() -> Result<(), String> {
-    let shape = shape::of::<T>();
+    readable(&shape::of::<T>())
+}
+
+fn readable(shape: &Shape) -> Result<(), String> {
     if shape.asks_the_data() {
         return Err(
             "its type asks the data what comes next (an untagged or internally tagged enum, `flatten`, a JSON \
@@ -31,23 +42,35 @@ pub(super) fn check_type<T: DeserializeOwned>() -> Result<(), String> {
                 .to_owned(),
         );
     }
-    if shape.has_zero_sized_items() {
-        return Err(
-            "a list of empty items has no size that bincode could check; record it as JSON".to_owned()
-        );
-    }
-    Ok(())
+    if shape.has_zero_sized_items() { Err(EMPTY_ITEMS.to_owned()) } else { Ok(()) }
 }
 
-pub(super) fn encode<T: Serialize + DeserializeOwned>(value: &T) -> Result<String, String> {
-    let mut bytes = HEADER.to_vec();
-    bytes.extend(shape::of::<T>().hash().to_le_bytes());
-    bytes.extend(bincode::serde::encode_to_vec(value, CONFIG).map_err(|e| e.to_string())?);
-    Ok(BASE64_STANDARD.encode(bytes))
+/// Encodes, and decodes what was encoded.
+pub(super) fn encode<T: Serialize + DeserializeOwned>(
+    value: &T,
+    too_deep: &Cell<bool>,
+) -> Result<(String, T), String> {
+    let shape = shape::of::<T>();
+    let (written, read) = (Trace::default(), Trace::default());
+    let payload = write(value, &written, too_deep)?;
+    let mut bytes = Vec::with_capacity(HEADER.len() + HASH_BYTES + payload.len());
+    bytes.extend(HEADER);
+    bytes.extend(shape.hash().to_le_bytes());
+    bytes.extend(&payload);
+    let text = BASE64_STANDARD.encode(bytes);
+    super::check_size(&text)?;
+    readable(&shape)?;
+    let decoded = parse::<T>(&payload, &read);
+    if decoded.is_ok() && written.is_like(&read) {
+        return decoded.map(|decoded| (text, decoded));
+    }
+    let otherwise = decoded.err().unwrap_or_else(|| "what is written is not what would be read".to_owned());
+    Err(difference(value, &payload).unwrap_or(otherwise))
 }
 
 pub(super) fn decode<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    check_type::<T>()?;
+    let shape = shape::of::<T>();
+    readable(&shape)?;
     super::check_size(text)?;
     let bytes = BASE64_STANDARD.decode(text).map_err(|e| format!("it is not base64: {e}"))?;
     let (header, rest) = bytes.split_at_checked(HEADER.len()).ok_or("it ends within its header")?;
@@ -55,15 +78,51 @@ pub(super) fn decode<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     if header != HEADER {
         return Err("it was not written as rs_bincode of format 1".to_owned());
     }
-    let shape = shape::of::<T>();
     if hash != shape.hash().to_le_bytes() {
         return Err(format!("it was written for another shape; expected {}", shape.text()));
     }
-    let (value, consumed) = bincode::serde::decode_from_slice(payload, CONFIG).map_err(|e| e.to_string())?;
+    parse(payload, &Trace::default())
+}
+
+fn write<T: Serialize>(value: &T, trace: &Trace, too_deep: &Cell<bool>) -> Result<Vec<u8>, String> {
+    let value = Watched::new(value, Form::Bincode(trace), too_deep);
+    bincode::serde::encode_to_vec(value, CONFIG).map_err(|error| match error {
+        EncodeError::OtherString(said) => said,
+        other => other.to_string(),
+    })
+}
+
+fn parse<T: DeserializeOwned>(payload: &[u8], trace: &Trace) -> Result<T, String> {
+    let seed = Traced(trace, PhantomData);
+    let read = bincode::serde::seed_decode_from_slice(seed, payload, CONFIG);
+    let (value, consumed) = read.map_err(|error| match error {
+        DecodeError::OtherString(said) => said,
+        other => other.to_string(),
+    })?;
     if consumed != payload.len() {
         return Err(format!("{} bytes are left over", payload.len() - consumed));
     }
     Ok(value)
+}
+
+/// Where writing and reading part: both once more, with every call written down.
+fn difference<T: Serialize + DeserializeOwned>(value: &T, payload: &[u8]) -> Option<String> {
+    let (written, read) = (Trace::detailed(), Trace::detailed());
+    let _ = write(value, &written, &Cell::new(false));
+    let _ = parse::<T>(payload, &read);
+    let differs = written.differs_from(&read)?;
+    Some(format!("{differs}; bincode has no names to tell them apart, so record it as JSON"))
+}
+
+/// Reads a `T` and writes down how.
+struct Traced<'t, T>(&'t Trace, PhantomData<T>);
+
+impl<'de, T: DeserializeOwned> DeserializeSeed<'de> for Traced<'_, T> {
+    type Value = T;
+
+    fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<T, D::Error> {
+        T::deserialize(Reading::new(inner, Some(self.0)))
+    }
 }
 
 /// These bytes behind a header that fits the type.
@@ -103,7 +162,7 @@ mod tests {
             name: String,
             id: u64,
         }
-        let text = encode(&ada()).unwrap();
+        let text = encode(&ada(), &Cell::default()).unwrap().0;
         assert_eq!(decode::<User>(&text).unwrap(), ada());
         let error = decode::<Renamed>(&text).unwrap_err();
         assert_eq!(error, "it was written for another shape; expected Renamed{id,full_name}(u64 str )");

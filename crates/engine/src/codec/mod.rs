@@ -2,33 +2,42 @@
 //!
 //! A value is decoded again right after it was encoded, and the decoded one is what the program goes on with.
 //! So a value that cannot be read back fails in the run that made it, and a first run and a replay see the same.
+//! Reading back cannot see what a codec lost: JSON has one `null`, bincode has no names. So `writing` and `reading`
+//! stand between every value and its codec.
 //!
 //! Does not know: SQL, workflows.
 
 mod arguments;
 mod bincode;
 mod portable_json;
+mod reading;
 mod shape;
+mod watch;
+mod writing;
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::error::{Error, Failure, Result};
 use crate::limits::PAYLOAD_BYTES_MAX;
 
-pub(crate) use arguments::{decode_input, encode_input};
+pub(crate) use arguments::{decode_input, encode_input, same_input};
 pub(crate) use portable_json::{decode_failure, encode_failure};
 
 /// How the output of a step is written down. Inputs, outputs of workflows and errors are always JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Codec {
-    /// JSON: readable by every DBOS SDK and in SQL, tolerant of added fields.
+    /// JSON: readable by every DBOS SDK and in SQL, tolerant of added fields. Refused are numbers that are not finite and
+    /// a `Some` over `None` or `()`, which it would write as `null`.
     #[default]
     PortableJson,
     /// bincode with a fingerprint of the type's shape: compact, read by this engine alone, and refused when the
-    /// type has changed. For large outputs that only the same program reads.
+    /// type has changed. For large outputs that only the same program reads. Refused are values whose type writes
+    /// something else than it reads, as with `skip_serializing_if`.
     Bincode,
 }
 
@@ -64,18 +73,34 @@ pub(crate) fn encode<T: Serialize + DeserializeOwned>(
     value: T,
 ) -> Result<Encoded<T>> {
     let unencodable = |reason| Error::Unencodable { what: what.to_owned(), reason };
-    let round_trip = || {
-        let text = match codec {
-            Codec::PortableJson => portable_json::encode(&value),
-            Codec::Bincode => bincode::encode(&value),
-        }?;
-        check_size(&text)?;
-        // The original is dropped here, where a panic of its `Drop` is caught.
-        drop(value);
-        let value = decode_text(codec, &text)?;
-        Ok(Encoded { text, value })
+    let too_deep = Cell::new(false);
+    let round_trip = || match codec {
+        Codec::PortableJson => {
+            let text = written(value, &too_deep, |value| portable_json::encode(value, &too_deep))?;
+            check_size(&text)?;
+            let value = portable_json::decode(&text)?;
+            Ok(Encoded { text, value })
+        }
+        Codec::Bincode => {
+            let (text, value) = written(value, &too_deep, |value| bincode::encode(value, &too_deep))?;
+            Ok(Encoded { text, value })
+        }
     };
     caught(round_trip).map_err(unencodable)
+}
+
+/// What `write` makes of the value, which is dropped here, where a panic of its `Drop` is caught.
+fn written<T, W>(
+    value: T,
+    too_deep: &Cell<bool>,
+    write: impl FnOnce(&T) -> Result<W, String>,
+) -> Result<W, String> {
+    let written = write(&value);
+    if too_deep.get() {
+        // Dropping it recurses as writing it would: its memory is lost, rather than the process.
+        std::mem::forget(value);
+    }
+    written
 }
 
 /// Decodes what a `serialization` column says.
@@ -88,6 +113,21 @@ pub(crate) fn decode<T: DeserializeOwned>(
     let text = text.ok_or_else(|| undecodable("nothing is recorded".to_owned()))?;
     let codec = codec_of(serialization).map_err(undecodable)?;
     caught(|| decode_text(codec, text)).map_err(undecodable)
+}
+
+/// A value as a tree of JSON, for the data of errors.
+pub(crate) fn tree_of<T: Serialize>(value: T) -> Result<Value, String> {
+    let too_deep = Cell::new(false);
+    caught(|| written(value, &too_deep, |value| portable_json::tree(value, &too_deep)))
+}
+
+/// The same of a value that stays where it is.
+pub(crate) fn tree<T: Serialize>(value: &T) -> Result<Value, String> {
+    caught(|| portable_json::tree(value, &Cell::default()))
+}
+
+pub(crate) fn of_tree<T: DeserializeOwned>(tree: &Value) -> Result<T, String> {
+    caught(|| T::deserialize(reading::Reading::new(tree, None)).map_err(|e| e.to_string()))
 }
 
 /// The codec of that name; NULL means "the reader's own", and ours is JSON.

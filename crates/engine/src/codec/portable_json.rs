@@ -1,38 +1,52 @@
 //! `portable_json`: what every DBOS SDK reads and writes.
 
+use std::cell::Cell;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
+use super::reading::Reading;
+use super::writing::{Form, Watched};
 use super::{check_size, codec_of};
 use crate::error::Failure;
 
-pub(super) fn encode<T: Serialize>(value: &T) -> Result<String, String> {
-    serde_json::to_string(value).map_err(|e| e.to_string())
+pub(super) fn encode<T: Serialize + ?Sized>(value: &T, too_deep: &Cell<bool>) -> Result<String, String> {
+    serde_json::to_string(&Watched::new(value, Form::Json, too_deep)).map_err(|e| e.to_string())
+}
+
+pub(super) fn tree<T: Serialize + ?Sized>(value: &T, too_deep: &Cell<bool>) -> Result<Value, String> {
+    serde_json::to_value(Watched::new(value, Form::Json, too_deep)).map_err(|e| e.to_string())
 }
 
 pub(super) fn decode<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    serde_json::from_str(text).map_err(|e| e.to_string())
+    let mut text = serde_json::Deserializer::from_str(text);
+    // The limit of serde_json counts lists and objects alone, and options and newtypes nest too.
+    text.disable_recursion_limit();
+    let value = T::deserialize(Reading::new(&mut text, None)).map_err(|e| e.to_string())?;
+    text.end().map_err(|e| e.to_string())?;
+    Ok(value)
 }
 
 /// A failure always fits: its parts are texts and JSON. One over the cap is cut to its message.
 pub(crate) fn encode_failure(failure: &Failure) -> String {
     const MESSAGE_CHARS_MAX: usize = 10_000;
-    let text = encode(failure).unwrap_or_default();
+    let encode = |failure| encode(failure, &Cell::default()).unwrap_or_default();
+    let text = encode(failure);
     if !text.is_empty() && check_size(&text).is_ok() {
         return text;
     }
     let message: String = failure.message().chars().take(MESSAGE_CHARS_MAX).collect();
     encode(&Failure::new(failure.name(), format!("{message} (cut: the whole error was too large)")))
-        .unwrap_or_default()
 }
 
 /// What an `error` column says, in whatever words it was written.
 pub(crate) fn decode_failure(serialization: Option<&str>, text: &str) -> Failure {
     let read = match codec_of(serialization) {
-        Ok(_) => serde_json::from_str(text).map_err(|e| e.to_string()),
+        Ok(_) => decode(text),
         Err(reason) => Err(reason),
     };
-    read.unwrap_or_else(|reason| Failure::new("Error", text).data(reason))
+    read.unwrap_or_else(|reason| Failure::new("Error", text).with_data(reason))
 }
 
 #[cfg(test)]
@@ -42,7 +56,7 @@ mod tests {
     #[test]
     fn floats_come_back_to_the_last_bit() {
         for number in [0.1 + 0.2, 2.0_f64.powi(-1074), 123_456_789.123_456_79, 1e16, f64::MAX] {
-            let text = encode(&number).unwrap();
+            let text = encode(&number, &Cell::default()).unwrap();
             assert_eq!(decode::<f64>(&text).unwrap().to_bits(), number.to_bits(), "{text}");
         }
     }

@@ -5,7 +5,7 @@
 //! refuse) the type is read again until every answer was given once, so all variants are in the shape.
 //!
 //! Limits: a type that refuses all dummies is known up to that point, and one that contains itself up to its
-//! first repetition.
+//! first repetition, or up to a depth if what contains itself has no name.
 
 use std::fmt::{self, Write as _};
 
@@ -13,6 +13,8 @@ use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer, Visit
 
 /// Readings of a type until its shape is taken as known.
 const READINGS_MAX: usize = 400;
+/// How deep a type is read. Deeper than any but those that contain themselves.
+const DEPTH_MAX: usize = 64;
 /// Texts to offer, for types that parse what they are given.
 const TEXTS: [&str; 5] =
     ["", "1", "1970-01-01T00:00:00Z", "00000000-0000-0000-0000-000000000000", "127.0.0.1"];
@@ -23,6 +25,7 @@ const BYTES: [&[u8]; 3] = [&[0; 16], &[], &[0; 32]];
 pub(super) struct Shape {
     text: String,
     asks_the_data: bool,
+    has_zero_sized_items: bool,
 }
 
 impl Shape {
@@ -35,9 +38,9 @@ impl Shape {
         self.asks_the_data
     }
 
-    /// Whether a list has items without bytes, so that its length promises nothing.
+    /// Whether a list or a map has items without bytes, so that its length promises nothing.
     pub(super) fn has_zero_sized_items(&self) -> bool {
-        self.text.contains("seq[]")
+        self.has_zero_sized_items
     }
 
     /// FNV-1a, 64 bits: stable across releases of Rust, unlike the hashers of `std`.
@@ -67,7 +70,7 @@ pub(super) fn of<T: DeserializeOwned>() -> Shape {
     }
     // Half a reading is better than none.
     let text = if texts.is_empty() { refused } else { texts.join("|") };
-    Shape { text, asks_the_data: tracer.asked_the_data }
+    Shape { text, asks_the_data: tracer.asked_the_data, has_zero_sized_items: tracer.saw_zero_sized_items }
 }
 
 /// One choice of the current reading: which answer it gave, and how many there are.
@@ -91,10 +94,17 @@ struct Tracer {
     met_itself: bool,
     /// Some reading asked what the data is.
     asked_the_data: bool,
+    /// Questions of this reading that are answered by bytes.
+    sized: usize,
+    /// Some reading of an item asked for no bytes.
+    saw_zero_sized_items: bool,
+    /// How deep the reading is.
+    depth: usize,
 }
 
 impl Tracer {
     fn choose(&mut self, answers: usize, all_count: bool) -> usize {
+        self.sized += 1;
         if self.asked == self.script.len() {
             self.script.push(Choice { taken: 0, answers, all_count });
         }
@@ -109,6 +119,7 @@ impl Tracer {
         self.script.truncate(self.asked);
         self.asked = 0;
         self.open.clear();
+        self.depth = 0;
         self.met_itself = false;
         while let Some(mut choice) = self.script.pop() {
             choice.taken += 1;
@@ -120,12 +131,30 @@ impl Tracer {
         false
     }
 
-    fn one_item_or_none(&mut self) -> usize {
+    /// A list of one item, or of none for a type that contains itself.
+    fn items<T>(&mut self, visit: impl FnOnce(Items<'_>) -> Result<T, Refused>) -> Result<T, Refused> {
         let items = 1 - self.choose(2, false);
         if items == 0 {
             self.text.push('-');
         }
-        items
+        let before = self.sized;
+        let value = self.deeper(|tracer| visit(Items { tracer, left: items }))?;
+        self.saw_zero_sized_items |= items == 1 && self.sized == before;
+        self.text.push(']');
+        Ok(value)
+    }
+
+    /// Reads what is inside. A type that contains itself under no name would never end.
+    fn deeper<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, Refused>) -> Result<T, Refused> {
+        if self.depth == DEPTH_MAX {
+            self.text.push_str("^..");
+            self.met_itself = true;
+            return Err(Refused);
+        }
+        self.depth += 1;
+        let value = read(self)?;
+        self.depth -= 1;
+        Ok(value)
     }
 
     fn note(&mut self, what: impl fmt::Display) {
@@ -230,7 +259,11 @@ impl<'de> de::Deserializer<'de> for &mut Tracer {
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refused> {
         self.text.push('?');
-        if self.choose(2, false) == 0 { visitor.visit_some(self) } else { visitor.visit_none() }
+        if self.choose(2, false) == 0 {
+            self.deeper(|tracer| visitor.visit_some(tracer))
+        } else {
+            visitor.visit_none()
+        }
     }
 
     fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refused> {
@@ -250,28 +283,22 @@ impl<'de> de::Deserializer<'de> for &mut Tracer {
         _: &'static str,
         visitor: V,
     ) -> Result<V::Value, Refused> {
-        visitor.visit_newtype_struct(self)
+        self.deeper(|tracer| visitor.visit_newtype_struct(tracer))
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refused> {
         self.text.push_str("seq[");
-        let items = self.one_item_or_none();
-        let value = visitor.visit_seq(Items { tracer: self, left: items })?;
-        self.text.push(']');
-        Ok(value)
+        self.items(|items| visitor.visit_seq(items))
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refused> {
         self.text.push_str("map[");
-        let items = self.one_item_or_none();
-        let value = visitor.visit_map(Items { tracer: self, left: items })?;
-        self.text.push(']');
-        Ok(value)
+        self.items(|items| visitor.visit_map(items))
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, Refused> {
         self.text.push('(');
-        let value = visitor.visit_seq(Items { tracer: self, left: len })?;
+        let value = self.deeper(|tracer| visitor.visit_seq(Items { tracer, left: len }))?;
         self.text.push(')');
         Ok(value)
     }
@@ -469,7 +496,9 @@ mod tests {
 
     #[test]
     fn the_hash_never_changes_between_releases() {
-        let hash = |text: &str| Shape { text: text.to_owned(), asks_the_data: false }.hash();
+        let hash = |text: &str| {
+            Shape { text: text.to_owned(), asks_the_data: false, has_zero_sized_items: false }.hash()
+        };
         assert_eq!(hash(""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(hash("a"), 0xaf63_dc4c_8601_ec8c);
     }

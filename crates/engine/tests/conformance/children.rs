@@ -91,11 +91,11 @@ fn the_error_of_a_child_is_told_with_its_id_live_and_replayed() {
     let app = App::new();
     let register = |engine: &Engine| {
         let child = engine.register("child", |_: &mut Context, (): ()| {
-            Err::<(), _>(Failure::new("Declined", "no funds").code(402))
+            Err::<(), _>(Failure::new("Declined", "no funds").with_code(402))
         });
         let child = child.unwrap();
         let parent = engine.register("parent", move |ctx: &mut Context, (): ()| -> Result<String> {
-            Ok(format!("{:?}", ctx.run(&child, ()).unwrap_err()))
+            Ok(format!("{:#?}", ctx.run(&child, ()).unwrap_err()))
         });
         parent.unwrap()
     };

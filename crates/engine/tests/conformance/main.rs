@@ -10,6 +10,7 @@ mod value;
 
 mod accidents;
 mod children;
+mod codecs;
 mod commits;
 mod endings;
 mod listing;
@@ -19,6 +20,7 @@ mod ownership;
 mod queues;
 mod recovery;
 mod retries;
+mod shapes;
 mod shutdown;
 mod sleeping;
 mod starting;

@@ -73,7 +73,7 @@ fn each_attempt_of_a_transaction_step_has_its_own_transaction() {
         let options = StepOptions::new().attempts_max(5).interval(std::time::Duration::ZERO);
         transaction_with(ctx, "t", &options, |tx, step| -> Result<i64, engine::BoxError> {
             tx.execute("UPDATE account SET cents = cents + 1", [])?;
-            if step.attempt() < 3 {
+            if step.attempt() < 4 {
                 return Err("not yet".into());
             }
             Ok(tx.value("SELECT cents FROM account", [])?)

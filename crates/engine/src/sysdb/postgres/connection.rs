@@ -10,6 +10,7 @@ use postgres::error::SqlState;
 use postgres::types::ToSql;
 use postgres::{Client, GenericClient, Row};
 
+use crate::causes;
 use crate::sysdb::{DbError, DbResult};
 
 /// SQL text under a name, for the schema `dbos`; another schema's name is put in its place.
@@ -263,7 +264,7 @@ fn is_about_the_connection(error: &postgres::Error) -> bool {
 pub(super) fn source_of<'e, T: std::error::Error + 'static>(
     error: &'e (dyn std::error::Error + 'static),
 ) -> Option<&'e T> {
-    std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref::<T>())
+    causes::chain(error).find_map(|error| error.downcast_ref::<T>())
 }
 
 /// What the server said; the driver's own text is only "db error".
@@ -288,6 +289,5 @@ pub(super) fn in_words(error: &postgres::Error) -> String {
         let detail = told.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
         return format!("{}{detail} [{}]", told.message(), told.code().code());
     }
-    let causes = std::iter::successors(std::error::Error::source(error), |error| error.source());
-    std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
+    causes::chain(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

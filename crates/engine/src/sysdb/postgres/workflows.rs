@@ -9,6 +9,7 @@ use postgres::types::ToSql;
 use super::batch::{self, Found, Part};
 use super::connection::{Connection, Statement, column};
 use crate::clock::Timestamp;
+use crate::codec;
 use crate::id::{ExecutorId, WorkflowId};
 use crate::status::WorkflowStatus;
 use crate::sysdb::names::{INTERNAL_QUEUE, mark_of_message, mark_of_workflow};
@@ -205,9 +206,9 @@ fn taken(connection: &mut Connection, new: &[&NewWorkflow]) -> DbResult<HashMap<
         Some((name, _, _)) if **name != *new.name => {
             Verdict::Refused(Refusal::OtherWorkflow { name: name.clone() })
         }
-        Some((_, _, input)) => {
-            Verdict::AlreadyThere(Existing { same_input: input.as_deref() == Some(new.input.as_str()) })
-        }
+        Some((_, _, input)) => Verdict::AlreadyThere(Existing {
+            same_input: input.as_deref().is_some_and(|input| codec::same_input(input, &new.input)),
+        }),
     };
     Ok(new.iter().map(|new| (new.id.clone(), verdict(new))).collect())
 }

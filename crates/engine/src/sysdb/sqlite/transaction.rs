@@ -9,6 +9,7 @@ use super::file_identity::FileIdentity;
 use super::open::{connect, make_durable};
 use super::statement::{Statement, failed};
 use super::{steps, workflows};
+use crate::causes;
 use crate::id::StepId;
 use crate::limits::BODY_TRIES_MAX;
 use crate::sysdb::{DbError, DbResult, Owner, StepRow, Transacted, Verdict};
@@ -112,8 +113,7 @@ fn try_once<T, E>(
 /// another file, which the body opened itself. Errors that a body can make by itself (a lock that it waits for, a
 /// setting) are its own.
 pub(crate) fn tries_max(error: &(dyn std::error::Error + 'static), _lost: bool) -> u32 {
-    let mut chain = std::iter::successors(Some(error), |error| error.source());
-    let is_of_the_disk = chain.any(|error| {
+    let is_of_the_disk = causes::chain(error).any(|error| {
         let error = error.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
         matches!(error, Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure))
     });

@@ -7,6 +7,7 @@ use rusqlite::{Connection, Row, params};
 use super::statement::Statement;
 use super::{AWAITS_PATH, json_array, steps};
 use crate::clock::Timestamp;
+use crate::codec;
 use crate::id::{ExecutorId, WorkflowId};
 use crate::status::WorkflowStatus;
 use crate::sysdb::names::{INTERNAL_QUEUE, mark_of_message, mark_of_workflow};
@@ -222,7 +223,9 @@ fn taken(connection: &Connection, new: &NewWorkflow) -> DbResult<Verdict> {
     if name != *new.name {
         return Ok(Verdict::Refused(Refusal::OtherWorkflow { name }));
     }
-    Ok(Verdict::AlreadyThere(Existing { same_input: input.as_deref() == Some(new.input.as_str()) }))
+    Ok(Verdict::AlreadyThere(Existing {
+        same_input: input.is_some_and(|input| codec::same_input(&input, &new.input)),
+    }))
 }
 
 /// The child and the parent's step that started it, both or neither.

@@ -159,7 +159,7 @@ pub(crate) fn transaction<T, E>(
 ) -> Result<T>
 where
     T: Serialize + DeserializeOwned,
-    E: Into<BoxError>,
+    E: Into<BoxError> + 'static,
 {
     ctx.pg_transaction(name, |tx| body(&mut Tx(tx)))
 }
@@ -172,7 +172,7 @@ pub(crate) fn transaction_with<T, E>(
 ) -> Result<T>
 where
     T: Serialize + DeserializeOwned,
-    E: Into<BoxError>,
+    E: Into<BoxError> + 'static,
 {
     ctx.pg_transaction_with(name, options, |tx, step| body(&mut Tx(tx), step))
 }

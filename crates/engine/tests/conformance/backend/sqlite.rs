@@ -130,7 +130,7 @@ pub(crate) fn transaction<T, E>(
 ) -> Result<T>
 where
     T: Serialize + DeserializeOwned,
-    E: Into<BoxError>,
+    E: Into<BoxError> + 'static,
 {
     ctx.transaction(name, |tx| body(&mut Tx(tx)))
 }
@@ -143,7 +143,7 @@ pub(crate) fn transaction_with<T, E>(
 ) -> Result<T>
 where
     T: Serialize + DeserializeOwned,
-    E: Into<BoxError>,
+    E: Into<BoxError> + 'static,
 {
     ctx.transaction_with(name, options, |tx, step| body(&mut Tx(tx), step))
 }
