@@ -361,7 +361,8 @@ pub(crate) fn outcome_row(row: StepRow, outcome: &Outcome) -> StepRow {
         WorkflowStatus::Error
         | WorkflowStatus::Pending
         | WorkflowStatus::Enqueued
-        | WorkflowStatus::Delayed => (None, Some(codec::encode_failure(&outcome.failure()))),
+        | WorkflowStatus::Delayed
+        | WorkflowStatus::Unknown => (None, Some(codec::encode_failure(&outcome.failure()))),
     };
     let serialization = match outcome.status {
         WorkflowStatus::Success => outcome.serialization.clone(),

@@ -15,7 +15,7 @@ use crate::clock::{Clock, Stopwatch, Timestamp};
 use crate::limits::{BATCH_WRITES_MAX, CALL_WITHIN, COMMIT_RETRY_MAX, COMMIT_RETRY_MIN, WHOLE_BATCH_PAUSE};
 use crate::observer::{Event, Observers};
 use crate::outage::{Outage, Part};
-use crate::sync::{Signal, lock, say, wait, wait_for};
+use crate::sync::{Signal, lock, wait, wait_for};
 use crate::sysdb::{DbError, DbResult, Verdict, Write, Writer};
 use crate::testing::Gate;
 
@@ -312,6 +312,7 @@ impl Committer {
             {
                 Ok(verdicts) => {
                     self.around.outage.passed(Part::Writes);
+                    self.around.outage.notices.all_passed(|| writes.iter().map(Write::kind));
                     self.call_the_fleet(writes, &verdicts);
                     self.around
                         .observers
@@ -351,7 +352,9 @@ impl Committer {
 
     fn commit_halves(&self, writes: &[Write], error: &DbError) -> Vec<Answer> {
         if writes.len() <= 1 {
-            say!(error, "{error}");
+            for write in writes {
+                self.around.outage.refused(write.kind(), error);
+            }
             return writes.iter().map(|_| Err(CommitError::Refused(error.clone()))).collect();
         }
         let (first, second) = writes.split_at(writes.len() / 2);

@@ -235,6 +235,7 @@ impl Services {
         core.starts.wait_until_none(left());
         core.committer.close();
         let committer_ended = self.committer.join_within(left());
+        core.outage.notices.close();
         if fleet_ended && all_ended && committer_ended {
             core.leave();
             return Vec::new();

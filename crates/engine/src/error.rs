@@ -407,6 +407,9 @@ pub(crate) const UNENCODABLE: &str = "PitonUnencodable";
 pub(crate) const UNDECODABLE: &str = "PitonUndecodable";
 pub(crate) const NON_DETERMINISM: &str = "PitonNonDeterminism";
 pub(crate) const NOT_REGISTERED: &str = "PitonWorkflowNotRegistered";
+/// Not resumable: no call can name such a workflow.
+#[cfg(feature = "sqlite")]
+pub(crate) const UNREADABLE: &str = "PitonUnreadable";
 pub(crate) const PARKED: &str = "MaxRecoveryAttemptsExceeded";
 
 /// Failures about the program, not about the work: the right program can go on, so `resume` may.

@@ -15,7 +15,6 @@ use crate::id::{ExecutorId, OwnerToken};
 use crate::limits::{CLAIM_MAX, POLL_MAX, POLL_MIN, SERVED_AT_ONCE, SERVED_EVERY_MIN, TRACELESS_EVERY};
 use crate::recovery;
 use crate::status::WorkflowStatus;
-use crate::sync::say;
 use crate::sysdb::write::{Attempt, Claim, ClaimedRow};
 use crate::sysdb::{DbResult, INTERNAL_QUEUE, OpenQueue, Owner, Served, Verdict, Write};
 use crate::workflow::{self, Assignment};
@@ -65,32 +64,32 @@ impl Fleet<'_> {
         let is_launched = self.core.identity().is_ok();
         let launched = is_launched && !std::mem::replace(&mut self.launched, is_launched);
         let sweep = launched || self.is_time_to_sweep();
-        let changed = self.core.committer.others_committed();
-        let changed = changed.unwrap_or_else(|error| {
-            note(Err(error));
-            false
-        });
+        let changed = self.note("look_for_commits", self.core.committer.others_committed()).unwrap_or(false);
         self.pause = if called || changed { POLL_MIN } else { (self.pause * 2).min(POLL_MAX) };
 
         // What fails in one of these does not keep the others from being done.
         if changed || sweep {
-            note(self.core.hub.look(self.core.reader.as_ref()));
-            note(stop_the_superseded(self.core));
+            self.note("look_for_waiters", self.core.hub.look(self.core.reader.as_ref()));
+            self.note("look_for_owners", stop_the_superseded(self.core));
         }
         let due = self.next_due.is_some_and(|due| self.core.options.clock.now() >= due);
         if due {
             self.wake_due();
         }
         if called || changed || due || sweep || self.core.has_backlog() {
-            note(self.take_up_work());
+            let taken_up = self.take_up_work();
+            self.note("take_up_work", taken_up);
         }
         if sweep {
             if self.core.liveness.was_refused() {
                 self.revive_the_refused();
             }
-            note(self.wake_the_served());
-            note(self.take_over_from_the_traceless());
-            note(recovery::sweep(self.core, &mut self.unknown_since));
+            let woken = self.wake_the_served();
+            self.note("wake_the_served", woken);
+            let taken_over = self.take_over_from_the_traceless();
+            self.note("take_over", taken_over);
+            let swept = recovery::sweep(self.core, &mut self.unknown_since);
+            self.note("sweep", swept);
             self.swept = Some(Stopwatch::start());
         }
     }
@@ -198,11 +197,16 @@ impl Fleet<'_> {
             limit: slots.len(),
             at: self.core.options.clock.now(),
         }));
-        let rows = match claimed {
+        let mut rows = match claimed {
             Some(Verdict::Claimed(rows)) => rows,
             _ => Vec::new(),
         };
         let more = rows.len() == slots.len() && room != Some(slots.len());
+        for row in rows.extract_if(.., |row| row.unreadable) {
+            self.core
+                .outage
+                .names_row(&row.workflow, "its id is no text, so nobody can run it; it is ended as ERROR");
+        }
         let from: Option<Arc<str>> = (queue.name != INTERNAL_QUEUE).then(|| queue.name.as_str().into());
         let enter = |row: &ClaimedRow| {
             let owner = Owner { workflow: row.workflow.clone(), token: token.clone() };
@@ -234,18 +238,20 @@ impl Fleet<'_> {
         runs.into_iter().zip(rows).map(assign).collect()
     }
 
+    /// The next look tries again. What may pass is said where it happens.
+    fn note<T>(&self, part: &'static str, done: DbResult<T>) -> Option<T> {
+        let outage = &self.core.outage;
+        match &done {
+            Ok(_) => outage.notices.passed(part),
+            Err(error) if error.may_pass => {}
+            Err(error) => outage.refused(part, error),
+        }
+        done.ok()
+    }
+
     /// Failures are logged by the committer; the next look tries again.
     fn commit(&self, write: Write) -> Option<Verdict> {
         self.core.committer.commit(write, Caller::Engine).ok()
-    }
-}
-
-/// The next look tries again. What may pass is said where it happens.
-fn note(part: DbResult<()>) {
-    if let Err(error) = part
-        && !error.may_pass
-    {
-        say!(warn, "{error}; looking again");
     }
 }
 

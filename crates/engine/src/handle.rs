@@ -129,7 +129,13 @@ pub(crate) fn ended(
         return Ok(Some(outcome.as_ref().clone()));
     }
     match core.reader.outcome(workflow) {
-        Ok(Some(outcome)) => Ok(outcome.status.is_terminal().then_some(outcome)),
+        Ok(Some(outcome)) => {
+            if outcome.status == WorkflowStatus::Unknown {
+                let what = "its status is none that this program knows; it is left alone, and what waits for it waits on";
+                core.outage.names_row(workflow, what);
+            }
+            Ok(outcome.status.is_terminal().then_some(outcome))
+        }
         Ok(None) => Err(Error::NotFound { workflow: workflow.clone() }),
         Err(error) if error.may_pass => Ok(None),
         Err(error) => Err(error.into()),

@@ -94,6 +94,7 @@ mod limits;
 mod listing;
 mod manage;
 mod message;
+mod notices;
 mod observer;
 mod options;
 mod outage;

@@ -36,7 +36,8 @@ impl WorkflowFilter {
         Self::default()
     }
 
-    /// Only those in this state. Called again, it adds a state.
+    /// Only those in this state. Called again, it adds a state. [`WorkflowStatus::Unknown`] means all that this program
+    /// does not know.
     #[must_use]
     pub fn status(mut self, status: WorkflowStatus) -> Self {
         self.statuses.push(status);
@@ -141,6 +142,21 @@ pub struct WorkflowInfo {
     pub output: Option<String>,
     /// What it ended with instead of an output.
     pub failure: Option<Failure>,
+    /// What of its row could not be read, as `COLUMN holds VALUE`; empty for a sound row. Such a number is missing
+    /// above (or zero), such a text is shown as SQL writes it.
+    pub unreadable: Vec<String>,
+}
+
+/// What a column holds that should hold something else. Long values are cut.
+pub(crate) fn held(column: &str, value: &str) -> String {
+    format!("{column} holds {}", brief(value, 80))
+}
+
+/// The start of a text, in one line of a log.
+pub(crate) fn brief(text: &str, chars_max: usize) -> String {
+    let visible = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    let shown: String = text.chars().take(chars_max).map(visible).collect();
+    if text.chars().nth(chars_max).is_some() { format!("{shown}..") } else { shown }
 }
 
 /// One durable operation of a workflow as it is recorded.

@@ -27,12 +27,18 @@ impl Engine {
         Ok(handle)
     }
 
-    /// The workflows that match, with inputs and outcomes.
+    /// The workflows that match, with inputs and outcomes. A row that others left half readable is among them:
+    /// [`WorkflowInfo::unreadable`] says what is wrong with it, and the log says so once.
     ///
     /// # Errors
     /// [`Error::Database`].
     pub fn list(&self, filter: &WorkflowFilter) -> Result<Vec<WorkflowInfo>> {
-        Ok(self.core().reader.list(&self.core().options.app, filter)?)
+        let core = self.core();
+        let found = core.reader.list(&core.options.app, filter)?;
+        for info in found.iter().filter(|info| !info.unreadable.is_empty()) {
+            core.outage.names_row(&info.id, &info.unreadable.join(", "));
+        }
+        Ok(found)
     }
 
     /// How many workflows match; limit and offset do not count.

@@ -4,6 +4,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::clock::Stopwatch;
+use crate::id::WorkflowId;
+use crate::notices::Notices;
 use crate::sync::{lock, say};
 use crate::sysdb::DbError;
 
@@ -24,6 +26,8 @@ pub(crate) struct Outage {
     /// Whether there is any, to be asked without a lock.
     lasts: AtomicBool,
     trouble: Mutex<Trouble>,
+    /// What does not pass by itself, and odd rows.
+    pub(crate) notices: Notices,
 }
 
 #[derive(Debug, Default)]
@@ -31,11 +35,13 @@ struct Trouble {
     parts: Vec<Part>,
     since: Option<Stopwatch>,
     reason: Option<String>,
+    failures: u64,
 }
 
 impl Outage {
     pub(crate) fn of(database: String) -> Self {
-        Self { database, lasts: AtomicBool::new(false), trouble: Mutex::default() }
+        let notices = Notices::of(database.clone());
+        Self { database, lasts: AtomicBool::new(false), trouble: Mutex::default(), notices }
     }
 
     /// A call failed in a way that may pass, and is made again.
@@ -47,6 +53,7 @@ impl Outage {
                 trouble.parts.push(part);
             }
             trouble.reason = Some(reason.clone());
+            trouble.failures += 1;
             self.lasts.store(true, Ordering::Release);
             let is_new = trouble.since.is_none();
             trouble.since.get_or_insert_with(Stopwatch::start);
@@ -76,12 +83,27 @@ impl Outage {
             }
             trouble.reason = None;
             self.lasts.store(false, Ordering::Release);
-            trouble.since.take()
+            let failures = std::mem::take(&mut trouble.failures);
+            trouble.since.take().map(|since| (since, failures))
         };
-        if let Some(lasted) = lasted {
-            let lasted = lasted.elapsed().as_secs_f64();
-            say!(info, "the system database {} answers again, after {lasted:.1} s", self.database);
+        if let Some((since, failures)) = lasted {
+            let lasted = since.elapsed().as_secs_f64();
+            say!(
+                info,
+                "the system database {} answers again, after {lasted:.1} s and {failures} failures",
+                self.database
+            );
         }
+    }
+
+    /// A call was refused for good, and is made again all the same.
+    pub(crate) fn refused(&self, what: &'static str, error: &DbError) {
+        self.notices.failed(what, &error.source.to_string());
+    }
+
+    /// A row that cannot be read as it is, and what becomes of it.
+    pub(crate) fn names_row(&self, workflow: &WorkflowId, what: &str) {
+        self.notices.name(&format!("workflow {workflow}"), what);
     }
 
     /// Why it does not answer, as far as that is known.

@@ -6,22 +6,31 @@ use crate::clock::{Stopwatch, Timestamp};
 use crate::committer::Caller;
 use crate::core::Core;
 use crate::error::{Failure, NOT_REGISTERED};
-use crate::id::ExecutorId;
+use crate::id::{ExecutorId, WorkflowId};
 use crate::limits::{REFUSED_RETRY_MIN, TRACELESS_EVERY, UNKNOWN_AFTER};
+use crate::listing::brief;
 use crate::observer::Event;
 use crate::registry::listed;
 use crate::sync::say;
 use crate::sysdb::write::{Attempt, Unknown};
-use crate::sysdb::{DbResult, Identity, Served, Verdict, Write};
+use crate::sysdb::{BusyExecutor, DbResult, Identity, Served, Verdict, Write};
 use crate::{codec, workflow};
+
+/// What is tried again by each sweep, for the log.
+const SHOW_LIFE: &str = "show_the_others_that_it_lives";
+const SEE_OTHERS: &str = "see_what_the_others_can_run";
+
+/// How many of many workflows a line names.
+const NAMED_MAX: usize = 5;
 
 /// Every now and then. `unknown_since` is for the next sweep: since when workflows wait whose names nobody knows.
 pub(crate) fn sweep(core: &Core, unknown_since: &mut Option<Stopwatch>) -> DbResult<()> {
     // One that is not launched runs nothing, and takes nothing over.
     let Ok(served) = core.served() else { return Ok(()) };
     let identity = &served.identity;
-    if let Err(error) = core.liveness.uphold(&identity.executor) {
-        say!(warn, "this executor cannot show the others that it lives: {error}");
+    match core.liveness.uphold(&identity.executor) {
+        Ok(()) => core.outage.notices.passed(SHOW_LIFE),
+        Err(error) => core.outage.notices.failed(SHOW_LIFE, &error.to_string()),
     }
     for executor in core.liveness.dead() {
         take_over(core, &executor);
@@ -66,22 +75,37 @@ pub(crate) fn revive<E>(
 }
 
 /// Executors that have workflows and of which there is no trace, as after a restore from a backup. One of them may be
-/// about to put its trace back.
+/// about to put its trace back. Where a row names none, nobody can say whether it lives.
 pub(crate) fn without_trace(core: &Core) -> DbResult<Vec<ExecutorId>> {
-    Ok(core.liveness.without_trace(core.reader.busy_executors()?))
+    let mut busy = Vec::new();
+    for executor in core.reader.busy_executors()? {
+        match executor {
+            BusyExecutor::Known(executor) => busy.push(executor),
+            BusyExecutor::Unreadable(shown) => core.outage.notices.name(
+                &format!("executor {shown}"),
+                "workflows are PENDING under it, which is no executor's id; they are left alone, and `resume` frees \
+                 them",
+            ),
+        }
+    }
+    Ok(core.liveness.without_trace(busy))
 }
 
 /// Workflows that are `PENDING` under this process and that it does not run: it could neither end them nor give
 /// them back when the database failed.
 fn release_the_lost(core: &Core, identity: &Identity) -> DbResult<()> {
+    let mut released = Vec::new();
     for owner in core.reader.owned_by(&identity.executor)? {
         if !core.runs.has(&owner) {
             let again_at = core.options.clock.now().checked_add(REFUSED_RETRY_MIN);
             let run = crate::core::Run::new(owner);
             if workflow::release(core, &run, Attempt::Counted, again_at, Caller::Engine) {
-                say!(warn, "workflow {} was left behind; it goes on", run.workflow());
+                released.push(run.workflow().clone());
             }
         }
+    }
+    if !released.is_empty() {
+        say!(warn, "{} left behind; they go on", some_of(&released));
     }
     Ok(())
 }
@@ -121,9 +145,7 @@ fn refuse_the_unknown(core: &Core, served: &Served, unknown_since: &mut Option<S
         Ok(Verdict::Changed(refused)) if !refused.is_empty() => refused,
         _ => return Ok(()),
     };
-    for workflow in refused {
-        say!(error, "workflow {workflow}: {failure}");
-    }
+    say!(error, "{}: {failure}", some_of(&refused));
     // A program that was launched in between has looked for such workflows before they were refused.
     let mut new = known_names(core, identity).unwrap_or_default();
     new.retain(|name| !known.contains(name));
@@ -134,16 +156,24 @@ fn refuse_the_unknown(core: &Core, served: &Served, unknown_since: &mut Option<S
     Ok(())
 }
 
+/// How many, and the first ones by name.
+fn some_of(workflows: &[WorkflowId]) -> String {
+    let named: Vec<_> = workflows.iter().take(NAMED_MAX).map(|id| brief(id.as_str(), 300)).collect();
+    let more = if workflows.len() > NAMED_MAX { ", .." } else { "" };
+    format!("{} workflows ({}{more})", workflows.len(), named.join(", "))
+}
+
 /// What the living executors of this application and version can run.
 fn known_names(core: &Core, identity: &Identity) -> Option<Vec<String>> {
     let members = core.liveness.members();
     let peers = match members {
         Ok(members) => members.into_iter(),
         Err(error) => {
-            say!(warn, "cannot see what the other executors can run: {error}");
+            core.outage.notices.failed(SEE_OTHERS, &error.to_string());
             return None;
         }
     };
+    core.outage.notices.passed(SEE_OTHERS);
     let peers = peers.filter(|peer| *peer.app == *identity.app && *peer.version == *identity.version);
     let mut known: Vec<String> =
         peers.flat_map(|peer| peer.workflows).chain(core.registry.freeze().iter().cloned()).collect();

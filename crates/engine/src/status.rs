@@ -5,6 +5,7 @@ use std::fmt;
 
 /// Where a workflow stands. The names are those of the DBOS system tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum WorkflowStatus {
     /// Leaves its place until a time or an event, then becomes `ENQUEUED`: a long sleep, for example.
     Delayed,
@@ -20,10 +21,13 @@ pub enum WorkflowStatus {
     Cancelled,
     /// Was recovered more often than its limit allows.
     MaxRecoveryAttemptsExceeded,
+    /// The row holds something that this program does not know as a status; [`crate::WorkflowInfo::unreadable`] says
+    /// what. Nobody runs such a workflow. It can be cancelled and resumed.
+    Unknown,
 }
 
 impl WorkflowStatus {
-    /// All states, in the order in which a workflow may meet them.
+    /// All states that are known, in the order in which a workflow may meet them.
     pub const ALL: [Self; 7] = [
         Self::Delayed,
         Self::Enqueued,
@@ -34,7 +38,7 @@ impl WorkflowStatus {
         Self::MaxRecoveryAttemptsExceeded,
     ];
 
-    /// The text in the database.
+    /// The text in the database; of one that is not known, `UNKNOWN`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Delayed => "DELAYED",
@@ -44,6 +48,7 @@ impl WorkflowStatus {
             Self::Error => "ERROR",
             Self::Cancelled => "CANCELLED",
             Self::MaxRecoveryAttemptsExceeded => "MAX_RECOVERY_ATTEMPTS_EXCEEDED",
+            Self::Unknown => "UNKNOWN",
         }
     }
 
@@ -52,10 +57,10 @@ impl WorkflowStatus {
         Self::ALL.into_iter().find(|status| status.as_str() == text)
     }
 
-    /// Whether nothing more happens by itself.
+    /// Whether nothing more happens by itself. Of a state that is not known this cannot be said, so it is not.
     pub const fn is_terminal(self) -> bool {
         match self {
-            Self::Delayed | Self::Enqueued | Self::Pending => false,
+            Self::Delayed | Self::Enqueued | Self::Pending | Self::Unknown => false,
             Self::Success | Self::Error | Self::Cancelled | Self::MaxRecoveryAttemptsExceeded => true,
         }
     }
@@ -70,7 +75,9 @@ impl WorkflowStatus {
             Self::Enqueued => matches!(next, Self::Pending | Self::Error | Self::Cancelled),
             Self::Pending => !matches!(next, Self::Pending),
             Self::Cancelled | Self::Error => matches!(next, Self::Enqueued),
-            Self::MaxRecoveryAttemptsExceeded => matches!(next, Self::Enqueued | Self::Cancelled),
+            Self::MaxRecoveryAttemptsExceeded | Self::Unknown => {
+                matches!(next, Self::Enqueued | Self::Cancelled)
+            }
             Self::Success => false,
         }
     }
@@ -92,6 +99,7 @@ mod tests {
             assert_eq!(WorkflowStatus::parse(status.as_str()), Some(status));
         }
         assert_eq!(WorkflowStatus::parse("pending"), None);
+        assert_eq!(WorkflowStatus::parse(WorkflowStatus::Unknown.as_str()), None);
     }
 
     #[test]

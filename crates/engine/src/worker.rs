@@ -4,13 +4,14 @@
 //! waits for a child cannot keep the child from running.
 
 use std::cell::RefCell;
+use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use crate::clock::Stopwatch;
 use crate::limits::WORKER_KEEP_ALIVE;
-use crate::sync::{contained, lock, say, wait, wait_for};
+use crate::sync::{contained, lock, wait, wait_for};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -87,11 +88,12 @@ impl Workers {
         free * 4 >= self.slots_max
     }
 
-    /// Runs the job on a thread of its own. Gives it back when the system has no thread left, and after the close.
-    pub(crate) fn run(&self, job: Job) -> Result<(), Job> {
+    /// Runs the job on a thread of its own. It is not run when the system has no thread left, for this reason, and after the
+    /// close, which needs none.
+    pub(crate) fn run(&self, job: Job) -> Result<(), Option<io::Error>> {
         let mut state = lock(&self.pool.state);
         if state.closed {
-            return Err(job);
+            return Err(None);
         }
         if let Some(idle) = state.idle.pop() {
             drop(state);
@@ -101,23 +103,13 @@ impl Workers {
         }
         state.threads += 1;
         drop(state);
-        let first = Arc::new(Mutex::new(Some(job)));
-        let (pool, handed) = (self.pool.clone(), first.clone());
+        let pool = self.pool.clone();
         let builder = thread::Builder::new().name("piton-worker".to_owned()).stack_size(self.stack_bytes);
-        let spawned = builder.spawn(move || {
-            let first = lock(&handed).take();
-            if let Some(job) = first {
-                pool.work(job);
-            }
-        });
-        match spawned {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                say!(error, "no thread for a workflow: {error}");
-                lock(&self.pool.state).threads -= 1;
-                Err(lock(&first).take().unwrap_or_else(|| Box::new(|| {})))
-            }
-        }
+        let spawned = builder.spawn(move || pool.work(job));
+        spawned.map(|_| ()).map_err(|error| {
+            lock(&self.pool.state).threads -= 1;
+            Some(error)
+        })
     }
 
     /// Idle threads end; busy ones do after their job. Says whether all had ended when `patience` was over.

@@ -13,6 +13,7 @@ use crate::core::{Core, Run};
 use crate::error::{Error, Failure, PARKED, Result, Stop};
 use crate::history::History;
 use crate::limits::{REFUSED_RETRY_MAX, REFUSED_RETRY_MIN};
+use crate::listing::brief;
 use crate::observer::Event;
 use crate::registry::Registered;
 use crate::status::WorkflowStatus;
@@ -60,6 +61,9 @@ pub(crate) enum Ending {
     Left,
 }
 
+/// What is tried again, for the log.
+const FIND_A_THREAD: &str = "find_a_thread_for_a_workflow";
+
 /// Runs a workflow on a thread of its own. Without a thread it goes back to those that wait.
 pub(crate) fn dispatch(core: &Arc<Core>, assignment: Assignment, slot: Slot, caller: Caller) {
     let run = assignment.run.clone();
@@ -73,12 +77,17 @@ pub(crate) fn dispatch(core: &Arc<Core>, assignment: Assignment, slot: Slot, cal
             core.leave_if_last();
         })
     };
-    if core.workers.run(job).is_err() {
+    if let Err(reason) = core.workers.run(job) {
+        if let Some(reason) = reason {
+            core.outage.notices.failed(FIND_A_THREAD, &reason.to_string());
+        }
         // Nothing of it has run. Without a thread now there may be one in a moment.
         let again_at = core.options.clock.now().checked_add(REFUSED_RETRY_MIN);
         release(core, &run, Attempt::GivenBack, again_at.filter(|_| !core.is_stopping()), caller);
         core.runs.leave(&run);
         core.expect_backlog();
+    } else {
+        core.outage.notices.passed(FIND_A_THREAD);
     }
 }
 
@@ -206,7 +215,9 @@ fn succeeded(ctx: &Context, output: String) -> Outcome {
 }
 
 fn failed(ctx: &Context, status: WorkflowStatus, failure: &Failure) -> Outcome {
-    say!(info, "workflow {} ({}): {status}: {failure}", ctx.workflow_id(), ctx.name);
+    let reason = brief(&failure.to_string(), 1000);
+    let workflow = brief(ctx.workflow_id().as_str(), 300);
+    say!(info, "workflow {workflow} ({}): {status}: {reason}", ctx.name);
     Outcome {
         output: None,
         error: Some(codec::encode_failure(failure)),
@@ -270,9 +281,10 @@ pub(crate) fn release(
 ) -> bool {
     let at = core.options.clock.now();
     let write = Write::Release { owner: run.owner.clone(), attempt, again_at, at };
+    // Failures are logged by the committer.
     let verdict = core.committer.commit(write, caller);
     if verdict.is_err() {
-        say!(warn, "workflow {} could not be given back; its next executor finds it", run.workflow());
+        say!(debug, "workflow {} could not be given back; its next executor finds it", run.workflow());
     }
     matches!(verdict, Ok(Verdict::Done))
 }

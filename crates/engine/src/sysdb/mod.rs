@@ -153,6 +153,14 @@ pub(crate) struct Outlook {
     pub(crate) next_due: Option<Timestamp>,
 }
 
+/// Under whom a workflow is `PENDING`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum BusyExecutor {
+    Known(ExecutorId),
+    /// What the row holds in place of an id.
+    Unreadable(String),
+}
+
 /// What an executor tells the others.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Membership {
@@ -245,8 +253,8 @@ pub(crate) trait FleetReader: Send + Sync {
     fn unknown_wait(&self, served: &Served, since: Timestamp) -> DbResult<bool>;
     /// Those of an application that wait without a thread for something that is there.
     fn served_waits(&self, app: &str) -> DbResult<Vec<WorkflowId>>;
-    /// The executors of this engine that have a workflow in `PENDING`.
-    fn busy_executors(&self) -> DbResult<Vec<ExecutorId>>;
+    /// The executors of this engine that have a workflow in `PENDING`, and what stands in the place of one.
+    fn busy_executors(&self) -> DbResult<Vec<BusyExecutor>>;
     /// What is `PENDING` under this executor.
     fn owned_by(&self, executor: &ExecutorId) -> DbResult<Vec<Owner>>;
 }

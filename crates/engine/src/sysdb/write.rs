@@ -230,6 +230,8 @@ pub(crate) struct ClaimedRow {
     pub(crate) workflow: WorkflowId,
     pub(crate) name: String,
     pub(crate) attempts: u32,
+    /// Its id cannot be named in the database: the claim has ended it, and nobody runs it.
+    pub(crate) unreadable: bool,
 }
 
 impl StepRow {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use engine::{Context, Engine, Error};
 
-use crate::support::{App, Counter, eventually};
+use crate::lasting_trouble::{at_work, is_said_once};
+use crate::support::{App, Counter, Latch, eventually};
 use crate::transactions::bank;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -136,4 +137,15 @@ fn a_shutdown_keeps_its_deadline_while_the_database_is_locked() {
     // The lock is waited for five seconds.
     assert!(watch.elapsed() < Duration::from_secs(4), "{:?}", watch.elapsed());
     other.execute_batch("ROLLBACK").unwrap();
+}
+
+/// By somebody who cleans up, while the engine is at work.
+#[test]
+fn a_file_that_is_unlinked_is_said_once() {
+    let (app, latch) = (App::new(), Latch::default());
+    let engine = app.open();
+    let workflow = at_work(&app, &engine, &latch);
+    std::fs::remove_file(app.database.path()).unwrap();
+    latch.open();
+    is_said_once(&app, &engine, &workflow);
 }

@@ -12,6 +12,8 @@ mod accidents;
 mod children;
 mod commits;
 mod endings;
+mod hostile_rows;
+mod lasting_trouble;
 mod listing;
 mod manage;
 mod messages;

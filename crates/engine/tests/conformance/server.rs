@@ -6,7 +6,8 @@ use engine::postgres::error::SqlState;
 use engine::{Context, Engine, Error};
 
 use crate::backend::{SqlError, transaction};
-use crate::support::{App, Counter, Result};
+use crate::lasting_trouble::{at_work, is_said_once};
+use crate::support::{App, Counter, Latch, Result, eventually};
 use crate::transactions::bank;
 
 /// A body that conflicts with another transaction runs again as a whole, however often, and its effect is there once.
@@ -148,4 +149,35 @@ fn an_engine_is_used_and_dropped_inside_an_async_runtime() {
         // One that was built elsewhere, dropped here.
         runtime.block_on(async { drop(engine) });
     }
+}
+
+/// With everybody who is connected to it.
+#[test]
+fn a_database_that_is_dropped_is_said_once() {
+    let (app, latch) = (App::new(), Latch::default());
+    let engine = app.open();
+    let workflow = at_work(&app, &engine, &latch);
+    app.database.drop_for_all();
+    latch.open();
+    is_said_once(&app, &engine, &workflow);
+}
+
+#[test]
+fn a_grant_that_is_revoked_is_said_once_and_once_more_when_it_is_back() {
+    let (app, latch) = (App::new(), Latch::default());
+    drop(app.open());
+    let role = format!("revoked_{}", app.database.label().trim_start_matches('/'));
+    app.batch(&format!(
+        "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA dbos TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA dbos TO {role}"
+    ));
+    let engine = app.options().open(&app.url().replace("postgres@", &format!("{role}@"))).unwrap();
+    let workflow = at_work(&app, &engine, &latch);
+    app.batch(&format!("REVOKE ALL ON dbos.workflow_status FROM {role}"));
+    latch.open();
+    is_said_once(&app, &engine, &workflow);
+    app.batch(&format!("GRANT ALL ON dbos.workflow_status TO {role}"));
+    eventually("it goes on", || {
+        app.clock.advance(Duration::from_secs(1));
+        app.status("before") == "SUCCESS"
+    });
 }

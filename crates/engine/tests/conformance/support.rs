@@ -19,8 +19,15 @@ pub(crate) struct App {
 }
 
 /// Panics at every message, as a logger does that prints to a closed pipe. The whole suite runs under it. Without
-/// the panic hook, so without noise.
+/// the panic hook, so without noise. What it was told is kept, for [`logged`].
 struct BadLogger;
+
+static LOGGED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Warnings and information that hold this text, of all tests of this process.
+pub(crate) fn logged(text: &str) -> Vec<String> {
+    LOGGED.lock().unwrap().iter().filter(|line| line.contains(text)).cloned().collect()
+}
 
 impl log::Log for BadLogger {
     fn enabled(&self, _: &log::Metadata<'_>) -> bool {
@@ -29,6 +36,9 @@ impl log::Log for BadLogger {
 
     fn log(&self, record: &log::Record<'_>) {
         if record.target().starts_with("engine") {
+            if record.level() <= log::Level::Info {
+                LOGGED.lock().unwrap().push(format!("{} {}", record.level(), record.args()));
+            }
             std::panic::resume_unwind(Box::new("the logger panics"));
         }
     }
@@ -78,6 +88,12 @@ impl App {
     /// The first column of all rows.
     pub(crate) fn column<T: FromValue>(&self, sql: &str, params: impl Params) -> Vec<T> {
         self.database.column(sql, &params.values()).into_iter().map(T::from_value).collect()
+    }
+
+    /// What the log has said of this database.
+    pub(crate) fn said(&self) -> Vec<String> {
+        let label = self.database.label();
+        [format!("{label}:"), format!("{label} ")].iter().flat_map(|label| logged(label)).collect()
     }
 
     pub(crate) fn status(&self, id: &str) -> String {

@@ -95,7 +95,9 @@ const MEMBERS: Statement = Statement {
     sql: "
         SELECT application_name, application_version,
                ARRAY (SELECT jsonb_array_elements_text(workflows)), ARRAY (SELECT jsonb_array_elements_text(queues))
-          FROM dbos.piton_executors WHERE lease_until >= clock_timestamp()",
+          FROM dbos.piton_executors
+         WHERE lease_until >= clock_timestamp()
+           AND jsonb_typeof(workflows) = 'array' AND jsonb_typeof(queues) = 'array'",
 };
 
 #[cfg(test)]

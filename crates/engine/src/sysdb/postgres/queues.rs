@@ -52,7 +52,7 @@ const CLAIM: Statement = Statement {
              UPDATE dbos.workflow_status s
                 SET status = 'PENDING', executor_id = $6, owner_xid = $7, application_name = $2,
                     application_version = $3, started_at_epoch_ms = $8, updated_at = $8,
-                    recovery_attempts = COALESCE(s.recovery_attempts, 0) + 1
+                    recovery_attempts = greatest(0, least(COALESCE(s.recovery_attempts, 0), 4294967294)) + 1
                FROM picked p WHERE s.workflow_uuid = p.workflow_uuid
              RETURNING s.workflow_uuid, s.name, s.recovery_attempts, s.priority, s.created_at)
         SELECT workflow_uuid, name, recovery_attempts
@@ -153,7 +153,8 @@ fn claim_unlocked(connection: &mut Connection, claim: &Claim) -> DbResult<Verdic
     let read = |row: &Row| {
         let workflow = WorkflowId::stored(column(&CLAIM, row, 0)?);
         let name: Option<String> = column(&CLAIM, row, 1)?;
-        Ok(ClaimedRow { workflow, name: name.unwrap_or_default(), attempts: count_column(&CLAIM, row, 2)? })
+        let attempts = count_column(&CLAIM, row, 2)?;
+        Ok(ClaimedRow { workflow, name: name.unwrap_or_default(), attempts, unreadable: false })
     };
     Ok(Verdict::Claimed(rows.iter().map(read).collect::<DbResult<_>>()?))
 }

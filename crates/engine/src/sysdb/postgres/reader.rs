@@ -10,16 +10,19 @@ use crate::clock::Timestamp;
 use crate::id::{ExecutorId, StepId, WorkflowId};
 use crate::listing::{Progress, WorkflowFilter, WorkflowInfo};
 use crate::status::WorkflowStatus;
+use crate::sysdb::names::ended;
 use crate::sysdb::{
-    DbResult, FleetReader, Outcome, Outlook, Owner, Past, Reader, Served, StepRow, StoredInput,
+    BusyExecutor, DbResult, FleetReader, Outcome, Outlook, Owner, Past, Reader, Served, StepRow, StoredInput,
 };
 
 /// $1 ids
 const SETTLED_AMONG: Statement = Statement {
     name: "settled_among",
-    sql: "
-        SELECT workflow_uuid FROM dbos.workflow_status
-         WHERE workflow_uuid = ANY ($1) AND status NOT IN ('PENDING', 'ENQUEUED', 'DELAYED')",
+    sql: concat!(
+        "
+        SELECT workflow_uuid FROM dbos.workflow_status WHERE workflow_uuid = ANY ($1) AND status IN ",
+        ended!()
+    ),
 };
 
 #[cfg(test)]
@@ -92,7 +95,7 @@ impl FleetReader for Readers {
         self.pool.read(|connection| claims::served_waits(connection, app))
     }
 
-    fn busy_executors(&self) -> DbResult<Vec<ExecutorId>> {
+    fn busy_executors(&self) -> DbResult<Vec<BusyExecutor>> {
         self.pool.read(claims::busy_executors)
     }
 

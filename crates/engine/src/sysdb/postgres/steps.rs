@@ -11,7 +11,7 @@ use super::connection::{Connection, Prepared, Statement, column, trouble};
 use crate::clock::Timestamp;
 use crate::id::{StepId, WorkflowId};
 use crate::limits::{PASTS_BYTES_MAX, PASTS_ROWS_MAX};
-use crate::sysdb::write::Refusal;
+use crate::sysdb::write::{BEFORE_FIRST_STEP, Refusal};
 use crate::sysdb::{DbResult, Owner, Past, StepRow, StoredInput, Verdict};
 
 /// Records outcomes once, and only for the owner, whose row is locked meanwhile: nobody takes the workflow over between
@@ -70,14 +70,14 @@ pub(super) const RECORD_ONE: Statement = Statement {
 /// As a transaction of its own, so that the conflict may be an error: the clause costs every step.
 pub(super) const RECORD_LONE: Statement = Statement { name: "record_lone_step", sql: record_one!() };
 
-/// $1 workflow, $2 step id after which to read, $3 limit
+/// $1 workflow, $2 step id from which on to read, $3 limit
 const READ: Statement = Statement {
     name: "read_steps",
     sql: "
         SELECT workflow_uuid, function_id, function_name, output, error, child_workflow_id,
                started_at_epoch_ms, completed_at_epoch_ms, serialization
           FROM dbos.operation_outputs
-         WHERE workflow_uuid = $1 AND function_id > $2
+         WHERE workflow_uuid = $1 AND function_id >= $2
          ORDER BY function_id LIMIT $3",
 };
 
@@ -141,20 +141,22 @@ pub(super) fn recorded_at(
     owner: &Owner,
     at: StepId,
 ) -> DbResult<Option<StepRow>> {
-    let before = place(StepId(at.0.saturating_sub(1)))?;
-    let rows = prepared.query(client, &READ, &[&owner.workflow.as_str(), &before, &1_i64])?;
+    let rows = prepared.query(client, &READ, &[&owner.workflow.as_str(), &place(at)?, &1_i64])?;
     let found = rows.first().map(|row| step_row(&READ, row)).transpose()?;
     Ok(found.filter(|found| found.step_id == at))
 }
 
-/// The recorded steps after `after`, in order.
+/// The recorded steps after `after`, in order. From the first on, with what stands where no step can.
 pub(super) fn read(
     connection: &mut Connection,
     workflow: &WorkflowId,
     after: StepId,
     limit: u32,
 ) -> DbResult<Vec<StepRow>> {
-    let rows = connection.query(&READ, &[&workflow.as_str(), &place(after)?, &i64::from(limit)])?;
+    let from = if after == BEFORE_FIRST_STEP { Some(i32::MIN) } else { place(after)?.checked_add(1) };
+    // After the last place that a step can have there is none.
+    let Some(from) = from else { return Ok(Vec::new()) };
+    let rows = connection.query(&READ, &[&workflow.as_str(), &from, &i64::from(limit)])?;
     rows.iter().map(|row| step_row(&READ, row)).collect()
 }
 
@@ -179,6 +181,7 @@ pub(super) fn read_pasts(
     Ok(pasts)
 }
 
+/// A place below the first reads as 0: no run asks for it, so each run finds it left over and ends with a reason.
 fn step_row(statement: &Statement, row: &Row) -> DbResult<StepRow> {
     let time = |index| column::<Option<i64>>(statement, row, index).map(|ms| ms.map(Timestamp::from_millis));
     let step_id: i32 = column(statement, row, 1)?;

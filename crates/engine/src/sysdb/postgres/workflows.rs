@@ -11,9 +11,9 @@ use super::connection::{Connection, Statement, column};
 use crate::clock::Timestamp;
 use crate::id::{ExecutorId, WorkflowId};
 use crate::status::WorkflowStatus;
-use crate::sysdb::names::{INTERNAL_QUEUE, mark_of_message, mark_of_workflow};
+use crate::sysdb::names::{INTERNAL_QUEUE, ended, mark_of_message, mark_of_workflow};
 use crate::sysdb::write::{Attempt, Existing, NewWorkflow, Refusal, Wake};
-use crate::sysdb::{DbError, DbResult, Outcome, Owner, StepRow, StoredInput, Verdict};
+use crate::sysdb::{DbResult, Outcome, Owner, StepRow, StoredInput, Verdict};
 
 /// Inserts those that are new; where the id is taken, no row comes back. In the order of their ids, so that two processes
 /// that start the same ones do not wait for each other in a circle.
@@ -121,21 +121,25 @@ const WAKE_PARENTS: Statement = Statement {
 /// $1 id, $2 token, $3 due, $4 queue, $5 now, $6 mark, $7 awaited workflow, $8 awaited topic
 const SUSPEND: Statement = Statement {
     name: "suspend",
-    sql: "
+    sql: concat!(
+        "
         WITH awaited AS MATERIALIZED (
              SELECT status FROM dbos.workflow_status WHERE workflow_uuid = $7::text FOR SHARE)
         UPDATE dbos.workflow_status
            SET status = 'DELAYED', delay_until_epoch_ms = $3::int8, queue_name = COALESCE(queue_name, $4),
                owner_xid = NULL, started_at_epoch_ms = NULL, updated_at = $5,
-               recovery_attempts = greatest(recovery_attempts - 1, 0),
+               recovery_attempts = greatest(recovery_attempts, 1) - 1,
                attributes = CASE WHEN $6::text IS NULL THEN attributes
                                  WHEN jsonb_typeof(attributes) = 'object'
                                  THEN attributes || jsonb_build_object('piton.awaits', $6::text)
                                  ELSE jsonb_build_object('piton.awaits', $6::text) END
          WHERE workflow_uuid = $1 AND (status = 'PENDING') IS TRUE AND owner_xid = $2
-           AND NOT EXISTS (SELECT 1 FROM awaited WHERE status NOT IN ('PENDING', 'ENQUEUED', 'DELAYED'))
+           AND NOT EXISTS (SELECT 1 FROM awaited WHERE status IN ",
+        ended!(),
+        ")
            AND NOT EXISTS (SELECT 1 FROM dbos.notifications
-                            WHERE destination_uuid = $1 AND topic = $8::text AND consumed = FALSE)",
+                            WHERE destination_uuid = $1 AND topic = $8::text AND consumed = FALSE)"
+    ),
 };
 
 /// $1 id, $2 token, $3 queue, $4 now, $5 attempts to give back, $6 the time from which on it may be claimed
@@ -146,7 +150,7 @@ const RELEASE: Statement = Statement {
            SET status = CASE WHEN $6::int8 IS NULL THEN 'ENQUEUED' ELSE 'DELAYED' END, delay_until_epoch_ms = $6,
                queue_name = COALESCE(queue_name, $3), owner_xid = NULL,
                started_at_epoch_ms = NULL, updated_at = $4,
-               recovery_attempts = greatest(recovery_attempts - $5::int8, 0)
+               recovery_attempts = greatest(recovery_attempts, $5::int8) - $5::int8
          WHERE workflow_uuid = $1 AND (status = 'PENDING') IS TRUE AND owner_xid = $2",
 };
 
@@ -341,16 +345,8 @@ fn outcome_row(row: &Row) -> DbResult<Outcome> {
 }
 
 pub(super) fn status_column(statement: &Statement, row: &Row, index: usize) -> DbResult<WorkflowStatus> {
-    let text: Option<String> = column(statement, row, index)?;
-    let text = text.unwrap_or_default();
-    WorkflowStatus::parse(&text).ok_or_else(|| DbError {
-        statement: statement.name,
-        may_pass: false,
-        source: Box::<dyn std::error::Error + Send + Sync>::from(format!(
-            "`{text}` is not a workflow status"
-        ))
-        .into(),
-    })
+    let text: Option<&str> = column(statement, row, index)?;
+    Ok(text.and_then(WorkflowStatus::parse).unwrap_or(WorkflowStatus::Unknown))
 }
 
 /// The columns of new workflows.

@@ -138,7 +138,7 @@ impl Liveness for ExecutorLocks {
     fn without_trace(&self, mut executors: Vec<ExecutorId>) -> Vec<ExecutorId> {
         executors.retain(|executor| {
             let found = fs::metadata(self.path(executor));
-            !self.holds(executor) && found.is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+            !self.holds(executor) && found.is_err_and(|e| cannot_be_there(&e))
         });
         executors
     }
@@ -170,6 +170,12 @@ impl Liveness for ExecutorLocks {
         };
         living.filter_map(|executor| member(executor).transpose()).collect()
     }
+}
+
+/// No file of that name, or a name that no file has: a row may hold any.
+fn cannot_be_there(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidFilename, InvalidInput, NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | InvalidFilename | InvalidInput | NotADirectory)
 }
 
 fn private() -> OpenOptions {
@@ -256,6 +262,10 @@ mod tests {
         let (_dir, first, second) = two();
         let gone = ExecutorId::stored("piton-from-a-backup");
         assert!(first.without_trace(vec![gone.clone()]) == [gone.clone()] && !first.is_alive(&gone));
+        for never in ["piton-\0", "piton-a/../b", &format!("piton-{}", "x".repeat(10_000))] {
+            let never = ExecutorId::stored(never);
+            assert_eq!(first.without_trace(vec![never.clone()]), [never], "no file can have this name");
+        }
         let executor = first.join(None, &about("w")).unwrap();
         second.forget(&executor);
         assert!(second.is_alive(&executor));

@@ -15,8 +15,9 @@ use crate::id::{ExecutorId, StepId, WorkflowId};
 use crate::listing::{Progress, WorkflowFilter, WorkflowInfo};
 use crate::outage::{Outage, Part};
 use crate::status::WorkflowStatus;
+use crate::sysdb::names::ended;
 use crate::sysdb::{
-    DbResult, FleetReader, Outcome, Outlook, Owner, Past, Reader, Served, StepRow, StoredInput,
+    BusyExecutor, DbResult, FleetReader, Outcome, Outlook, Owner, Past, Reader, Served, StepRow, StoredInput,
 };
 
 /// More readers than this wait for each other: each costs file handles and a cache.
@@ -25,10 +26,12 @@ const CONNECTIONS_MAX: usize = 8;
 /// ?1 JSON array of ids
 const SETTLED_AMONG: Statement = Statement {
     name: "settled_among",
-    sql: "
+    sql: concat!(
+        "
         SELECT workflow_uuid FROM workflow_status
-         WHERE workflow_uuid IN (SELECT value FROM json_each(?1))
-           AND status NOT IN ('PENDING', 'ENQUEUED', 'DELAYED')",
+         WHERE workflow_uuid IN (SELECT value FROM json_each(?1)) AND status IN ",
+        ended!()
+    ),
 };
 
 #[cfg(test)]
@@ -151,7 +154,7 @@ impl FleetReader for Readers {
     }
 
     fn outlook(&self, served: &Served) -> DbResult<Outlook> {
-        self.read(|connection| queues::outlook(connection, served))
+        self.read(|connection| queues::outlook(connection, served, &self.outage))
     }
 
     fn pasts(&self, ids: &[WorkflowId]) -> DbResult<HashMap<WorkflowId, Past>> {
@@ -168,15 +171,15 @@ impl FleetReader for Readers {
     }
 
     fn served_waits(&self, app: &str) -> DbResult<Vec<WorkflowId>> {
-        self.read(|connection| claims::served_waits(connection, app))
+        self.read(|connection| claims::served_waits(connection, app, &self.outage))
     }
 
-    fn busy_executors(&self) -> DbResult<Vec<ExecutorId>> {
+    fn busy_executors(&self) -> DbResult<Vec<BusyExecutor>> {
         self.read(claims::busy_executors)
     }
 
     fn owned_by(&self, executor: &ExecutorId) -> DbResult<Vec<Owner>> {
-        self.read(|connection| claims::owned_by(connection, executor))
+        self.read(|connection| claims::owned_by(connection, executor, &self.outage))
     }
 }
 

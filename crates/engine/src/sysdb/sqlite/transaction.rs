@@ -68,7 +68,7 @@ fn try_once<T, E>(
         return Ok(Transacted::NotOwner);
     }
     if let Some(place) = earlier
-        && let Some(recorded) = recorded_at(&transaction, owner, place)?
+        && let Some(recorded) = steps::read_at(&transaction, &owner.workflow, place)?
     {
         return Ok(Transacted::Recorded(recorded));
     }
@@ -100,7 +100,7 @@ fn try_once<T, E>(
     match committed {
         Ok(()) => Ok(Transacted::Committed(value)),
         // The answer may be lost while the commit is not: the record tells. Without it, the next try looks.
-        Err(error) => match recorded_at(connection, owner, step.step_id) {
+        Err(error) => match steps::read_at(connection, &owner.workflow, step.step_id) {
             Ok(Some(_)) => Ok(Transacted::Committed(value)),
             Ok(None) => Err(error),
             Err(_) => Err(DbError { may_pass: true, ..error }),
@@ -151,12 +151,6 @@ fn open(path: &Path) -> DbResult<Connection> {
     let connection = connect(path).map_err(|e| failed(NAME, e))?;
     make_durable(&connection).map_err(|e| failed(NAME, e))?.map_err(|reason| unusable(&reason))?;
     Ok(connection)
-}
-
-/// Only the owner writes there, and it takes each place once: what is there is its own.
-fn recorded_at(connection: &Connection, owner: &Owner, place: StepId) -> DbResult<Option<StepRow>> {
-    let found = steps::read(connection, &owner.workflow, StepId(place.0.saturating_sub(1)), 1)?.pop();
-    Ok(found.filter(|found| found.step_id == place))
 }
 
 fn unusable(reason: &str) -> DbError {

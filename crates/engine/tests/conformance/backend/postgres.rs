@@ -17,6 +17,9 @@ pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL SERIALIZABLE";
 /// Attributes that are no JSON object.
 pub(crate) const ODD_ATTRIBUTES: &[&str] = &["null", "[1]", "\"text\""];
 
+/// Whether a column holds values of any type.
+pub(crate) const ANY_TYPE: bool = false;
+
 /// What the driver says.
 pub(crate) type SqlError = postgres::Error;
 
@@ -27,6 +30,17 @@ impl Database {
 
     pub(crate) fn url(&self) -> String {
         cluster::shared().url(&self.name)
+    }
+
+    /// How the log calls it, at its end.
+    pub(crate) fn label(&self) -> String {
+        format!("/{}", self.name)
+    }
+
+    /// With everybody who is connected to it.
+    pub(crate) fn drop_for_all(&self) {
+        let mut client = Client::connect(&cluster::shared().url("postgres"), NoTls).unwrap();
+        client.batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", self.name)).unwrap();
     }
 
     /// New tables are the application's.

@@ -20,6 +20,9 @@ pub(crate) const BEGIN: &str = "BEGIN IMMEDIATE";
 /// Attributes that are no JSON object.
 pub(crate) const ODD_ATTRIBUTES: &[&str] = &["no json", "null", "[1]", "\"text\""];
 
+/// Whether a column holds values of any type.
+pub(crate) const ANY_TYPE: bool = true;
+
 /// What the driver says.
 pub(crate) type SqlError = rusqlite::Error;
 
@@ -34,6 +37,11 @@ impl Database {
 
     pub(crate) fn url(&self) -> String {
         format!("sqlite:{}", self.path().display())
+    }
+
+    /// How the log calls it.
+    pub(crate) fn label(&self) -> String {
+        self.path().display().to_string()
     }
 
     fn connection(&self) -> Connection {
