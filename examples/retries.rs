@@ -1,7 +1,7 @@
 //! A step that fails is tried again, if you say so.
 //!
 //! [`StepOptions`] says how often, how long to wait between, and which errors are worth another attempt. What
-//! happened is recorded at the end: the value, or the error with what each attempt said.
+//! happened is recorded at the end: the value, or the error with what the attempts said.
 //!
 //! Run it: `cargo run --bin retries -p examples`
 
@@ -22,11 +22,11 @@ fn pay(ctx: &mut Context, bank: String) -> Result<String> {
     ctx.step_with("charge", &FLAKY_BANK, |step| charge(&bank, step.attempt()))
 }
 
-/// A bank that answers at the third call, one that never does, and one that says no. Calls count from 0.
+/// A bank that answers at the third call, one that never does, and one that says no. Calls count from 1.
 fn charge(bank: &str, call: u32) -> io::Result<String> {
     println!("calling the {bank} bank");
     match bank {
-        "slow" if call == 2 => Ok("paid".to_owned()),
+        "slow" if call == 3 => Ok("paid".to_owned()),
         "strict" => Err(io::Error::new(ErrorKind::PermissionDenied, "card declined")),
         _ => Err(io::Error::new(ErrorKind::TimedOut, "no answer")),
     }
@@ -57,6 +57,6 @@ fn main() -> Result<(), BoxError> {
 // calling the dead bank
 // calling the dead bank
 // calling the dead bank
-// => workflow dead failed: step charge failed 3 times: attempt 1: no answer; attempt 2: no answer; attempt 3: no answer
+// => workflow dead failed: step charge failed 3 times: no answer
 // calling the strict bank
 // => workflow strict failed: step charge failed: card declined

@@ -12,8 +12,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::{env, thread};
 
-use engine::rusqlite::{self, Connection, Transaction};
-use engine::{BoxError, Context, Engine, Result};
+use engine::rusqlite::Connection;
+use engine::sql::SqlError;
+use engine::{BoxError, Context, Engine, Result, Tx};
 
 fn order(ctx: &mut Context, item: String) -> Result<i64> {
     let run = ctx.attempt();
@@ -26,9 +27,8 @@ fn order(ctx: &mut Context, item: String) -> Result<i64> {
     Ok(id)
 }
 
-fn insert(tx: &Transaction<'_>, item: &str) -> rusqlite::Result<i64> {
-    tx.execute("INSERT INTO orders (item) VALUES (?1)", [item])?;
-    Ok(tx.last_insert_rowid())
+fn insert(tx: &mut Tx<'_>, item: &str) -> Result<i64, SqlError> {
+    tx.query_one("INSERT INTO orders (item) VALUES ($1) RETURNING id", [item])?.get("id")
 }
 
 /// Asks the other process to kill this one, and gets no further. Not part of a real program.

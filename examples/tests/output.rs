@@ -49,6 +49,8 @@ fn every_example_promises_an_output_and_is_tested() {
 }
 
 fn check(program: &str, source: &str) {
+    watch::test(watch::LIMIT);
+    let _waiting = watch::waiting(format!("the end of {program}"));
     let run = Command::new(program).output().unwrap();
     let (printed, complaints) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
     let promised = promised(source).unwrap();

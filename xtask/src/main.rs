@@ -4,15 +4,18 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it talks to people")]
 
+mod beside;
 mod cargo;
 mod check;
 mod compat;
+mod mutants;
 mod run;
 mod supervise;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -30,8 +33,10 @@ struct Cli {
 enum Command {
     /// Run an example; with --until-success start it again whenever it dies.
     Run(run::RunArgs),
-    /// Everything that must pass: tests, format, lints, documentation, demos, torture, bench.
-    Ci,
+    /// Everything that must pass: tests, format, lints, documentation, demos, torture, bench; --full adds what takes hours.
+    Ci(check::CiArgs),
+    /// Change the engine in small ways, one at a time, and see whether the tests notice: --files --list --timeout.
+    Mutants(mutants::MutantsArgs),
     /// Kill processes at random and audit what they leave: --seed N --kills K --processes P --dir D
     /// --backend postgres.
     #[command(disable_help_flag = true)]
@@ -60,9 +65,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let cli = Cli::try_parse().unwrap_or_else(|error| without_values(error).exit());
+    let done = match cli.command {
         Command::Run(args) => run::run(&args),
-        Command::Ci => check::all(),
+        Command::Ci(args) => check::all(&args),
+        Command::Mutants(args) => mutants::run(&args),
         Command::Torture { args } => cargo::hand_over("torture", &["judge".into()], &args),
         Command::Bench { args } => cargo::hand_over("bench", &[], &args),
         Command::Pg { args } => cargo::hand_over("cluster", &[], &args),
@@ -72,4 +79,15 @@ fn main() -> ExitCode {
         eprintln!("xtask: {error:#}");
         ExitCode::from(3)
     })
+}
+
+/// The same without a value that stands where none belongs, if it may be of a URL that was not quoted: then it is the
+/// password.
+fn without_values(mut error: clap::Error) -> clap::Error {
+    let may_be_of_a_url =
+        |arg: &str| !arg.starts_with('-') && arg.contains(['=', ':', '/', '@', '?', '&', '%']);
+    if matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(arg)) if may_be_of_a_url(arg)) {
+        error.insert(ContextKind::InvalidArg, ContextValue::String("***".to_owned()));
+    }
+    error
 }

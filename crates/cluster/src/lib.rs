@@ -13,6 +13,7 @@
 
 mod binaries;
 mod owner;
+mod pooler;
 mod proxy;
 
 use std::fs;
@@ -25,7 +26,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use binaries::Binaries;
 use owner::Owner;
-pub use proxy::Proxy;
+pub use pooler::{Mode, Pooler, try_pooler};
+pub use proxy::{Moment, Proxy};
 
 /// Where a server is made, and how it is configured.
 #[derive(Debug, Clone, Default)]
@@ -187,18 +189,25 @@ pub fn try_shared() -> Option<&'static Cluster> {
     static SHARED: OnceLock<Option<Cluster>> = OnceLock::new();
     let started = || match Cluster::start(&Settings::default()) {
         Ok(cluster) => Some(cluster),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && std::env::var_os(REQUIRE).is_none() => {
-            let program = std::env::args().next().unwrap_or_default();
-            // Past the capture of test output.
-            let _ = writeln!(
-                io::stderr(),
-                "\nSKIPPED tests of {program}: {error}; {REQUIRE}=1 makes this a failure\n"
-            );
+        Err(error) => {
+            not_installed(&error, "PostgreSQL server");
             None
         }
-        Err(error) => panic!("no PostgreSQL server for the tests: {error}"),
     };
     SHARED.get_or_init(started).as_ref()
+}
+
+/// Says that tests are skipped for want of a program.
+///
+/// # Panics
+/// When the error is another one, or the program is required.
+fn not_installed(error: &io::Error, what: &str) {
+    let may_be_missing = error.kind() == io::ErrorKind::NotFound && std::env::var_os(REQUIRE).is_none();
+    assert!(may_be_missing, "no {what} for the tests: {error}");
+    let program = std::env::args().next().unwrap_or_default();
+    // Past the capture of test output.
+    let _ =
+        writeln!(io::stderr(), "\nSKIPPED tests of {program}: {error}; {REQUIRE}=1 makes this a failure\n");
 }
 
 /// The same for test programs all of whose tests need the server: where there is none the process ends, as if they had

@@ -1,10 +1,11 @@
-//! A proxy before the server: counts what goes through it, and loses answers on demand.
+//! A proxy before the server: counts what goes through it, loses answers on demand, and falls silent: on all connections,
+//! or on those of one application name.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 
 use crate::Cluster;
@@ -30,6 +31,53 @@ struct Shared {
     lost: AtomicU64,
     silent: AtomicBool,
     deaf: AtomicBool,
+    /// What is open, or was.
+    links: Mutex<Vec<Weak<Link>>>,
+    /// New connections of this application name fall silent then.
+    silence_of_new: Mutex<Option<(String, Moment)>>,
+    /// How many connections fell silent by themselves.
+    silenced: AtomicU64,
+}
+
+/// When a new connection falls silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// It is accepted, and its login is never answered.
+    Login,
+    /// The login is answered, and nothing after it.
+    AfterLogin,
+}
+
+/// One connection.
+#[derive(Debug, Default)]
+struct Link {
+    application: Mutex<String>,
+    /// Nothing comes through any more in either direction.
+    silent: AtomicBool,
+    /// It falls silent when the server is ready for the next request.
+    after_login: AtomicBool,
+    /// It falls silent within the next answer.
+    within_answer: AtomicBool,
+}
+
+impl Link {
+    /// Never returns once it is silent: its sockets stay open, and the system goes on to acknowledge what it gets.
+    fn pass(&self, shared: &Shared) {
+        wait_while_silent(shared);
+        while self.silent.load(Ordering::SeqCst) {
+            thread::park();
+        }
+    }
+
+    fn fall_silent(&self, shared: &Shared) {
+        if !self.silent.swap(true, Ordering::SeqCst) {
+            shared.silenced.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Proxy {
@@ -87,19 +135,57 @@ impl Proxy {
     pub fn be_silent(&self, silent: bool) {
         self.shared.silent.store(silent, Ordering::SeqCst);
     }
+
+    /// Silences the connections that are open under this application name, for good. It says how many; new ones work.
+    pub fn silence(&self, application: &str) -> usize {
+        let links = self.links_of(application);
+        for link in &links {
+            link.fall_silent(&self.shared);
+        }
+        links.len()
+    }
+
+    /// The same in the middle of their next answers.
+    pub fn silence_within_answers(&self, application: &str) -> usize {
+        let links = self.links_of(application);
+        for link in &links {
+            link.within_answer.store(true, Ordering::SeqCst);
+        }
+        links.len()
+    }
+
+    /// From now on new connections under this application name fall silent; `None` ends that. An empty name is that of
+    /// all.
+    pub fn silence_new(&self, application: &str, at: Option<Moment>) {
+        *locked(&self.shared.silence_of_new) = at.map(|at| (application.to_owned(), at));
+    }
+
+    /// How many connections fell silent, but for those of [`Proxy::be_silent`].
+    pub fn silenced(&self) -> u64 {
+        self.shared.silenced.load(Ordering::SeqCst)
+    }
+
+    fn links_of(&self, application: &str) -> Vec<Arc<Link>> {
+        let mut links = locked(&self.shared.links);
+        links.retain(|link| link.strong_count() > 0);
+        let all = links.iter().filter_map(Weak::upgrade);
+        all.filter(|link| *locked(&link.application) == application).collect()
+    }
 }
 
 /// One connection, until an end of it closes.
 fn relay(client: &TcpStream, server: &UnixStream, shared: &Arc<Shared>) {
     let _ = client.set_nodelay(true);
     let lose = Arc::new(AtomicBool::new(false));
+    let link = Arc::<Link>::default();
+    locked(&shared.links).push(Arc::downgrade(&link));
     let (Ok(to_client), Ok(from_server)) = (client.try_clone(), server.try_clone()) else { return };
-    let (loses, shared_by_both) = (lose.clone(), shared.clone());
+    let (loses, of_both, shared_by_both) = (lose.clone(), link.clone(), shared.clone());
     let answers = thread::spawn(move || {
-        let _ = answers(from_server, &to_client, &loses, &shared_by_both);
+        let _ = answers(from_server, &to_client, &loses, (&of_both, &shared_by_both));
         let _ = to_client.shutdown(Shutdown::Both);
     });
-    let _ = requests(client, server, &lose, shared);
+    let _ = requests(client, server, &lose, (&link, shared));
     let _ = server.shutdown(Shutdown::Both);
     let _ = client.shutdown(Shutdown::Both);
     let _ = answers.join();
@@ -109,14 +195,26 @@ fn requests(
     mut client: &TcpStream,
     mut server: &UnixStream,
     lose: &AtomicBool,
-    shared: &Shared,
+    (link, shared): (&Link, &Shared),
 ) -> io::Result<()> {
     // The first message has no type.
     let startup = message(&mut client, 0)?;
+    let application = application_name(&startup);
+    let silence = locked(&shared.silence_of_new).clone();
+    if let Some((named, at)) = silence
+        && (named.is_empty() || named == application)
+    {
+        match at {
+            Moment::Login => link.fall_silent(shared),
+            Moment::AfterLogin => link.after_login.store(true, Ordering::SeqCst),
+        }
+    }
+    *locked(&link.application) = application;
+    link.pass(shared);
     server.write_all(&startup)?;
     loop {
         let message = message(&mut client, 1)?;
-        wait_while_silent(shared);
+        link.pass(shared);
         if matches!(message[0], b'E' | b'Q') {
             shared.statements.fetch_add(1, Ordering::SeqCst);
         }
@@ -136,13 +234,18 @@ fn answers(
     mut server: UnixStream,
     mut client: &TcpStream,
     lose: &AtomicBool,
-    shared: &Shared,
+    (link, shared): (&Link, &Shared),
 ) -> io::Result<()> {
     loop {
         let message = message(&mut server, 1)?;
-        wait_while_silent(shared);
+        link.pass(shared);
         if message[0] == b'A' && shared.deaf.load(Ordering::SeqCst) {
             continue;
+        }
+        if link.within_answer.load(Ordering::SeqCst) {
+            client.write_all(&message[..message.len() / 2])?;
+            link.fall_silent(shared);
+            link.pass(shared);
         }
         if !lose.load(Ordering::SeqCst) {
             client.write_all(&message)?;
@@ -151,7 +254,18 @@ fn answers(
             shared.lost.fetch_add(1, Ordering::SeqCst);
             return Ok(());
         }
+        if message[0] == b'Z' && link.after_login.load(Ordering::SeqCst) {
+            link.fall_silent(shared);
+        }
     }
+}
+
+/// What a client says in its startup message, where names and values alternate.
+fn application_name(startup: &[u8]) -> String {
+    let texts: Vec<&[u8]> = startup.get(8..).unwrap_or_default().split(|byte| *byte == 0).collect();
+    let pairs = texts.chunks_exact(2);
+    let value = pairs.into_iter().find(|pair| pair[0] == b"application_name").map(|pair| pair[1]);
+    String::from_utf8_lossy(value.unwrap_or_default()).into_owned()
 }
 
 /// A whole message: a type of so many bytes, a length that counts itself, and the rest.

@@ -20,7 +20,7 @@ impl Gate {
     }
 
     /// The body of a step that says it is there, and ends when its workflow is released or told to stop.
-    pub(crate) fn hold(&self, step: &StepInfo<'_>) -> Result<(), BoxError> {
+    pub(crate) fn hold(&self, step: &StepInfo) -> Result<(), BoxError> {
         let id = step.workflow_id().as_str();
         println!("held {id} {}", step.step_id());
         let mut released = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -57,8 +57,8 @@ fn price(ctx: &mut Context, order: Order) -> Result<Priced> {
 /// Fails with all that an error can carry.
 fn refuse(ctx: &mut Context, item: &str) -> Result<(), BoxError> {
     let left = ctx.step("count the stock", |_| Ok::<_, Error>(0_u32))?;
-    let failure = Failure::new("OutOfStock", format!("{left} of {item} left")).code(409);
-    Err(failure.data(serde_json::json!({ "item": item })).into())
+    let failure = Failure::new("OutOfStock", format!("{left} of {item} left")).with_code(409);
+    Err(failure.with_data(serde_json::json!({ "item": item })).into())
 }
 
 /// Waits for a message that carries a name.

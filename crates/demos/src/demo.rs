@@ -16,7 +16,6 @@ use crate::journal::Journal;
 use crate::profile::Profile;
 use crate::state::{Database, State, now};
 use crate::story::{LogPipe, Story, one_line};
-use crate::tables::SystemTables;
 use crate::{App, Common, Example};
 
 /// How long a demo that is told to stop waits for its running steps.
@@ -79,12 +78,12 @@ impl Demo {
 
     /// What to hand to the workflows.
     pub fn app<O>(&self, options: O) -> Arc<App<O>> {
-        let users = match &self.state.database {
-            Database::OnServer { users, .. } => Some(users.clone()),
-            Database::Own(_) | Database::Named(_) => None,
+        let table = match &self.state.database {
+            Database::OnServer { users, .. } => users.clone(),
+            Database::Own(_) | Database::Named(_) => "users".to_owned(),
         };
-        let tables = SystemTables { on_server: users, key: self.example.key };
-        Arc::new(App { store: self.store.clone(), tables, chaos: self.chaos.clone(), options })
+        let key = self.example.key;
+        Arc::new(App { store: self.store.clone(), chaos: self.chaos.clone(), options, table, key })
     }
 
     pub(crate) fn play<O>(&self, workflow: &Workflow<(), O>) -> anyhow::Result<ExitCode>
@@ -154,6 +153,15 @@ impl Demo {
 
     fn note_workflow(&self, id: &WorkflowId) {
         self.journal.note("workflow", &serde_json::json!({ "id": id.as_str() }));
+    }
+}
+
+impl Drop for Demo {
+    /// The handler of signals keeps a clone of the engine, and the workflows keep the users: both files are closed all
+    /// the same.
+    fn drop(&mut self) {
+        self.engine.shutdown(Duration::ZERO);
+        self.store.leave_one_file();
     }
 }
 

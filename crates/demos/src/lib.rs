@@ -19,26 +19,26 @@ mod journal;
 pub mod profile;
 mod state;
 mod story;
-mod tables;
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser};
-use engine::Workflow;
+use engine::sql::Native;
+use engine::{Tx, Workflow};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use store::{Key, Store};
+use store::{Key, Store, Users};
 
 pub use chaos::Chaos;
 pub use demo::Demo;
 pub use finish::Counts;
 use profile::Profile;
 pub use state::now;
-pub use tables::SystemTables;
 
 /// A seed under which ex3 to ex7 crash at least once and then end well.
 const SEED: u64 = 6709;
@@ -58,7 +58,7 @@ pub struct Example {
 }
 
 /// Arguments that every example takes.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Args)]
 pub struct Common {
     /// Where the example keeps its state [default: target/demos/NAME]
     #[arg(long)]
@@ -91,12 +91,23 @@ struct Cli<A: Args> {
 pub struct App<O> {
     /// The application database.
     pub store: Arc<Store>,
-    /// Its table in the system database.
-    pub tables: SystemTables,
     /// Failures on demand.
     pub chaos: Arc<Chaos>,
     /// The example's own arguments.
     pub options: O,
+    /// The name of the users table in the system database on a server; in a file it is `users`.
+    table: String,
+    key: Key,
+}
+
+impl<O> App<O> {
+    /// The users table in the system database, inside a transaction step.
+    pub fn users_in<'c>(&self, tx: &'c mut Tx<'_>) -> Users<'c> {
+        match tx.native() {
+            Native::Sqlite(transaction) => Users::new(transaction, self.key),
+            Native::Postgres(transaction) => Users::on_postgres(transaction, &self.table, self.key),
+        }
+    }
 }
 
 /// Parses the arguments, lets `register` make the workflow, runs it, and tells how it ended.
@@ -134,7 +145,7 @@ where
     O: Serialize + DeserializeOwned + Clone + Into<Counts>,
 {
     let command = Cli::<A>::command().name(example.name).about(example.teaches);
-    let matches = command.get_matches();
+    let matches = command.try_get_matches().unwrap_or_else(|error| without_values(error).exit());
     let mut cli = Cli::<A>::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     // A variable that is set to nothing says nothing.
     if matches.value_source("database_url") == Some(ValueSource::EnvVariable) {
@@ -152,6 +163,17 @@ where
         }
         ExitCode::from(3)
     })
+}
+
+/// The same without a value that stands where none belongs, if it may be of a URL that was not quoted: then it is the
+/// password.
+fn without_values(mut error: clap::Error) -> clap::Error {
+    let may_be_of_a_url =
+        |arg: &str| !arg.starts_with('-') && arg.contains(['=', ':', '/', '@', '?', '&', '%']);
+    if matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(arg)) if may_be_of_a_url(arg)) {
+        error.insert(ContextKind::InvalidArg, ContextValue::String("***".to_owned()));
+    }
+    error
 }
 
 /// A probability between 0 and 1, for arguments.

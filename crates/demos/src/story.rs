@@ -185,7 +185,7 @@ impl Observer for Story {
                         Some(wait) => format!("; again in {wait:?}"),
                         None => "; no attempt is left".to_owned(),
                     };
-                    self.say(&format!("! step {name}, attempt {}: {}{then}", attempt + 1, failure.message()));
+                    self.say(&format!("! step {name}, attempt {attempt}: {}{then}", failure.message()));
                 }
             }
             Event::StepRecorded { name, success: true, .. } if self.example.batches.is_none() => {

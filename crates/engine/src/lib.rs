@@ -34,7 +34,9 @@
 //! - A **step**'s body runs at least once, its outcome is recorded at most once, and after the record the body
 //!   never runs again. A **transaction step** ([`Context::transaction`]) has its effect exactly once.
 //! - A workflow has one owner. An execution that lost it records nothing more.
-//! - A first run and a replay see the same values: what a step returns is read back from its record.
+//! - A first run and a replay see the same values: what a step returns is read back from its record. A value that its
+//!   record cannot hold (a `Some` that JSON writes as `null`, a number that is not finite, a field that bincode would not
+//!   find, more than [`VALUE_DEPTH_MAX`] levels) is refused in the run that made it.
 //! - Every bad ending is a state with a readable reason: a panic, an input that cannot be decoded, an output that
 //!   cannot be recorded, steps in another order, a name nobody registers, too many crashes.
 //!
@@ -53,83 +55,64 @@
 //! | open, register, launch, shut down | [`Engine`], [`EngineOptions`] |
 //! | start, attach, wait | [`Workflow`], [`Handle`] |
 //! | steps, retries | [`Context::step`], [`Context::step_with`], [`StepOptions`] |
-//! | exactly-once writes | [`Context::transaction`], on PostgreSQL `Context::pg_transaction` |
+//! | errors with a name and data | [`Engine::register_error`], [`Failure`] |
+//! | exactly-once writes | [`Context::transaction`], [`Tx`] |
 //! | queues | [`Engine::register_queue`], [`Workflow::enqueue`], [`Context::enqueue`], [`QueueOptions`] |
 //! | children | [`Context::run`], [`Context::start`], [`Child`] |
 //! | time and messages | [`Context::sleep`], [`Context::send`], [`Context::recv`], [`Engine::send`] |
 //! | look, cancel, resume | [`Engine::list`], [`Engine::steps`], [`Engine::cancel`], [`Engine::resume`] |
+//! | what nobody can take up | [`Engine::waiting_for_nobody`] |
 //! | watch | [`Observer`] |
 //!
-//! Calls block their thread. From async code, make them where blocking is allowed; nothing here needs a runtime.
+//! Calls block their thread. From async code, make them where blocking is allowed, as in `tokio::task::spawn_blocking`;
+//! nothing here needs a runtime. With the feature `postgres` a call in the middle of a task is warned about, once.
 //!
 //! # Features
 //!
-//! - `sqlite` (default): the SQLite backend, bundled; [`rusqlite`] is re-exported for transaction steps.
+//! - `sqlite` (default): the SQLite backend, bundled; [`rusqlite`] is re-exported for [`Tx::sqlite`].
 //! - `postgres`: the PostgreSQL backend, on the blocking driver, which is re-exported. The same program, another URL:
 //!   `postgresql://USER@HOST/DATABASE`.
 //! - `tls`: encrypted connections to PostgreSQL, with rustls and the system's certificates.
+//! - `anyhow`: an `anyhow::Error` is known by the error that it was made of, for [`Engine::register_error`] and for
+//!   [`StepOptions::should_retry`].
 //! - `testing`: a clock that tests move, and a hook around every commit. Not for production.
 //!
 //! # Not supported yet
 //!
 //! Events, streams, schedules, rate limits and deduplication of queues, parallel steps in one workflow, forks.
 
-#![cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "some parts serve one backend alone"))]
+#![cfg_attr(
+    not(any(feature = "sqlite", feature = "postgres")),
+    expect(dead_code, unused_imports, unused_macros, reason = "some parts serve a backend")
+)]
 
-mod attempts;
-mod child;
-mod clock;
-mod codec;
-mod committer;
-mod context;
-mod core;
-mod engine;
-mod error;
+mod api;
 mod fleet;
-mod handle;
-mod history;
-mod id;
-mod inside;
-mod limits;
-mod listing;
-mod manage;
-mod message;
-mod observer;
-mod options;
-mod outage;
-mod queue;
-mod recovery;
-mod registry;
-mod retry;
-mod sleep;
-mod start;
-mod status;
-mod step;
-mod sync;
+mod flow;
+mod machines;
+mod pure;
 mod sysdb;
-pub mod testing;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-mod transaction;
-mod waiter;
-mod worker;
-mod workflow;
 
-pub use attempts::StepInfo;
-pub use child::Child;
-pub use clock::Timestamp;
-pub use codec::Codec;
-pub use context::Context;
-pub use engine::Engine;
-pub use error::{BoxError, Error, Failure, Result, Stop};
-pub use handle::Handle;
-pub use id::{StepId, WorkflowId};
-pub use limits::{NAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
-pub use listing::{Progress, StepRecord, WorkflowFilter, WorkflowInfo};
-pub use observer::{Event, Observer};
-pub use options::{EngineOptions, ShouldRetry, StepOptions, WorkflowOptions};
-pub use queue::{EnqueueOptions, Queue, QueueOptions};
-pub use registry::Workflow;
-pub use status::WorkflowStatus;
+pub use api::engine::Engine;
+pub use api::handle::Handle;
+pub use flow::attempts::StepInfo;
+pub use flow::child::Child;
+pub use flow::context::Context;
+pub use flow::options::{EngineOptions, ShouldRetry, StepOptions, WorkflowOptions};
+pub use flow::registry::Workflow;
+pub use pure::clock::Timestamp;
+pub use pure::codec::Codec;
+pub use pure::error::{BoxError, Error, Failure, Result, Stop};
+pub use pure::id::{StepId, WorkflowId};
+pub use pure::limits::{NAME_BYTES_MAX, PAYLOAD_BYTES_MAX, VALUE_DEPTH_MAX};
+pub use pure::listing::{Absent, Progress, StepRecord, Stranded, WorkflowFilter, WorkflowInfo};
+pub use pure::observer::{Event, Observer};
+pub use pure::queue::{EnqueueOptions, Queue, QueueOptions};
+pub use pure::status::WorkflowStatus;
+pub use pure::tally::{Alike, FailedAttempts};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use sysdb::Tx;
+pub use sysdb::testing;
 
 #[cfg(feature = "postgres")]
 pub use postgres;
@@ -137,6 +120,17 @@ pub use postgres;
 pub use rusqlite;
 #[cfg(feature = "postgres")]
 pub use sysdb::postgres::PgConnector;
+
+/// SQL of a program in its own tables: values, rows and errors, alike on both databases.
+///
+/// The body of a transaction step ([`Context::transaction`]) writes with a [`Tx`]. The same calls and the same
+/// placeholders `$1`, `$2` work on SQLite and on PostgreSQL. What only one of them has is reached through
+/// [`Tx::native`].
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub mod sql {
+    pub use crate::pure::sql::{Column, FromValue, Params, Row, SqlError, ToValue, Value, Violation};
+    pub use crate::sysdb::Native;
+}
 
 /// The program on the front page compiles.
 #[cfg(doctest)]

@@ -60,6 +60,7 @@ pub struct Store {
 /// A connection, whatever it leads to.
 trait Database: Send {
     fn users(&mut self, key: Key) -> Users<'_>;
+    fn leave_one_file(&mut self) {}
 }
 
 impl Store {
@@ -88,6 +89,14 @@ impl Store {
         Ok(Self::over(on_postgres::Reconnecting::new(client, again, table), key))
     }
 
+    /// Puts all that SQLite keeps beside the file into it, so that a copy of the one file is whole; the next use makes a
+    /// log again. Does nothing while another thread or process uses the file, nor on PostgreSQL.
+    pub fn leave_one_file(&self) {
+        if let Ok(mut database) = self.database.try_lock() {
+            database.leave_one_file();
+        }
+    }
+
     fn over(database: impl Database + 'static, key: Key) -> Self {
         Self { database: Mutex::new(Box::new(database)), key }
     }
@@ -110,5 +119,9 @@ impl std::fmt::Debug for Store {
 impl Database for rusqlite::Connection {
     fn users(&mut self, key: Key) -> Users<'_> {
         Users::new(self, key)
+    }
+
+    fn leave_one_file(&mut self) {
+        open::leave_one_file(self);
     }
 }

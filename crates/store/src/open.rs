@@ -21,8 +21,8 @@ const NOT_A_DATABASE: &str = "it is not an SQLite database, or it is encrypted; 
 /// both want to make it WAL could wait for each other for ever. Each of them steps back and tries again.
 pub(crate) fn open(path: &Path) -> Result<Connection> {
     const NAP: Duration = Duration::from_millis(2);
-    if path.is_dir() {
-        return Err(opening(path, "it is a directory; name a file"));
+    if let Some(reason) = unusable(path) {
+        return Err(opening(path, reason));
     }
     create_private(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => opening(path, "its directory is not there; create it first"),
@@ -51,6 +51,15 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+/// Out of WAL mode and into it again: SQLite then removes the log, and makes another one when the file is used again.
+pub(crate) fn leave_one_file(connection: &Connection) {
+    let _ = connection.busy_timeout(Duration::ZERO);
+    for mode in ["DELETE", "WAL"] {
+        let _ = connection.pragma_update(None, "journal_mode", mode);
+    }
+    let _ = connection.busy_timeout(BUSY_TIMEOUT);
+}
+
 /// Creates the file readable by its owner alone; SQLite gives its companions the same rights.
 ///
 /// A file that is there is never opened but by SQLite: to close any other handle on it would free the locks of all
@@ -67,6 +76,29 @@ fn create_private(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
     }
+}
+
+/// What SQLite cannot use, and would not say why.
+fn unusable(path: &Path) -> Option<String> {
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => return Some("it is a directory; name a file".to_owned()),
+        Ok(found) if !found.is_file() => {
+            return Some("it is a pipe, a socket or a device; name a file".to_owned());
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Some(error.to_string()),
+        Err(_) => {
+            if let Ok(target) = fs::read_link(path) {
+                let target = target.display();
+                return Some(format!("it is a symbolic link to {target}, where nothing is; name that file"));
+            }
+        }
+    }
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let error = fs::symlink_metadata(log).err()?;
+    let why = "its log, of which the name ends with `-wal`, is not possible";
+    (error.kind() != io::ErrorKind::NotFound).then(|| format!("{why}: {error}"))
 }
 
 /// SQLite takes a file shorter than its smallest page for an empty one and writes over it.

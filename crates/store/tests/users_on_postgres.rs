@@ -25,6 +25,7 @@ fn client(database: &str) -> Client {
 
 /// The name of a new and empty one.
 fn database() -> String {
+    watch::test(watch::LIMIT);
     let name = cluster::shared().fresh_database();
     client("postgres").batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
     name

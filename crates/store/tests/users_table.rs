@@ -21,6 +21,7 @@ fn at(second: u32) -> DateTime<Utc> {
 
 /// A fresh file with an empty table.
 fn store(key: Key) -> (tempfile::TempDir, Store) {
+    watch::test(watch::LIMIT);
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("users.db"), key).unwrap();
     store.users(|users| users.create()).unwrap();
@@ -110,6 +111,45 @@ fn a_path_that_cannot_be_a_file_is_refused_with_the_reason() {
     refused(&path, "it is a directory; name a file");
 }
 
+#[cfg(unix)]
+#[test]
+fn what_sqlite_cannot_use_is_refused_with_what_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (pipe, link) = (dir.path().join("pipe.db"), dir.path().join("link.db"));
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    std::os::unix::fs::symlink(dir.path().join("away.db"), &link).unwrap();
+    let long = dir.path().join("n".repeat(252));
+    for (path, words) in [
+        (pipe.as_path(), "it is a pipe, a socket or a device; name a file"),
+        (&link, "away.db, where nothing is; name that file"),
+        (&long, "ends with `-wal`, is not possible: File name too long"),
+    ] {
+        let refused = refusal(path);
+        assert!(refused.contains(words), "{refused}");
+    }
+}
+
+#[test]
+fn a_store_can_leave_one_file_and_go_on() {
+    let (dir, store) = store(Key::Append);
+    let (log, copy) = (dir.path().join("users.db-wal"), dir.path().join("copy.db"));
+    let insert = || store.users(|users| users.insert_page(&model::fake_users(0, 2), "w", at(1))).unwrap();
+    insert();
+    assert!(log.exists());
+    store.leave_one_file();
+    assert!(!log.exists());
+    std::fs::copy(dir.path().join("users.db"), &copy).unwrap();
+    assert_eq!(Store::open(&copy, Key::Append).unwrap().users(|users| users.count()).unwrap(), 2);
+    insert();
+    assert_eq!(store.users(|users| users.count()).unwrap(), 4);
+    let mode = store_mode(&dir.path().join("users.db"));
+    assert_eq!(mode, "wal");
+}
+
+fn store_mode(path: &Path) -> String {
+    Connection::open(path).unwrap().pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap()
+}
+
 #[test]
 fn a_path_is_no_url() {
     let dir = tempfile::tempdir().unwrap();
@@ -133,6 +173,7 @@ fn a_new_file_and_its_companions_are_for_their_owner_alone() {
 
 #[test]
 fn many_may_open_a_new_file_at_once() {
+    watch::test(watch::LIMIT);
     for _ in 0..40 {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("users.db");

@@ -96,7 +96,7 @@ pub fn work(args: &WorkerArgs) -> anyhow::Result<()> {
         }));
     let options = if args.default_lease { options } else { options.takeover_within(SHORT_LEASE) };
     let engine = database.open(options)?;
-    let workload = Workload::new(Ledger::open(&ledger(&args.dir))?, killer, &database);
+    let workload = Workload::new(Ledger::open(&ledger(&args.dir))?, killer);
     let workflows = workload.register(&engine)?;
     if args.wait_for_go {
         say("ready")?;

@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use engine::sql::SqlError;
 use engine::{BoxError, Context, Engine, Error, Result, StepInfo, StepOptions, Workflow, WorkflowId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::database::Database;
 use crate::ledger::Ledger;
 use crate::points::{Killer, Point};
 
@@ -21,7 +21,6 @@ const EVERYTHINGS_NAP_MS: u64 = 100;
 pub struct Workload {
     ledger: Ledger,
     killer: Arc<Killer>,
-    is_postgres: bool,
 }
 
 /// What every workflow returns: the values that it saw, in order.
@@ -84,9 +83,8 @@ impl<'de> Deserialize<'de> for Value {
 
 impl Workload {
     /// Writes to this ledger, and kills where it is told to.
-    pub fn new(ledger: Ledger, killer: Arc<Killer>, database: &Database) -> Arc<Self> {
-        let is_postgres = matches!(database, Database::Postgres(_));
-        Arc::new(Self { ledger, killer, is_postgres })
+    pub fn new(ledger: Ledger, killer: Arc<Killer>) -> Arc<Self> {
+        Arc::new(Self { ledger, killer })
     }
 
     /// A step whose body leaves a trace and returns a value that no other execution returns.
@@ -112,9 +110,9 @@ impl Workload {
     fn flaky(&self, ctx: &mut Context, name: &str) -> Result<String> {
         const OPTIONS: StepOptions = StepOptions::retries().interval(Duration::from_millis(1));
         let run = ctx.attempt();
-        let value = ctx.step_with(name, &OPTIONS, |step: &StepInfo<'_>| -> Result<String, BoxError> {
+        let value = ctx.step_with(name, &OPTIONS, |step: &StepInfo| -> Result<String, BoxError> {
             self.ledger.body(step.workflow_id().as_str(), name, run);
-            if step.attempt() < 2 { Err("not yet".into()) } else { Ok(unique()) }
+            if step.attempt() < 3 { Err("not yet".into()) } else { Ok(unique()) }
         })?;
         self.ledger.saw(ctx.workflow_id().as_str(), name, run, &value);
         Ok(value)
@@ -123,19 +121,11 @@ impl Workload {
     /// One row of the table `effect`, exactly once.
     fn transaction(&self, ctx: &mut Context, name: &str) -> Result<String> {
         let id = ctx.workflow_id().to_string();
-        let value = if self.is_postgres {
-            ctx.pg_transaction(name, |tx| {
-                let value = unique();
-                tx.execute("INSERT INTO public.effect VALUES ($1, $2, $3)", &[&id, &name, &value])?;
-                Ok::<_, engine::postgres::Error>(value)
-            })?
-        } else {
-            ctx.transaction(name, |tx| {
-                let value = unique();
-                tx.execute("INSERT INTO effect VALUES (?1, ?2, ?3)", (&id, name, &value))?;
-                Ok::<_, engine::rusqlite::Error>(value)
-            })?
-        };
+        let value = ctx.transaction(name, |tx| {
+            let value = unique();
+            tx.execute("INSERT INTO effect VALUES ($1, $2, $3)", (&id, name, &value))?;
+            Ok::<_, SqlError>(value)
+        })?;
         self.ledger.saw(&id, name, ctx.attempt(), &value);
         Ok(value)
     }

@@ -12,11 +12,11 @@ use super::{Bench, seen};
 /// The schema of the older package.
 const OLDER_VERSION: u32 = 108;
 
-/// Every column, index, constraint, trigger and function of the schema, but for our own table.
+/// Every column, index, constraint, trigger and function of the schema, but for our own tables.
 const FACTS: &str = "
     WITH relations AS (
          SELECT c.oid, c.relname FROM pg_class c
-          WHERE relnamespace = 'dbos'::regnamespace AND relkind = 'r' AND relname <> 'piton_executors'),
+          WHERE relnamespace = 'dbos'::regnamespace AND relkind = 'r' AND relname NOT LIKE 'piton%'),
     facts (fact) AS (
          SELECT concat_ws(' ', relname, attname, format_type(atttypid, atttypmod), attnotnull,
                           pg_get_expr(adbin, adrelid))

@@ -26,7 +26,7 @@ fn users_workflow(ctx: &mut Context, store: &Store) -> Result<u64> {
 
 /// Two things in one step: when it fails after the second, the retry does both again.
 fn generate_and_insert(
-    step: &StepInfo<'_>,
+    step: &StepInfo,
     store: &Store,
     page: u64,
     workflow_id: &str,
@@ -34,7 +34,7 @@ fn generate_and_insert(
 ) -> Result<(), BoxError> {
     let list = model::fake_users(page, 10);
     store.users(|users| users.insert_page(&list, workflow_id, analyzed_at))?;
-    if step.attempt() < step.attempts_max() - 1 {
+    if step.attempt() < step.attempts_max() {
         return Err("simulated error after the insert".into());
     }
     Ok(())

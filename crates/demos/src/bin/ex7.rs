@@ -33,7 +33,8 @@ fn users_workflow(
     app: &App<Options>,
 ) -> Result<Found> {
     let id = ctx.workflow_id().to_string();
-    app.tables.transaction(ctx, "create", |users| {
+    ctx.transaction("create", |tx| {
+        let users = app.users_in(tx);
         users.create()?;
         users.truncate()
     })?;
@@ -43,14 +44,15 @@ fn users_workflow(
             app.chaos.crash(&format!("after batch {number}"));
         }
     }
-    app.tables.transaction(ctx, "count", |users| -> store::Result<Found> {
+    ctx.transaction("count", |tx| -> store::Result<Found> {
+        let users = app.users_in(tx);
         Ok(Found { unique_users: users.count_latest(Some(&id))?, rows: users.count_of_workflow(&id)? })
     })
 }
 
 /// Ten pages, generated one by one and inserted together, with the step's record or not at all.
 fn users_batch_workflow(ctx: &mut Context, (run, number): (String, u64), app: &App<Options>) -> Result<u64> {
-    let App { tables, chaos, options, .. } = app;
+    let App { chaos, options, .. } = app;
     let mut list = Vec::new();
     for page in 0..PAGES {
         list.extend(ctx.step_with("users", &GENERATE, |step| {
@@ -62,15 +64,14 @@ fn users_batch_workflow(ctx: &mut Context, (run, number): (String, u64), app: &A
         })?);
     }
     let analyzed_at = demos::now();
-    tables
-        .transaction_with(ctx, "insert", &INSERT, |users, step| -> Result<usize, BoxError> {
-            users.insert_page(&list, &run, analyzed_at)?;
-            if chaos.strikes("insert", options.insert_failure, &[number, u64::from(step.attempt())]) {
-                return Err("simulated failure after the write: its rows are rolled back".into());
-            }
-            Ok(list.len())
-        })
-        .map(|inserted| inserted as u64)
+    ctx.transaction_with("insert", &INSERT, |tx, step| -> Result<usize, BoxError> {
+        app.users_in(tx).insert_page(&list, &run, analyzed_at)?;
+        if chaos.strikes("insert", options.insert_failure, &[number, u64::from(step.attempt())]) {
+            return Err("simulated failure after the write: its rows are rolled back".into());
+        }
+        Ok(list.len())
+    })
+    .map(|inserted| inserted as u64)
 }
 
 const EXAMPLE: Example = Example {

@@ -118,6 +118,9 @@ fn a_password_in_a_url_is_shown_to_nobody() {
         "postgres://u:secret@h:5432/db?sslmode=require&password=secret",
         "mysql://u:secret@h/db",
         "sqlite://u:secret@h/db",
+        "host=h user=u password=secret dbname=db",
+        "postgresql//u:secret?@h/db",
+        "postgresql://h/db?password=a&secret=b",
     ] {
         let demo = Demo::new("ex6");
         for json in [&[][..], &["--json"]] {
@@ -134,6 +137,16 @@ fn a_password_in_a_url_is_shown_to_nobody() {
             let text = String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned();
             assert!(!text.contains("secret"), "{name}: {text}");
         }
+    }
+}
+
+#[test]
+fn a_url_that_was_not_quoted_shows_no_password() {
+    let demo = Demo::new("ex1");
+    for rest in ["password=secret", "postgresql://u:secret@h/db", "secret@h/db"] {
+        let run = demo.run(&["--database-url", "host=h", rest]).exits(2);
+        assert!(run.stderr.contains("unexpected argument"), "{run:#?}");
+        assert!(!run.stdout.contains("secret") && !run.stderr.contains("secret"), "{run:#?}");
     }
 }
 

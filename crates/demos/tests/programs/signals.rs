@@ -38,6 +38,7 @@ fn told_to_stop_by(signal: Signal) {
     running.wait_for("told to stop");
     drop(held);
     let stopped = running.end().exits(130);
+    assert_eq!(demo.logs(), [""; 0]);
     let id = stopped.workflow();
     assert_eq!(stopped.lines(&format!("  stopped; workflow {id} goes on at the next start")).len(), 1);
     let found = stopped.json();

@@ -16,6 +16,8 @@ use serde_json::Value;
 
 /// A demo that takes longer hangs, and is killed, which no test expects.
 const DEADLINE: Duration = Duration::from_secs(120);
+/// A test runs many of them.
+const LIMIT: Duration = Duration::from_secs(10 * 60);
 /// More crashes in a row than any seed here has.
 const RESTARTS_MAX: usize = 20;
 
@@ -26,6 +28,7 @@ pub(crate) struct Demo {
 
 impl Demo {
     pub(crate) fn new(name: &'static str) -> Self {
+        watch::test(LIMIT);
         Self { name, home: tempfile::tempdir().unwrap() }
     }
 
@@ -91,6 +94,12 @@ impl Demo {
         let mut child = command.arg("--json").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         Running { _watchdog: Watchdog::over(&child), child, stderr, told: String::new() }
+    }
+
+    /// What SQLite has left beside its files.
+    pub(crate) fn logs(&self) -> Vec<String> {
+        let files = fs::read_dir(self.path("")).unwrap().map(|entry| entry.unwrap().file_name());
+        files.filter_map(|file| file.into_string().ok()).filter(|file| file.ends_with("-wal")).collect()
     }
 
     /// A connection to `users.db` or `system.db`.

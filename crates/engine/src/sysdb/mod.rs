@@ -4,10 +4,16 @@
 //! driver type does. A read is one query or few, a batch of writes is one transaction.
 
 mod names;
+pub(crate) mod outage;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
+pub mod testing;
+#[cfg(all(test, unix, feature = "sqlite", feature = "postgres"))]
+mod tests;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod tx;
 mod url;
 pub(crate) mod write;
 
@@ -19,16 +25,20 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::{Stopwatch, Timestamp};
-use crate::codec;
-use crate::error::{Error, Failure};
-use crate::id::{ExecutorId, OwnerToken, StepId, WorkflowId};
-use crate::listing::{Progress, StepRecord, WorkflowFilter, WorkflowInfo};
-use crate::outage::Outage;
-use crate::status::WorkflowStatus;
-use crate::sync::Signal;
+use crate::pure::clock::{Stopwatch, Timestamp};
+use crate::pure::codec;
+use crate::pure::error::{Error, Failure, Stop};
+use crate::pure::id::{ExecutorId, OwnerToken, StepId, WorkflowId};
+use crate::pure::listing::{Progress, StepRecord, WorkflowFilter, WorkflowInfo};
+use crate::pure::status::WorkflowStatus;
+use crate::pure::sync::Signal;
+use crate::sysdb::outage::Outage;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+use crate::sysdb::testing::Gate;
 
 pub(crate) use names::INTERNAL_QUEUE;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use tx::{Native, Tx};
 pub(crate) use url::Url;
 #[cfg(feature = "postgres")]
 pub(crate) use url::{Host, PostgresUrl, Tls};
@@ -92,7 +102,7 @@ impl From<StepRow> for StepRecord {
     fn from(row: StepRow) -> Self {
         Self {
             step_id: row.step_id,
-            failure: row.failure(),
+            failure: row.failure().map(Failure::of_the_work),
             name: row.name.into_owned(),
             output: row.output,
             child: row.child,
@@ -143,6 +153,8 @@ pub(crate) struct OpenQueue {
     /// How many of its workflows may run at once, everywhere and in one executor.
     pub(crate) concurrency: Option<u32>,
     pub(crate) worker_concurrency: Option<u32>,
+    /// How many of them may have begun and not ended, everywhere.
+    pub(crate) in_flight: Option<u32>,
 }
 
 /// What there is to do for an executor that is idle.
@@ -151,6 +163,83 @@ pub(crate) struct Outlook {
     pub(crate) open: Vec<OpenQueue>,
     /// When the next `DELAYED` workflow wakes up.
     pub(crate) next_due: Option<Timestamp>,
+}
+
+/// Workflows that wait to be taken up, or will, and that are alike to whoever could do it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OpenGroup {
+    pub(crate) app: Option<String>,
+    pub(crate) version: Option<String>,
+    /// The newest version of the application, which takes those without one.
+    pub(crate) newest: Option<String>,
+    pub(crate) name: Option<String>,
+    pub(crate) queue: Option<String>,
+    /// Whether the queue has a row, or is the engine's own.
+    pub(crate) queue_exists: bool,
+    pub(crate) count: u64,
+    pub(crate) oldest: Timestamp,
+}
+
+/// All that waits to be taken up, by this engine or by whom it cannot see.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Census {
+    pub(crate) groups: Vec<OpenGroup>,
+    /// Applications of which an executor runs something that is not one of this engine.
+    pub(crate) of_others: Vec<Option<String>>,
+}
+
+/// A workflow that waits for another without a thread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wait {
+    pub(crate) waiter: WorkflowId,
+    pub(crate) awaited: WorkflowId,
+    /// The queue in which the awaited one waits for a place. Without one it waits for another workflow itself.
+    pub(crate) in_queue: Option<String>,
+}
+
+/// A queue with a limit of those in flight, and who holds its places.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Places {
+    pub(crate) queue: String,
+    pub(crate) in_flight: u32,
+    pub(crate) holders: Vec<WorkflowId>,
+}
+
+/// Waits of which a circle may be made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Waits {
+    pub(crate) waits: Vec<Wait>,
+    pub(crate) queues: Vec<Places>,
+}
+
+impl Waits {
+    /// The queues in which a place is waited for, each once.
+    pub(crate) fn queues_of(waits: &[Wait]) -> Vec<&str> {
+        let mut queues: Vec<_> = waits.iter().filter_map(|wait| wait.in_queue.as_deref()).collect();
+        queues.sort_unstable();
+        queues.dedup();
+        queues
+    }
+
+    /// With a row for each place that is held: queue, limit, holder.
+    pub(crate) fn of(waits: Vec<Wait>, held: impl IntoIterator<Item = (String, u32, WorkflowId)>) -> Self {
+        let mut queues: Vec<Places> = Vec::new();
+        for (queue, in_flight, holder) in held {
+            match queues.iter_mut().find(|places| places.queue == queue) {
+                Some(places) => places.holders.push(holder),
+                None => queues.push(Places { queue, in_flight, holders: vec![holder] }),
+            }
+        }
+        Self { waits, queues }
+    }
+}
+
+/// Under whom a workflow is `PENDING`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum BusyExecutor {
+    Known(ExecutorId),
+    /// What the row holds in place of an id.
+    Unreadable(String),
 }
 
 /// What an executor tells the others.
@@ -209,6 +298,65 @@ pub(crate) enum Transacted<T, E> {
     Misused(String),
 }
 
+/// Transaction steps of either backend.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) enum TransactionSteps {
+    #[cfg(feature = "sqlite")]
+    Sqlite(sqlite::TransactionSteps),
+    #[cfg(feature = "postgres")]
+    Postgres(postgres::TransactionSteps),
+}
+
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+impl TransactionSteps {
+    /// Whether nothing else may commit while one of them runs: SQLite has one writer at a time.
+    pub(crate) fn stop_other_commits(&self) -> bool {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(_) => true,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => false,
+        }
+    }
+
+    /// Runs `body` in a transaction and commits it with the step row that it returns. After an error it is not known
+    /// what was committed. A next try takes the place of the record as `earlier`, and looks there first.
+    pub(crate) fn attempt<T, E>(
+        &self,
+        owner: &Owner,
+        earlier: Option<StepId>,
+        gate: &Gate,
+        body: impl FnOnce(&mut Tx<'_>) -> Result<(StepRow, T), E>,
+    ) -> DbResult<Transacted<T, E>> {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(steps) => steps.attempt(owner, earlier, gate, body),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(steps) => steps.attempt(owner, earlier, gate, body),
+        }
+    }
+
+    /// Keeps no connection from now on.
+    pub(crate) fn close(&self) {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(steps) => steps.close(),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => {}
+        }
+    }
+
+    /// How often a body that fails with this error is run at most, in a transaction that is `lost` or not.
+    pub(crate) fn tries_max(&self, error: &(dyn std::error::Error + 'static), lost: bool) -> u32 {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(_) => sqlite::tries_max(error, lost),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => postgres::tries_max(error, lost),
+        }
+    }
+}
+
 /// Makes things durable.
 pub(crate) trait Writer: Send {
     /// Commits the batch as one transaction and says what became of each write, in order. An error means that
@@ -217,6 +365,9 @@ pub(crate) trait Writer: Send {
 
     /// Whether anybody else has committed since the last call.
     fn others_committed(&mut self) -> DbResult<bool>;
+
+    /// Lets go of the database. Nothing is committed after it.
+    fn close(&mut self) {}
 }
 
 /// Looks things up for workflows and their callers. Never waits for the writer.
@@ -225,19 +376,33 @@ pub(crate) trait Reader: FleetReader {
     fn steps(&self, workflow: &WorkflowId, after: StepId, limit: u32) -> DbResult<Vec<StepRow>>;
     fn input(&self, workflow: &WorkflowId) -> DbResult<StoredInput>;
     fn outcome(&self, workflow: &WorkflowId) -> DbResult<Option<Outcome>>;
-    /// Those that have ended.
-    fn settled_among(&self, workflows: &[WorkflowId]) -> DbResult<Vec<WorkflowId>>;
+    /// Those that have ended, or are not there.
+    fn not_open_among(&self, workflows: &[WorkflowId]) -> DbResult<Vec<WorkflowId>>;
     /// Those which have a message of that topic waiting.
     fn with_messages_among(&self, asked: &[(WorkflowId, String)]) -> DbResult<Vec<(WorkflowId, String)>>;
     fn list(&self, app: &str, filter: &WorkflowFilter) -> DbResult<Vec<WorkflowInfo>>;
     fn count(&self, app: &str, filter: &WorkflowFilter) -> DbResult<u64>;
     fn progress(&self, workflow: &WorkflowId) -> DbResult<Option<Progress>>;
+    /// The workflow, and if it waits without a thread what it waits for, and so on.
+    fn waits_of(&self, workflow: &WorkflowId) -> DbResult<Vec<WorkflowId>>;
+    /// Keeps no connection between two looks from now on.
+    fn close(&self) {}
+}
+
+/// What an execution is told whose workflow has this status under another token, or none, or no row.
+fn loss(status: Option<&str>) -> Stop {
+    match status.map(WorkflowStatus::parse) {
+        None => Stop::Deleted,
+        Some(Some(WorkflowStatus::Cancelled)) => Stop::Cancelled,
+        // One that this program does not know is one that it has no part in.
+        Some(_) => Stop::NotOwner,
+    }
 }
 
 /// Looks things up for the fleet: who has what, and what waits.
 pub(crate) trait FleetReader: Send + Sync {
-    /// Those whose token no longer stands in their row, and what does.
-    fn lost_among(&self, owners: &[Owner]) -> DbResult<Vec<(Owner, Option<WorkflowStatus>)>>;
+    /// Those whose token no longer stands in their row, or that have no row, and what their execution is to be told.
+    fn lost_among(&self, owners: &[Owner]) -> DbResult<Vec<(Owner, Stop)>>;
     fn outlook(&self, served: &Served) -> DbResult<Outlook>;
     /// The pasts of many workflows with one question for all, as far as they are not large.
     fn pasts(&self, workflows: &[WorkflowId]) -> DbResult<HashMap<WorkflowId, Past>>;
@@ -245,8 +410,12 @@ pub(crate) trait FleetReader: Send + Sync {
     fn unknown_wait(&self, served: &Served, since: Timestamp) -> DbResult<bool>;
     /// Those of an application that wait without a thread for something that is there.
     fn served_waits(&self, app: &str) -> DbResult<Vec<WorkflowId>>;
-    /// The executors of this engine that have a workflow in `PENDING`.
-    fn busy_executors(&self) -> DbResult<Vec<ExecutorId>>;
+    /// The executors of this engine that have a workflow in `PENDING`, and what stands in the place of one.
+    fn busy_executors(&self) -> DbResult<Vec<BusyExecutor>>;
+    /// All that waits to be taken up, in all applications. It looks at all of it.
+    fn census(&self) -> DbResult<Census>;
+    /// The waits of an application for workflows that wait themselves, for another one or for a place in a queue.
+    fn waits(&self, app: &str) -> DbResult<Waits>;
     /// What is `PENDING` under this executor.
     fn owned_by(&self, executor: &ExecutorId) -> DbResult<Vec<Owner>>;
 }
@@ -282,10 +451,8 @@ pub(crate) struct SystemDatabase {
     pub(crate) writer: Box<dyn Writer>,
     pub(crate) reader: Arc<dyn Reader>,
     pub(crate) liveness: Arc<dyn Liveness>,
-    #[cfg(feature = "sqlite")]
-    pub(crate) sqlite: Option<sqlite::TransactionSteps>,
-    #[cfg(feature = "postgres")]
-    pub(crate) postgres: Option<postgres::TransactionSteps>,
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub(crate) transactions: TransactionSteps,
     /// Raised when the database calls the fleet.
     pub(crate) fleet: Arc<Signal>,
     /// How often the fleet sweeps.

@@ -1,5 +1,14 @@
 //! Names that the engine writes into rows, the same on every backend.
 
+/// The states from which nothing more happens, as a list in SQL. A state that this program does not know is none of
+/// them: a newer one may go on from it.
+macro_rules! ended {
+    () => {
+        "('SUCCESS', 'ERROR', 'CANCELLED', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED')"
+    };
+}
+pub(super) use ended;
+
 /// The queue of everything that waits for an executor without a queue of its own.
 pub(crate) const INTERNAL_QUEUE: &str = "_dbos_internal_queue";
 
@@ -15,4 +24,16 @@ pub(super) fn mark_of_workflow(id: &str) -> String {
 /// The mark of one that waits for a message.
 pub(super) fn mark_of_message(topic: &str) -> String {
     format!("message {topic}")
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::pure::status::WorkflowStatus;
+
+    #[test]
+    fn the_states_that_have_ended_are_the_terminal_ones() {
+        let ended = WorkflowStatus::ALL.into_iter().filter(|status| status.is_terminal());
+        let listed: Vec<_> = ended.map(|status| format!("'{status}'")).collect();
+        assert_eq!(ended!(), format!("({})", listed.join(", ")));
+    }
 }

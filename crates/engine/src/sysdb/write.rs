@@ -7,10 +7,10 @@
 use std::sync::Arc;
 
 use super::{Identity, Outcome, Owner, Served, StepRow};
-use crate::clock::Timestamp;
-use crate::id::{ExecutorId, OwnerToken, StepId, WorkflowId};
-use crate::queue::QueueOptions;
-use crate::status::WorkflowStatus;
+use crate::pure::clock::Timestamp;
+use crate::pure::id::{ExecutorId, OwnerToken, StepId, WorkflowId};
+use crate::pure::queue::QueueOptions;
+use crate::pure::status::WorkflowStatus;
 
 /// Everything that the engine makes durable.
 #[derive(Debug, Clone)]
@@ -85,30 +85,50 @@ impl Write {
             | Self::Resume { .. } => true,
         }
     }
+}
 
-    /// For logs, tests and the bench.
-    pub(crate) fn kind(&self) -> &'static str {
-        match self {
-            Self::StartWorkflow(_) => "start_workflow",
-            Self::StartChild { .. } => "start_child",
-            Self::RecordStep { .. } => "record_step",
-            Self::Settle { .. } => "settle",
-            Self::Suspend { .. } => "suspend",
-            Self::Release { .. } => "release",
-            Self::Claim(_) => "claim",
-            Self::WakeDue { .. } => "wake_due",
-            Self::WakeServed { .. } => "wake_served",
-            Self::Requeue { .. } => "requeue",
-            Self::RefuseUnknown(_) => "refuse_unknown",
-            Self::Revive { .. } => "revive",
-            Self::RegisterVersion { .. } => "register_version",
-            Self::RegisterQueue { .. } => "register_queue",
-            Self::Cancel { .. } => "cancel",
-            Self::Resume { .. } => "resume",
-            Self::Send { .. } => "send",
-            Self::Receive { .. } => "receive",
+/// The kinds by name, and who makes them. What an execution makes is bound to its token, and has its rows in the tests of
+/// the fences.
+macro_rules! kinds {
+    ($($kind:ident $name:literal by $who:ident,)*) => {
+        impl Write {
+            /// For logs, tests and the bench.
+            pub(crate) fn kind(&self) -> &'static str {
+                match self {
+                    $(Self::$kind { .. } => $name,)*
+                }
+            }
         }
-    }
+
+        /// The kinds that an execution makes.
+        #[cfg(any(test, feature = "testing"))]
+        pub(crate) fn fenced() -> impl Iterator<Item = &'static str> {
+            [$(($name, kinds!(@$who))),*].into_iter().filter_map(|(kind, fenced)| fenced.then_some(kind))
+        }
+    };
+    (@execution) => { true };
+    (@anybody) => { false };
+}
+
+kinds! {
+    StartWorkflow "start_workflow" by anybody,
+    StartChild "start_child" by execution,
+    RecordStep "record_step" by execution,
+    Settle "settle" by execution,
+    Suspend "suspend" by execution,
+    Release "release" by execution,
+    Claim "claim" by anybody,
+    WakeDue "wake_due" by anybody,
+    WakeServed "wake_served" by anybody,
+    Requeue "requeue" by anybody,
+    RefuseUnknown "refuse_unknown" by anybody,
+    Revive "revive" by anybody,
+    RegisterVersion "register_version" by anybody,
+    RegisterQueue "register_queue" by anybody,
+    Cancel "cancel" by anybody,
+    Resume "resume" by anybody,
+    Send "send" by execution,
+    Receive "receive" by execution,
 }
 
 /// What becomes a row in `workflow_status`.
@@ -148,6 +168,8 @@ pub(crate) struct Claim {
     pub(crate) queue: String,
     /// How many of the queue's workflows may run at once, everywhere.
     pub(crate) concurrency: Option<u32>,
+    /// How many of them may have begun and not ended, everywhere.
+    pub(crate) in_flight: Option<u32>,
     pub(crate) token: OwnerToken,
     pub(crate) limit: usize,
     pub(crate) at: Timestamp,
@@ -212,6 +234,8 @@ pub(crate) enum Refusal {
     OtherWorkflow { name: String },
     /// There is no such workflow.
     NoSuchWorkflow,
+    /// The new child's id is that of a workflow from which its parent descends.
+    Ancestor,
     /// It stands at a status from which this cannot be done.
     Stands(WorkflowStatus),
     /// What the workflow would have waited for is there.
@@ -230,6 +254,8 @@ pub(crate) struct ClaimedRow {
     pub(crate) workflow: WorkflowId,
     pub(crate) name: String,
     pub(crate) attempts: u32,
+    /// Its id cannot be named in the database: the claim has ended it, and nobody runs it.
+    pub(crate) unreadable: bool,
 }
 
 impl StepRow {

@@ -4,6 +4,8 @@ use engine::{Context, Engine, Error, Failure, Workflow, WorkflowFilter, Workflow
 
 use crate::support::{App, Counter, Latch, Result, eventually};
 
+const MINUTE: Duration = Duration::from_secs(60);
+
 /// A child that doubles, and a parent that runs it in each of the ways.
 fn register(engine: &Engine, bodies: &Counter) -> Workflow<u32, Vec<u32>> {
     let bodies = bodies.clone();
@@ -91,11 +93,11 @@ fn the_error_of_a_child_is_told_with_its_id_live_and_replayed() {
     let app = App::new();
     let register = |engine: &Engine| {
         let child = engine.register("child", |_: &mut Context, (): ()| {
-            Err::<(), _>(Failure::new("Declined", "no funds").code(402))
+            Err::<(), _>(Failure::new("Declined", "no funds").with_code(402))
         });
         let child = child.unwrap();
         let parent = engine.register("parent", move |ctx: &mut Context, (): ()| -> Result<String> {
-            Ok(format!("{:?}", ctx.run(&child, ()).unwrap_err()))
+            Ok(format!("{:#?}", ctx.run(&child, ()).unwrap_err()))
         });
         parent.unwrap()
     };
@@ -217,7 +219,122 @@ fn a_deep_recursion_of_children_does_not_overflow_the_stack() {
     let down = down.unwrap();
     engine.launch().unwrap();
     // Ids grow with the depth ("d-1-1-1..."), and 255 bytes are enough for about 120.
-    assert_eq!(down.start_as(&engine, "d", 120).unwrap().result().unwrap(), 120);
+    assert_eq!(down.start_as(&engine, "d", 300).unwrap().result().unwrap(), 300);
+    let longest: u32 = app.value("SELECT max(length(workflow_uuid)) FROM workflow_status", []);
+    assert!(longest <= 255, "{longest}");
+}
+
+/// The id of a hash is the same one at every replay.
+#[test]
+fn a_child_that_is_named_by_a_hash_is_found_again() {
+    let (app, bodies) = (App::new(), Counter::default());
+    let id = "p".repeat(254);
+    let engine = app.open();
+    let parent = register(&engine, &bodies);
+    engine.launch().unwrap();
+    assert_eq!(parent.start_as(&engine, &id, 1).unwrap().result().unwrap(), [2, 4, 6]);
+    drop(engine);
+    app.interrupt(&id, 1);
+    let engine = app.open();
+    register(&engine, &bodies);
+    engine.launch().unwrap();
+    assert_eq!(engine.retrieve::<Vec<u32>>(&id).unwrap().result().unwrap(), [2, 4, 6]);
+    assert_eq!(bodies.get(), 3);
+}
+
+#[test]
+fn an_error_from_far_below_does_not_repeat_every_workflow_between() {
+    let app = App::new();
+    let engine = app.open();
+    let down = engine.register("down", |ctx: &mut Context, n: u32| -> Result<u32, engine::BoxError> {
+        if n == 0 {
+            return Err(Failure::new("Boom", "no luck").with_code(7).into());
+        }
+        Ok(ctx.run(&Workflow::<u32, u32>::named("down"), n - 1)?)
+    });
+    let down = down.unwrap();
+    engine.launch().unwrap();
+    let error = down.start_as(&engine, "d", 100).unwrap().result().unwrap_err();
+    let text = error.to_string();
+    assert!(text.len() < 1000, "{} bytes: {text}", text.len());
+    let root = format!("d{}", "-1".repeat(100));
+    for part in
+        ["workflow d failed", "workflow d-1 failed", &format!("workflow {root} failed"), "Boom: no luck"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let Error::WorkflowFailed { failure, .. } = error else { panic!("{error:?}") };
+    assert_eq!((failure.name(), failure.code_value()), ("Boom", &serde_json::json!(7)));
+}
+
+/// The parent, and any that it descends from; beside and in a queue; the same way at every replay.
+#[test]
+fn a_child_under_the_id_of_an_ancestor_is_refused() {
+    for depth in 1..=3 {
+        let app = App::new();
+        let register = |engine: &Engine| {
+            let queue = engine.register_queue("q", engine::QueueOptions::new()).unwrap();
+            let down = engine.register("down", move |ctx: &mut Context, left: u32| -> Result<Vec<String>> {
+                let me = Workflow::<u32, Vec<String>>::named("down");
+                if left > 0 {
+                    return ctx.start(&me, left - 1)?.result(ctx);
+                }
+                let options = engine::EnqueueOptions::new().id("root");
+                let beside = ctx.start_as(&me, "root", 9).unwrap_err();
+                let queued = ctx.enqueue_with(&me, &queue, &options, 9).unwrap_err();
+                Ok(vec![beside.to_string(), queued.to_string()])
+            });
+            down.unwrap()
+        };
+        let engine = app.open();
+        let down = register(&engine);
+        engine.launch().unwrap();
+        let told = down.start_as(&engine, "root", depth).unwrap().wait(MINUTE).unwrap().expect("it ends");
+        let leaf = format!("root{}", "-1".repeat(depth as usize));
+        for error in &told {
+            let names = format!("workflow root cannot be a child of {leaf}, which descends from it");
+            assert!(error.contains(&names), "{error}");
+        }
+        drop(engine);
+        app.interrupt(&leaf, 2);
+        let engine = app.open();
+        register(&engine);
+        engine.launch().unwrap();
+        assert_eq!(engine.retrieve::<Vec<String>>(&leaf).unwrap().result().unwrap(), told);
+    }
+}
+
+/// Each waits for the next one. The last one to leave its thread sees the circle.
+#[test]
+fn workflows_that_wait_for_each_other_are_told_so() {
+    for others in [1_u32, 2, 5] {
+        let app = App::new();
+        let engine = app.options().suspend_after(Duration::ZERO).open(&app.url()).unwrap();
+        let (all_there, go) = (Latch::default(), Latch::default());
+        let (arrived, gate) = (all_there.clone(), go.clone());
+        let workflow = engine.register("w", move |ctx: &mut Context, next: String| -> Result<u32> {
+            ctx.step("arrive", |_| {
+                arrived.arrive();
+                gate.hold();
+                Ok::<_, Error>(())
+            })?;
+            ctx.start_as(&Workflow::<String, u32>::named("w"), &next, String::new())?.result(ctx)
+        });
+        let workflow = workflow.unwrap();
+        engine.launch().unwrap();
+        let start = |n: u32| {
+            let next = format!("w{}", (n + 1) % (others + 1));
+            workflow.start_as(&engine, &format!("w{n}"), next).unwrap()
+        };
+        let handles: Vec<_> = (0..=others).map(start).collect();
+        all_there.wait_for(handles.len());
+        go.open();
+        let errors: Vec<_> =
+            handles.iter().map(|handle| handle.wait(MINUTE).unwrap_err().to_string()).collect();
+        for error in &errors {
+            assert!(error.contains("cannot wait for") && error.contains("none of them would end"), "{error}");
+        }
+    }
 }
 
 /// The child of another parent, and a child that was started from outside: their end wakes whoever waits for them.

@@ -7,7 +7,6 @@ use std::time::Duration;
 use engine::testing::{CommitHook, Fate, Moment};
 use engine::{Context, Engine, Error, Event, Observer, Workflow, WorkflowFilter, WorkflowId, WorkflowStatus};
 
-use crate::backend::transaction;
 use crate::support::{App, Counter, Latch, Result, eventually};
 
 /// Every kind of write: steps, a transaction step, children, a sleep, messages.
@@ -28,9 +27,9 @@ fn register(engine: &Engine, bodies: &Counter) -> Workflow<u32, u32> {
             bodies.count();
             Ok::<_, Error>(n + 1)
         })?;
-        let inserted: u32 = transaction(ctx, "insert", |tx| {
-            tx.execute("INSERT INTO effect VALUES (?1)", [me.as_str()])?;
-            tx.value("SELECT count(*) FROM effect WHERE id = ?1", [me.as_str()])
+        let inserted: u32 = ctx.transaction("insert", |tx| {
+            tx.execute("INSERT INTO effect VALUES ($1)", [me.as_str()])?;
+            tx.query_one("SELECT count(*) FROM effect WHERE id = $1", [me.as_str()])?.get(0)
         })?;
         let inline = ctx.run(&child, step)?;
         let beside = ctx.start(&child, step)?;

@@ -5,7 +5,6 @@ use std::time::Duration;
 use engine::{Context, Engine, Error, StepOptions};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::backend::transaction;
 use crate::support::{App, Result};
 
 /// Runs one workflow and returns its error, after a look at its row and at a neighbour.
@@ -55,18 +54,18 @@ fn a_panic_of_a_step_is_recorded_and_not_retried() {
         let options = StepOptions::retries();
         ctx.step_with("pay", &options, |step| -> Result<()> { panic!("at attempt {}", step.attempt()) })
     });
-    assert!(error.ends_with("step pay failed: PitonPanic: panicked: at attempt 0"), "{error}");
+    assert!(error.ends_with("step pay failed: PitonPanic: panicked: at attempt 1"), "{error}");
 }
 
 #[test]
 fn a_panic_of_a_transaction_step_rolls_back() {
     let error = error_of(|ctx| {
-        let panicked = transaction(ctx, "pay", |tx| -> Result<()> {
+        let panicked = ctx.transaction("pay", |tx| -> Result<()> {
             tx.batch("CREATE TABLE never (x integer)").unwrap();
             panic!("boom")
         });
         assert!(panicked.unwrap_err().to_string().contains("panicked: boom"));
-        transaction(ctx, "look", |tx| tx.value::<u32>("SELECT count(*) FROM never", []))
+        ctx.transaction("look", |tx| tx.query_one("SELECT count(*) FROM never", ())?.get::<u32>(0))
     });
     assert!(error.contains("never"), "{error}");
 }
@@ -143,6 +142,109 @@ fn an_error_that_is_hard_to_record_is_recorded() {
     let text = error_of(move |ctx| ctx.step("s", |_| Err::<(), _>(odd)));
     assert!(text.contains(odd), "{text:?}");
 }
+
+/// Errors that are foreign code: a chain of causes that is a ring, a text without an end, a cause that panics.
+#[derive(Debug)]
+struct Odd(&'static str);
+
+static FIRST: Odd = Odd("first");
+static SECOND: Odd = Odd("second");
+static PANICS: Odd = Odd("panics");
+
+impl std::fmt::Display for Odd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            "endless" => loop {
+                f.write_str("and on ")?;
+            },
+            "panics" => panic!("in display"),
+            text => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for Odd {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self.0 {
+            "own source" => Some(self),
+            "first" => Some(&SECOND),
+            "second" => Some(&FIRST),
+            "has a bad cause" => Some(&PANICS),
+            "panics" => panic!("in source"),
+            _ => None,
+        }
+    }
+}
+
+#[test]
+fn an_error_whose_causes_or_text_have_no_end_is_recorded() {
+    let text_of = |text: &'static str| error_of(move |ctx| ctx.step("s", |_| Err::<(), _>(Odd(text))));
+    assert!(text_of("own source").ends_with("Odd: own source"));
+    assert!(text_of("first").ends_with("Odd: first: second"));
+    let bad_cause = text_of("has a bad cause");
+    assert!(bad_cause.ends_with("Odd: has a bad cause: (its text panicked: in display)"), "{bad_cause}");
+    let endless = text_of("endless");
+    assert!(
+        endless.ends_with("and on and  (cut: the whole error was too large)") || endless.contains(" (cut: ")
+    );
+    // As the error of a workflow and of a transaction step, too.
+    let of_transaction =
+        error_of(|ctx| ctx.transaction("s", |_| Err::<(), engine::BoxError>(Odd("own source").into())));
+    assert!(of_transaction.ends_with("own source"), "{of_transaction}");
+    let app = App::new();
+    let engine = app.open();
+    let workflow = engine.register("w", |_: &mut Context, (): ()| Err::<(), _>(Odd("own source"))).unwrap();
+    engine.launch().unwrap();
+    let error = workflow.start(&engine, ()).unwrap().result().unwrap_err().to_string();
+    assert!(error.ends_with("Odd: own source"), "{error}");
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
+#[error("card {card} was declined")]
+struct Declined {
+    card: u8,
+}
+
+#[test]
+fn a_registered_error_comes_back_typed_from_every_handle() {
+    use anyhow::Context as _;
+    let app = App::new();
+    let engine = app.open();
+    engine.register_error::<Declined>("card_declined").unwrap();
+    let plain = engine.register("plain", |_: &mut Context, card: u8| Err::<(), _>(Declined { card }));
+    let step = engine.register("step", |ctx: &mut Context, card: u8| {
+        ctx.step("charge", |_| Err::<(), _>(Declined { card }))
+    });
+    let anyhow = engine.register("anyhow", |ctx: &mut Context, card: u8| -> anyhow::Result<()> {
+        ctx.step("charge", |_| Err::<(), _>(Declined { card })).context("order 7")?;
+        Ok(())
+    });
+    let inner = engine.register("inner", |ctx: &mut Context, card: u8| {
+        ctx.step("charge", |_| -> anyhow::Result<()> { Err(Declined { card }).context("at the bank") })
+    });
+    let child = inner.clone().unwrap();
+    let parent = engine.register("parent", move |ctx: &mut Context, card: u8| ctx.run(&child, card));
+    engine.launch().unwrap();
+    for workflow in [plain, step, anyhow, inner, parent].map(Result::unwrap) {
+        let started = workflow.start_as(&engine, &format!("{workflow:?}"), 4).unwrap();
+        let later = engine.retrieve::<()>(started.id().as_str()).unwrap();
+        for handle in [started, later] {
+            let Err(Error::WorkflowFailed { failure, .. }) = handle.result() else { panic!("{workflow:?}") };
+            assert_eq!(failure.name(), "card_declined", "{workflow:?}: {failure}");
+            assert_eq!(failure.data::<Declined>().unwrap(), Declined { card: 4 });
+            assert!(failure.message().ends_with("card 4 was declined"), "{failure}");
+        }
+    }
+    let recorded: Vec<String> = app.column("SELECT error FROM workflow_output", []);
+    let portable =
+        r#"{"name":"card_declined","message":"card 4 was declined","code":null,"data":{"card":4}}"#;
+    assert!(recorded.iter().any(|text| text == portable), "{recorded:?}");
+    assert!(matches!(engine.register_error::<Odder>("late"), Err(Error::AlreadyLaunched)));
+}
+
+#[derive(Debug, Serialize, Deserialize, thiserror::Error)]
+#[error("odder")]
+struct Odder;
 
 #[test]
 fn the_error_type_of_a_workflow_may_be_anything() {

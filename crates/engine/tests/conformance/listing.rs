@@ -52,6 +52,25 @@ fn limit_and_offset_page_through_in_order() {
     assert_eq!(engine.count(&page(1)).unwrap(), 5, "a count ignores pages");
 }
 
+/// Also within one millisecond, and under ids whose order is another.
+#[test]
+fn what_one_caller_starts_in_order_is_listed_in_order() {
+    let app = App::new();
+    let engine = app.open();
+    let workflow = engine.register("w", |_: &mut Context, (): ()| Ok::<_, Error>(())).unwrap();
+    engine.launch().unwrap();
+    let mut started: Vec<String> = (0..20).map(|n| format!("w{}", 50 - n)).collect();
+    for id in &started {
+        workflow.start_as(&engine, id, ()).unwrap().result().unwrap();
+    }
+    assert_eq!(ids(&engine, &WorkflowFilter::new()), started);
+    let pages: Vec<_> =
+        (0..4).flat_map(|page| ids(&engine, &WorkflowFilter::new().limit(5).offset(page * 5))).collect();
+    assert_eq!(pages, started);
+    started.reverse();
+    assert_eq!(ids(&engine, &WorkflowFilter::new().newest_first()), started);
+}
+
 /// A prefix and a name are texts, not patterns and not SQL.
 #[test]
 fn wildcards_and_quotes_are_taken_literally() {

@@ -41,6 +41,57 @@ fn messages_of_a_topic_are_taken_in_order_and_once() {
     assert_eq!(app.recorded("w"), names);
 }
 
+/// Also under keys whose order is another, from a workflow with children, and across a restart.
+#[test]
+fn what_one_caller_sends_in_order_arrives_in_order() {
+    let app = App::new();
+    app.database.let_the_clock_of_messages_stand();
+    let register = |engine: &Engine| {
+        let child = engine.register("child", |ctx: &mut Context, n: u32| -> Result<()> {
+            ctx.send(&WorkflowId::new("w")?, "a", n.to_string())
+        });
+        let child = child.unwrap();
+        let sender = engine.register("sender", move |ctx: &mut Context, (): ()| -> Result<()> {
+            let to = WorkflowId::new("w")?;
+            for n in (0..30).step_by(2) {
+                ctx.send(&to, "a", n.to_string())?;
+                ctx.run(&child, n + 1)?;
+            }
+            Ok(())
+        });
+        (receiver(engine), sender.unwrap())
+    };
+    let engine = app.open();
+    let (waiter, _) = register(&engine);
+    engine.launch().unwrap();
+    waiter.start_as(&engine, "w", ("a".into(), 80, HOUR)).unwrap();
+    eventually("it waits", || !app.recorded("w").is_empty());
+    // It takes them when all of them are there.
+    drop(engine);
+    let engine = app.options().app("other").open(&app.url()).unwrap();
+    let to = WorkflowId::new("w").unwrap();
+    let (_, sender) = register(&engine);
+    engine.launch().unwrap();
+    sender.start_as(&engine, "s", ()).unwrap().result().unwrap();
+    for n in 30..60 {
+        engine.send_once(&format!("key {}", 100 - n), &to, "a", n.to_string()).unwrap();
+        // A repeated one keeps its place.
+        engine.send_once("key 70", &to, "a", "again".to_owned()).unwrap();
+    }
+    drop(engine);
+    let engine = app.open();
+    register(&engine);
+    for n in 60..80 {
+        match n % 2 {
+            0 => engine.send(&to, "a", n.to_string()).unwrap(),
+            _ => engine.send_once(&format!("{}", 100 - n), &to, "a", n.to_string()).unwrap(),
+        }
+    }
+    engine.launch().unwrap();
+    let received = engine.retrieve::<Vec<Option<String>>>("w").unwrap().result().unwrap();
+    assert_eq!(texts(&received), (0..80).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
 /// 29: a receive without a message ends at its time, across restarts.
 #[test]
 fn a_receive_without_a_message_ends_at_its_time() {
@@ -85,6 +136,24 @@ fn a_repeated_send_with_a_key_sends_once_for_each_destination() {
         assert_eq!(texts(&handle.result().unwrap()), ["once", "again"]);
     }
     assert_eq!(app.value::<u32>("SELECT count(*) FROM notifications", []), 4);
+}
+
+/// A receive would take it for none.
+#[test]
+fn a_message_that_says_nothing_is_refused() {
+    let app = App::new();
+    let engine = app.open();
+    let workflow = engine.register("w", |ctx: &mut Context, (): ()| -> Result<String> {
+        let to = ctx.workflow_id().clone();
+        Ok(ctx.send(&to, "a", ()).unwrap_err().to_string())
+    });
+    let workflow = workflow.unwrap();
+    engine.launch().unwrap();
+    let handle = workflow.start(&engine, ()).unwrap();
+    assert!(handle.result().unwrap().contains("it is `null`"), "{:?}", handle.result());
+    let outside = engine.send(handle.id(), "a", None::<u32>).unwrap_err();
+    assert!(matches!(outside, Error::Unencodable { .. }), "{outside}");
+    assert_eq!(app.value::<i64>("SELECT count(*) FROM notifications", []), 0);
 }
 
 /// 31: a send to nobody fails the same way when it is replayed, even if somebody came by that name.
@@ -253,4 +322,18 @@ fn keys_and_destinations_that_only_look_alike_together_send_two_messages() {
             assert_eq!(texts(&handle.result().unwrap()), [key]);
         }
     }
+}
+
+#[test]
+fn a_receive_beyond_the_calendar_is_refused_by_its_own_name() {
+    let app = App::new();
+    let engine = app.open();
+    let workflow = engine.register("w", |ctx: &mut Context, (): ()| -> Result<Option<u32>> {
+        ctx.recv("topic", Duration::MAX)
+    });
+    let workflow = workflow.unwrap();
+    engine.launch().unwrap();
+    let error = workflow.start(&engine, ()).unwrap().result().unwrap_err().to_string();
+    assert!(error.contains("timeout of recv") && error.contains("beyond the calendar"), "{error}");
+    assert!(!error.contains("sleep"), "{error}");
 }

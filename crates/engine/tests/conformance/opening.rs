@@ -10,6 +10,7 @@ use engine::{Context, Engine, Error};
 use crate::support::{App, Result};
 
 fn open(path: &Path) -> Result<Engine> {
+    watch::test(watch::LIMIT);
     Engine::options().open(&format!("sqlite:{}", path.display()))
 }
 
@@ -151,12 +152,60 @@ fn a_path_that_cannot_be_a_file_is_refused_with_the_reason() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_is_refused_at_once_with_its_kind() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe.db");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let socket = dir.path().join("socket.db");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let cases = [(pipe.as_path(), "a pipe"), (&socket, "a socket"), (Path::new("/dev/null"), "a device")];
+    for (path, kind) in cases {
+        let error = open(path).unwrap_err().to_string();
+        assert!(error.contains(&format!("it is {kind}; name a file")), "{error}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_to_nothing_is_refused_with_its_target() {
+    let dir = tempfile::tempdir().unwrap();
+    let (link, round) = (dir.path().join("link.db"), dir.path().join("round.db"));
+    std::os::unix::fs::symlink(dir.path().join("away/x.db"), &link).unwrap();
+    std::os::unix::fs::symlink(&round, &round).unwrap();
+    let error = open(&link).unwrap_err().to_string();
+    assert!(error.contains("link.db: it is a symbolic link to") && error.contains("away/x.db"), "{error}");
+    let error = open(&round).unwrap_err().to_string();
+    assert!(error.contains("Too many levels of symbolic links"), "{error}");
+}
+
+/// Each name beside the file must be possible, too: the longest ends with `-executors`.
+#[test]
+fn a_name_that_is_too_long_is_refused_at_open() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(&dir.path().join("n".repeat(245))).unwrap());
+    for bytes in [246, 251, 252, 256] {
+        let error = open(&dir.path().join("n".repeat(bytes))).unwrap_err().to_string();
+        assert!(error.contains("File name too long"), "{bytes}: {error}");
+    }
+    let deep = dir.path().join("d".repeat(200)).join("d".repeat(200));
+    std::fs::create_dir_all(&deep).unwrap();
+    let deep = deep.canonicalize().unwrap();
+    let name = |bytes: usize| deep.join("n".repeat(bytes - deep.as_os_str().len() - 1));
+    drop(open(&name(504)).unwrap());
+    let error = open(&name(505)).unwrap_err().to_string();
+    assert!(error.contains("its path has 505 bytes, and SQLite takes 504 at most"), "{error}");
+}
+
 #[test]
 fn urls_without_meaning_are_refused() {
     let refused = |url: &str| Engine::options().open(url).unwrap_err().to_string();
     assert!(refused("sqlite::memory:").contains("dies with the process"));
-    assert!(refused("postgresql://u:secret@h/d").contains("the server is on another machine"));
-    assert!(!refused("postgresql://u:secret@h/d").contains("secret"));
+    let elsewhere = refused("postgresql://u:secret@h.invalid/d");
+    // With TLS it may be connected to, and is not there.
+    assert_eq!(elsewhere.contains("the server is on another machine"), !cfg!(feature = "tls"), "{elsewhere}");
+    assert!(!elsewhere.contains("secret"), "{elsewhere}");
 }
 
 /// The same file under two names is the same database, with one set of executors.

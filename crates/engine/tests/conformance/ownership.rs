@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use engine::{Context, Engine, Error, Stop, Workflow, WorkflowId, WorkflowStatus};
 
-use crate::backend::transaction;
 use crate::support::{App, Counter, Latch, Result};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -154,7 +153,7 @@ fn a_stale_transaction_step_has_no_effect() {
     let at_its_end = done.clone();
     let workflow = engine.register("w", move |ctx: &mut Context, (): ()| {
         side.execute("UPDATE workflow_status SET owner_xid = 'another', executor_id = 'local'", []);
-        let inserted = transaction(ctx, "t", |tx| tx.execute("INSERT INTO effect VALUES (1)", []));
+        let inserted = ctx.transaction("t", |tx| tx.execute("INSERT INTO effect VALUES (1)", ()));
         at_its_end.hold();
         inserted
     });

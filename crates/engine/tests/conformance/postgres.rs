@@ -10,19 +10,28 @@ mod value;
 
 mod accidents;
 mod children;
+mod codecs;
 mod commits;
+mod deleted;
 mod endings;
+mod fences;
+mod hostile_rows;
+mod lasting_trouble;
 mod listing;
 mod manage;
 mod messages;
+mod outcomes;
 mod ownership;
 mod queues;
 mod recovery;
 mod retries;
+mod shapes;
 mod shutdown;
 mod sleeping;
+mod sql;
 mod starting;
 mod steps;
+mod stranded;
 mod transactions;
 
 // Of a server alone; tests/fleet has the rest.

@@ -79,6 +79,43 @@ fn a_queue_is_emptied_by_priority_and_then_in_order() {
     assert_eq!(*ran.lock().unwrap(), [0, 4, 6, 2, 5, 1, 3, 7]);
 }
 
+/// Also within one millisecond, under ids whose order is another, and from a workflow.
+#[test]
+fn what_one_caller_enqueues_in_order_is_taken_in_order() {
+    let app = App::new();
+    let engine = app.open();
+    let (latch, ran) = (Latch::default(), Arc::new(Mutex::new(Vec::new())));
+    let (held, noted) = (latch.clone(), ran.clone());
+    let workflow = engine.register("w", move |_: &mut Context, n: u32| -> Result<()> {
+        held.hold();
+        noted.lock().unwrap().push(n);
+        Ok(())
+    });
+    let workflow = workflow.unwrap();
+    let queue = engine.register_queue("q", QueueOptions::new().worker_concurrency(1)).unwrap();
+    let (child, of_child) = (Workflow::<u32, ()>::named("w"), queue.clone());
+    let parent = engine.register("parent", move |ctx: &mut Context, (): ()| -> Result<()> {
+        (20..32).try_for_each(|n| ctx.enqueue(&child, &of_child, n).map(drop))
+    });
+    let parent = parent.unwrap();
+    engine.launch().unwrap();
+    let mut handles = vec![workflow.enqueue(&engine, &queue, 0).unwrap()];
+    latch.wait_for(1);
+    for n in 1..20 {
+        let id = format!("w{}", 100 - n);
+        handles.push(workflow.enqueue_with(&engine, &queue, &EnqueueOptions::new().id(&id), n).unwrap());
+    }
+    parent.start_as(&engine, "p", ()).unwrap().result().unwrap();
+    latch.open();
+    for handle in handles {
+        handle.result().unwrap();
+    }
+    for step in 1..=12 {
+        engine.retrieve::<()>(&format!("p-{step}")).unwrap().result().unwrap();
+    }
+    assert_eq!(*ran.lock().unwrap(), (0..32).collect::<Vec<_>>());
+}
+
 /// How many run, and the most that ever did.
 #[derive(Clone, Default)]
 struct Crowd(Arc<(AtomicUsize, AtomicUsize)>);
@@ -194,6 +231,216 @@ fn a_limit_is_not_used_up_by_what_does_not_run() {
     assert_eq!(workflow.enqueue(&next, &queue, 4).unwrap().result().unwrap(), 5);
     assert_eq!(next.retrieve::<u32>("lost").unwrap().result().unwrap(), 4);
     latch.open();
+}
+
+/// Runs that have begun and not ended, waiting or not.
+fn registered_sleeper(engine: &Engine, open: &Open) -> Workflow<(), ()> {
+    let open = open.clone();
+    let workflow = engine.register("sleeper", move |ctx: &mut Context, (): ()| -> Result<()> {
+        ctx.step("begin", |_| Ok::<_, Error>(open.begin()))?;
+        ctx.sleep(MINUTE)?;
+        ctx.step("end", |_| Ok::<_, Error>(open.end())).map(drop)
+    });
+    workflow.unwrap()
+}
+
+/// How many are open, and the most that ever were.
+#[derive(Clone, Default)]
+struct Open(Arc<(AtomicUsize, AtomicUsize)>);
+
+impl Open {
+    /// Says how many are open then.
+    fn begin(&self) -> usize {
+        let now = self.0.0.fetch_add(1, Ordering::SeqCst) + 1;
+        self.0.1.fetch_max(now, Ordering::SeqCst);
+        now
+    }
+
+    /// Says how many were open before.
+    fn end(&self) -> usize {
+        self.0.0.fetch_sub(1, Ordering::SeqCst)
+    }
+
+    fn now(&self) -> usize {
+        self.0.0.load(Ordering::SeqCst)
+    }
+
+    fn most(&self) -> usize {
+        self.0.1.load(Ordering::SeqCst)
+    }
+}
+
+/// A limit of what may be open is not one of what may run: a sleeper keeps its place.
+#[test]
+fn in_flight_counts_what_waits_without_a_thread() {
+    let app = App::new();
+    let engine = app.open();
+    let open = Open::default();
+    let sleeper = registered_sleeper(&engine, &open);
+    let workflow = plus_one(&engine);
+    let queue = engine.register_queue("q", QueueOptions::new().in_flight(1)).unwrap();
+    let beside = engine.register_queue("beside", QueueOptions::new().concurrency(1)).unwrap();
+    engine.launch().unwrap();
+    let first = sleeper.enqueue_with(&engine, &queue, &EnqueueOptions::new().id("first"), ()).unwrap();
+    eventually("it sleeps without a thread", || app.status("first") == "DELAYED");
+    let second = sleeper.enqueue_with(&engine, &queue, &EnqueueOptions::new().id("second"), ()).unwrap();
+    for n in 0..5 {
+        assert_eq!(workflow.enqueue(&engine, &beside, n).unwrap().result().unwrap(), n + 1);
+    }
+    assert_eq!((app.status("second").as_str(), open.now()), ("ENQUEUED", 1));
+    app.clock.advance(MINUTE);
+    first.result().unwrap();
+    eventually("the second has its place", || app.status("second") == "DELAYED");
+    app.clock.advance(MINUTE);
+    second.result().unwrap();
+    assert_eq!(open.most(), 1);
+
+    // Where only what runs counts, both are open at once.
+    let handles: Vec<_> = (0..2).map(|_| sleeper.enqueue(&engine, &beside, ()).unwrap()).collect();
+    eventually("both sleep", || open.now() == 2);
+    eventually("without a thread", || {
+        engine.count(&WorkflowFilter::new().status(WorkflowStatus::Delayed)).unwrap() == 2
+    });
+    app.clock.advance(MINUTE);
+    for handle in handles {
+        handle.result().unwrap();
+    }
+}
+
+/// However many executors claim at once, and whatever its workflows wait for.
+#[test]
+fn in_flight_holds_across_executors() {
+    let app = App::new();
+    let open = Open::default();
+    let engines: Vec<_> = (0..3).map(|_| app.open()).collect();
+    let limits = QueueOptions::new().in_flight(4).concurrency(2);
+    let mut workflows = Vec::new();
+    for engine in &engines {
+        workflows.push(registered_sleeper(engine, &open));
+        engine.register_queue("q", limits).unwrap();
+    }
+    for engine in &engines {
+        engine.launch().unwrap();
+    }
+    let queue = Queue::named("q");
+    let handles: Vec<_> =
+        (0..20).map(|n| workflows[n % 3].enqueue(&engines[n % 3], &queue, ()).unwrap()).collect();
+    for round in 1..=5 {
+        eventually("all places are taken by sleepers, and no more", || {
+            let count = |status| engines[0].count(&WorkflowFilter::new().status(status)).unwrap();
+            let stand = (count(WorkflowStatus::Delayed), count(WorkflowStatus::Enqueued));
+            stand == (4, 20 - 4 * round)
+        });
+        app.clock.advance(MINUTE);
+    }
+    for handle in handles {
+        handle.result().unwrap();
+    }
+    assert_eq!((open.most(), open.now()), (4, 0));
+    assert_eq!(app.value::<u32>("SELECT max(recovery_attempts) FROM workflow_status", []), 1);
+}
+
+/// It has its place, and nothing else begins before it has ended, whatever the priorities.
+#[test]
+fn what_has_begun_goes_on_before_anything_else_begins() {
+    let app = App::new();
+    let ran = Arc::new(Mutex::new(Vec::new()));
+    let register = |engine: &Engine| {
+        let noted = ran.clone();
+        let workflow = engine.register("w", move |ctx: &mut Context, n: u32| -> Result<()> {
+            noted.lock().unwrap().push(n);
+            ctx.step("s", |_| Ok::<_, Error>(()))
+        });
+        (workflow.unwrap(), engine.register_queue("q", QueueOptions::new().in_flight(1)).unwrap())
+    };
+    let begun = EnqueueOptions::new().priority(9).id("begun");
+    {
+        let engine = app.open();
+        let (workflow, queue) = register(&engine);
+        engine.launch().unwrap();
+        workflow.enqueue_with(&engine, &queue, &begun, 1).unwrap().result().unwrap();
+    }
+    app.interrupt("begun", 0);
+    let engine = app.open();
+    let (workflow, queue) = register(&engine);
+    let fresh = workflow.enqueue_with(&engine, &queue, &EnqueueOptions::new().id("fresh"), 2).unwrap();
+    engine.launch().unwrap();
+    fresh.result().unwrap();
+    assert_eq!(*ran.lock().unwrap(), [1, 1, 2]);
+    assert_eq!((app.attempts("begun"), app.status("begun")), (2, "SUCCESS".to_owned()));
+}
+
+/// A place is free again whoever ended its workflow, or took it out of the queue.
+#[test]
+fn a_place_is_free_when_its_workflow_is_not_in_the_queue_any_more() {
+    let app = App::new();
+    let engine = app.open();
+    let open = Open::default();
+    let sleeper = registered_sleeper(&engine, &open);
+    let queue = engine.register_queue("q", QueueOptions::new().in_flight(1)).unwrap();
+    engine.launch().unwrap();
+    let next = |id: &str| {
+        sleeper.enqueue_with(&engine, &queue, &EnqueueOptions::new().id(id), ()).unwrap();
+        eventually("it has its place", || app.status(id) == "DELAYED");
+    };
+    next("cancelled");
+    engine.cancel(&id("cancelled")).unwrap();
+    next("cancelled by another program");
+    app.execute(
+        "UPDATE workflow_status SET status = 'CANCELLED', queue_name = NULL WHERE workflow_uuid = ?1",
+        ["cancelled by another program"],
+    );
+    next("resumed");
+    engine.resume(&id("resumed")).unwrap();
+    next("removed");
+    app.execute("DELETE FROM workflow_status WHERE workflow_uuid = 'removed'", ());
+    next("last");
+    assert_eq!(app.value::<u32>("SELECT count(*) FROM piton_places", []), 1, "they leave no trace");
+}
+
+/// What has begun before there was a limit has its place; who raises the limit raises it at once.
+#[test]
+fn a_limit_of_what_may_be_in_flight_can_come_later_and_change() {
+    let app = App::new();
+    let open = Open::default();
+    let launched = |options: QueueOptions| {
+        let engine = app.open();
+        let sleeper = registered_sleeper(&engine, &open);
+        engine.register_queue("q", options).unwrap();
+        engine.launch().unwrap();
+        (engine, sleeper)
+    };
+    let queue = Queue::named("q");
+    let asleep = |engine: &Engine, count: u64| {
+        eventually("they sleep without a thread", || {
+            engine.count(&WorkflowFilter::new().status(WorkflowStatus::Delayed)).unwrap() == count
+        });
+    };
+    {
+        let (engine, sleeper) = launched(QueueOptions::new());
+        (0..2).for_each(|_| drop(sleeper.enqueue(&engine, &queue, ()).unwrap()));
+        asleep(&engine, 2);
+    }
+    {
+        let (engine, sleeper) = launched(QueueOptions::new().in_flight(2));
+        let third = sleeper.enqueue(&engine, &queue, ()).unwrap();
+        let beside = sleeper.start(&engine, ()).unwrap();
+        asleep(&engine, 3);
+        assert_eq!(third.status().unwrap(), WorkflowStatus::Enqueued);
+        app.execute("UPDATE piton_queues SET in_flight = 3 WHERE name = 'q'", ());
+        asleep(&engine, 4);
+        engine.cancel(beside.id()).unwrap();
+    }
+    let (engine, sleeper) = launched(QueueOptions::new());
+    let fourth = sleeper.enqueue(&engine, &queue, ()).unwrap();
+    asleep(&engine, 4);
+    assert_eq!(
+        app.value::<u32>("SELECT count(*) FROM piton_places", []),
+        0,
+        "without a limit nobody has a place"
+    );
+    app.clock.advance(MINUTE);
+    fourth.result().unwrap();
 }
 
 /// 46: what was interrupted goes back to its queue, and the limit holds for it too.

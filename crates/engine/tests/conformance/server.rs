@@ -5,9 +5,10 @@ use std::time::Duration;
 use engine::postgres::error::SqlState;
 use engine::{Context, Engine, Error};
 
-use crate::backend::{SqlError, transaction};
-use crate::support::{App, Counter, Result};
+use crate::lasting_trouble::{at_work, is_said_once};
+use crate::support::{App, Counter, Latch, Result, eventually};
 use crate::transactions::bank;
+use engine::sql::SqlError;
 
 /// A body that conflicts with another transaction runs again as a whole, however often, and its effect is there once.
 #[test]
@@ -18,13 +19,13 @@ fn a_transaction_step_is_tried_again_after_a_conflict() {
         let engine = Engine::options().app("test").open(&app.url()).unwrap();
         let (counted, code) = (bodies.clone(), code.code().to_owned());
         let workflow = engine.register("w", move |ctx: &mut Context, (): ()| {
-            transaction(ctx, "t", |tx| -> Result<i64, SqlError> {
-                tx.execute("UPDATE account SET cents = cents + 1", [])?;
+            ctx.transaction("t", |tx| -> Result<i64, SqlError> {
+                tx.execute("UPDATE account SET cents = cents + 1", ())?;
                 if counted.count() < CONFLICTS {
                     // As the server says it when two transactions meet.
                     tx.batch(&format!("DO $$ BEGIN RAISE SQLSTATE '{code}'; END $$"))?;
                 }
-                tx.value("SELECT cents FROM account", [])
+                tx.query_one("SELECT cents FROM account", ())?.get(0)
             })
         });
         let workflow = workflow.unwrap();
@@ -43,11 +44,12 @@ fn transaction_steps_that_would_not_be_serializable_take_turns() {
     app.batch("CREATE TABLE duty (doctor bigint, on_call bigint); INSERT INTO duty VALUES (1, 1), (2, 1)");
     let engine = Engine::options().app("test").open(&app.url()).unwrap();
     let workflow = engine.register("leave", |ctx: &mut Context, doctor: i64| {
-        transaction(ctx, "leave", |tx| -> Result<bool, SqlError> {
-            let others: i64 =
-                tx.value("SELECT count(*) FROM duty WHERE on_call = 1 AND doctor <> ?1", [doctor])?;
+        ctx.transaction("leave", |tx| -> Result<bool, SqlError> {
+            let others: i64 = tx
+                .query_one("SELECT count(*) FROM duty WHERE on_call = 1 AND doctor <> $1", [doctor])?
+                .get(0)?;
             if others > 0 {
-                tx.execute("UPDATE duty SET on_call = 0 WHERE doctor = ?1", [doctor])?;
+                tx.execute("UPDATE duty SET on_call = 0 WHERE doctor = $1", [doctor])?;
             }
             Ok(others > 0)
         })
@@ -68,8 +70,8 @@ fn a_body_that_ignores_a_failed_statement_is_told() {
     let app = bank();
     let engine = app.open();
     let workflow = engine.register("w", |ctx: &mut Context, (): ()| {
-        transaction(ctx, "t", |tx| -> Result<(), SqlError> {
-            tx.execute("UPDATE account SET cents = 0", [])?;
+        ctx.transaction("t", |tx| -> Result<(), SqlError> {
+            tx.execute("UPDATE account SET cents = 0", ())?;
             assert!(tx.batch("SELECT 1 / 0").is_err());
             Ok(())
         })
@@ -86,7 +88,7 @@ fn a_body_that_makes_its_commit_unsafe_is_told() {
     let app = bank();
     let engine = app.open();
     let workflow =
-        engine.register("w", |ctx: &mut Context, sql: String| transaction(ctx, "t", |tx| tx.batch(&sql)));
+        engine.register("w", |ctx: &mut Context, sql: String| ctx.transaction("t", |tx| tx.batch(&sql)));
     let workflow = workflow.unwrap();
     engine.launch().unwrap();
     for (sql, told) in [
@@ -132,7 +134,9 @@ fn an_engine_is_used_and_dropped_inside_an_async_runtime() {
             let workflow = engine
                 .register("w", |ctx: &mut Context, n: u32| {
                     let stepped = ctx.step("s", |_| Ok::<_, Error>(n))?;
-                    transaction(ctx, "t", |tx| tx.value::<u32>("SELECT 1", []).map(|one| stepped + one))
+                    ctx.transaction("t", |tx| {
+                        tx.query_one("SELECT 1", ())?.get::<u32>(0).map(|one| stepped + one)
+                    })
                 })
                 .unwrap();
             engine.launch().unwrap();
@@ -148,4 +152,35 @@ fn an_engine_is_used_and_dropped_inside_an_async_runtime() {
         // One that was built elsewhere, dropped here.
         runtime.block_on(async { drop(engine) });
     }
+}
+
+/// With everybody who is connected to it.
+#[test]
+fn a_database_that_is_dropped_is_said_once() {
+    let (app, latch) = (App::new(), Latch::default());
+    let engine = app.open();
+    let workflow = at_work(&app, &engine, &latch);
+    app.database.drop_for_all();
+    latch.open();
+    is_said_once(&app, &engine, &workflow);
+}
+
+#[test]
+fn a_grant_that_is_revoked_is_said_once_and_once_more_when_it_is_back() {
+    let (app, latch) = (App::new(), Latch::default());
+    drop(app.open());
+    let role = format!("revoked_{}", app.database.label().trim_start_matches('/'));
+    app.batch(&format!(
+        "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA dbos TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA dbos TO {role}"
+    ));
+    let engine = app.options().open(&app.url().replace("postgres@", &format!("{role}@"))).unwrap();
+    let workflow = at_work(&app, &engine, &latch);
+    app.batch(&format!("REVOKE ALL ON dbos.workflow_status FROM {role}"));
+    latch.open();
+    is_said_once(&app, &engine, &workflow);
+    app.batch(&format!("GRANT ALL ON dbos.workflow_status TO {role}"));
+    eventually("it goes on", || {
+        app.clock.advance(Duration::from_secs(1));
+        app.status("before") == "SUCCESS"
+    });
 }

@@ -2,7 +2,6 @@ use std::time::Duration;
 
 use engine::{Context, Engine, Error, Workflow};
 
-use crate::backend::transaction;
 use crate::support::{App, Counter, Latch, Result, eventually};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -148,7 +147,7 @@ fn a_shutdown_keeps_its_deadline_while_a_transaction_step_runs() {
     let held = latch.clone();
     let sleeper = engine.register("sleeper", |ctx: &mut Context, (): ()| ctx.sleep(MINUTE)).unwrap();
     let slow = engine.register("slow", move |ctx: &mut Context, (): ()| {
-        transaction(ctx, "t", |_| {
+        ctx.transaction("t", |_| {
             held.hold();
             Ok::<_, Error>(())
         })

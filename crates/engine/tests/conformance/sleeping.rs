@@ -136,19 +136,83 @@ fn sleeps_of_no_time_and_of_all_time_are_told_apart() {
     assert!(app.recorded("w").is_empty(), "a sleep of no time takes no step");
 }
 
-/// The wall clock steps back: the sleep ends later by that step, and does end.
+/// What is left of a wait goes by a clock that nobody sets: on the thread and without it, for a sleep and for a receive.
 #[test]
-fn a_clock_that_steps_back_delays_a_sleep_and_no_more() {
+fn a_clock_that_steps_back_makes_no_wait_longer() {
+    for seconds in [4, 600] {
+        for receives in [false, true] {
+            let app = App::new();
+            let engine = app.open();
+            let workflow = engine.register("w", move |ctx: &mut Context, (): ()| -> Result<u32> {
+                let time = Duration::from_secs(seconds);
+                if receives {
+                    assert_eq!(ctx.recv::<u32>("never", time)?, None);
+                } else {
+                    ctx.sleep(time)?;
+                }
+                Ok(7)
+            });
+            let workflow = workflow.unwrap();
+            engine.launch().unwrap();
+            let handle = workflow.start_as(&engine, "w", ()).unwrap();
+            eventually("the wait is recorded", || app.recorded("w") == ["DBOS.sleep"]);
+            if seconds > 4 {
+                eventually("it waits without a thread", || {
+                    app.clock.advance(Duration::from_millis(if receives { 50 } else { 0 }));
+                    app.status("w") == "DELAYED"
+                });
+            }
+            app.clock.step(-3_600_000);
+            assert!(!handle.status().unwrap().is_terminal());
+            app.clock.advance(Duration::from_secs(seconds));
+            assert_eq!(handle.wait(Duration::from_secs(60)).unwrap(), Some(7), "{seconds} {receives}");
+            assert_eq!(app.attempts("w"), 1);
+        }
+    }
+}
+
+/// Only the process that began the wait knows how long it is by a steady clock.
+#[test]
+fn another_process_goes_by_the_date_of_a_wait() {
     let app = App::new();
-    let engine = app.open();
-    let workflow = register(&engine, &Counter::default());
-    engine.launch().unwrap();
-    let handle = workflow.start_as(&engine, "w", 4).unwrap();
-    eventually("the sleep is recorded", || app.recorded("w").len() == 2);
-    app.clock.set(Timestamp::from_millis(1_767_225_600_000 - 3_600_000));
+    let first = app.open();
+    register(&first, &Counter::default());
+    first.launch().unwrap();
+    let workflow = Workflow::<u64, usize>::named("nap");
+    workflow.start_as(&first, "w", 600).unwrap();
+    eventually("it sleeps", || app.status("w") == "DELAYED");
+    drop(first);
+    app.clock.step(-3_600_000);
+    let second = app.open();
+    register(&second, &Counter::default());
+    second.launch().unwrap();
+    app.clock.advance(Duration::from_secs(600));
+    let handle = second.retrieve::<usize>("w").unwrap();
     assert!(!handle.status().unwrap().is_terminal());
-    app.clock.advance(HOUR + Duration::from_secs(4));
-    assert_eq!(handle.result().unwrap(), 1);
+    app.clock.step(3_600_000);
+    handle.result().unwrap();
+}
+
+/// A retry of a workflow whose write was refused waits as a row, too.
+#[test]
+fn a_clock_that_steps_back_keeps_no_refused_workflow_waiting() {
+    let app = App::new();
+    let refused = std::sync::atomic::AtomicBool::new(false);
+    let hook: std::sync::Arc<engine::testing::CommitHook> = std::sync::Arc::new(move |point| {
+        let records = point.kinds.contains(&"record_step") && point.moment == engine::testing::Moment::Before;
+        if records && !refused.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            return engine::testing::Fate::FailForGood;
+        }
+        engine::testing::Fate::Go
+    });
+    let engine = app.options().commit_hook(hook).open(&app.url()).unwrap();
+    let w = engine.register("w", |ctx: &mut Context, (): ()| ctx.step("s", |_| Ok::<_, Error>(7))).unwrap();
+    engine.launch().unwrap();
+    let handle = w.start_as(&engine, "w", ()).unwrap();
+    eventually("it waits for another try", || app.status("w") == "DELAYED");
+    app.clock.step(-3_600_000);
+    app.clock.advance(Duration::from_secs(60));
+    assert_eq!(handle.wait(Duration::from_secs(60)).unwrap(), Some(7));
 }
 
 /// Attributes belong to whoever enqueues; what cannot be read there must not keep anybody asleep.

@@ -131,9 +131,9 @@ fn a_failed_step_returns_the_same_error_when_it_is_replayed() {
         let workflow = engine.register("fails", move |ctx: &mut Context, (): ()| -> Result<String> {
             let error = ctx.step("pay", |_| {
                 bodies.count();
-                Err::<(), _>(Failure::new("Declined", "no funds").code(402).data("soft"))
+                Err::<(), _>(Failure::new("Declined", "no funds").with_code(402).with_data("soft"))
             });
-            Ok(format!("{:?}", error.unwrap_err()))
+            Ok(format!("{:#?}", error.unwrap_err()))
         });
         workflow.unwrap()
     };

@@ -1,13 +1,15 @@
-//! An application for tests: its own directory, a clock that stands, and a side door to the tables.
+//! An application for tests: its own directory, a clock that stands, and a side door to the tables. A test has a limit
+//! from its first application on, and the helpers that wait have shorter ones of their own.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::time::Instant;
 
 use engine::testing::FakeClock;
 use engine::{Engine, EngineOptions, Timestamp};
 
 pub(crate) use engine::Result;
+pub(crate) use watch::eventually;
 
 use crate::backend::Database;
 use crate::value::{FromValue, Params};
@@ -19,8 +21,29 @@ pub(crate) struct App {
 }
 
 /// Panics at every message, as a logger does that prints to a closed pipe. The whole suite runs under it. Without
-/// the panic hook, so without noise.
+/// the panic hook, so without noise. What it was told is kept, for [`logged`].
 struct BadLogger;
+
+/// What was logged before the panic, but for the details.
+static LOGGED: Mutex<Vec<(log::Level, String)>> = Mutex::new(Vec::new());
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// What was logged that contains this, by all tests of the process together.
+pub(crate) fn logged(text: &str) -> Vec<String> {
+    lines_with(text).into_iter().map(|(level, message)| format!("{level} {message}")).collect()
+}
+
+/// The levels of the same.
+pub(crate) fn levels(text: &str) -> Vec<log::Level> {
+    lines_with(text).into_iter().map(|(level, _)| level).collect()
+}
+
+fn lines_with(text: &str) -> Vec<(log::Level, String)> {
+    lock(&LOGGED).iter().filter(|(_, message)| message.contains(text)).cloned().collect()
+}
 
 impl log::Log for BadLogger {
     fn enabled(&self, _: &log::Metadata<'_>) -> bool {
@@ -29,6 +52,9 @@ impl log::Log for BadLogger {
 
     fn log(&self, record: &log::Record<'_>) {
         if record.target().starts_with("engine") {
+            if record.level() <= log::Level::Info {
+                lock(&LOGGED).push((record.level(), record.args().to_string()));
+            }
             std::panic::resume_unwind(Box::new("the logger panics"));
         }
     }
@@ -41,8 +67,12 @@ impl App {
         if log::set_logger(&BadLogger).is_ok() {
             log::set_max_level(log::LevelFilter::Trace);
         }
+        watch::test(watch::LIMIT);
         let clock = FakeClock::at(Timestamp::from_millis(1_767_225_600_000)); // 2026-01-01T00:00:00Z
-        Self { database: Arc::new(Database::new()), clock }
+        let app = Self { database: Arc::new(Database::new()), clock };
+        let database = Arc::downgrade(&app.database);
+        watch::shows(move || database.upgrade().map(|database| workflows_in(&database)).unwrap_or_default());
+        app
     }
 
     pub(crate) fn url(&self) -> String {
@@ -78,6 +108,12 @@ impl App {
     /// The first column of all rows.
     pub(crate) fn column<T: FromValue>(&self, sql: &str, params: impl Params) -> Vec<T> {
         self.database.column(sql, &params.values()).into_iter().map(T::from_value).collect()
+    }
+
+    /// What the log has said of this database.
+    pub(crate) fn said(&self) -> Vec<String> {
+        let label = self.database.label();
+        [format!("{label}:"), format!("{label} ")].iter().flat_map(|label| logged(label)).collect()
     }
 
     pub(crate) fn status(&self, id: &str) -> String {
@@ -119,6 +155,15 @@ impl App {
     }
 }
 
+/// What tells why a test hangs.
+fn workflows_in(database: &Database) -> String {
+    let sql = "SELECT concat_ws(' ', 'workflow', workflow_uuid, name, status, 'of', owner_xid, attributes)
+                 FROM workflow_status ORDER BY created_at LIMIT 20";
+    let rows = database.column(sql, &[]);
+    let lines: Vec<_> = rows.into_iter().map(|row| format!("  {}\n", String::from_value(row))).collect();
+    lines.concat()
+}
+
 /// Counts the executions of a body.
 #[derive(Clone, Default)]
 pub(crate) struct Counter(Arc<AtomicUsize>);
@@ -147,13 +192,8 @@ struct State {
 impl Latch {
     /// In the body: says that it is here and waits.
     pub(crate) fn hold(&self) {
-        let (state, changed) = &*self.0;
-        let mut state = state.lock().unwrap();
-        state.arrived += 1;
-        changed.notify_all();
-        while !state.open {
-            state = changed.wait(state).unwrap();
-        }
+        self.arrive();
+        self.wait_until("a latch to be opened", |state| state.open);
     }
 
     /// Says that it is here, and goes on.
@@ -165,11 +205,7 @@ impl Latch {
 
     /// In the test: waits until so many bodies are held or were.
     pub(crate) fn wait_for(&self, bodies: usize) {
-        let (state, changed) = &*self.0;
-        let mut state = state.lock().unwrap();
-        while state.arrived < bodies {
-            state = changed.wait(state).unwrap();
-        }
+        self.wait_until(&format!("bodies at a latch, {bodies} of them"), |state| state.arrived >= bodies);
     }
 
     pub(crate) fn open(&self) {
@@ -177,13 +213,18 @@ impl Latch {
         state.lock().unwrap().open = true;
         changed.notify_all();
     }
-}
 
-/// Waits until it is so. The engine's own threads make it so, within milliseconds.
-pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let start = std::time::Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < Duration::from_secs(30), "not so within 30 s: {what}");
-        std::thread::yield_now();
+    fn wait_until(&self, what: &str, is_so: impl Fn(&State) -> bool) {
+        let _waiting = watch::waiting(what);
+        let (state, changed) = &*self.0;
+        let start = Instant::now();
+        let mut state = state.lock().unwrap();
+        while !is_so(&state) {
+            let left = watch::PATIENCE.checked_sub(start.elapsed());
+            let left = left.unwrap_or_else(|| {
+                panic!("waited {:?} for {what}; {} have come", watch::PATIENCE, state.arrived)
+            });
+            state = changed.wait_timeout(state, left).unwrap().0;
+        }
     }
 }

@@ -4,16 +4,18 @@ use std::time::Duration;
 use engine::testing::{CommitHook, Fate, Moment};
 use engine::{Context, Engine, Error, StepOptions, Workflow};
 
-use crate::backend::{BEGIN, SqlError, transaction, transaction_with};
+use engine::sql::SqlError;
+
+use crate::backend::BEGIN;
 use crate::support::{App, Counter, Latch, Result};
 
 fn deposits(engine: &Engine, bodies: &Counter) -> Workflow<i64, i64> {
     let bodies = bodies.clone();
     let workflow = engine.register("deposit", move |ctx: &mut Context, cents: i64| {
-        transaction(ctx, "deposit", |tx| {
+        ctx.transaction("deposit", |tx| {
             bodies.count();
-            tx.execute("UPDATE account SET cents = cents + ?1", [cents])?;
-            tx.value("SELECT cents FROM account", [])
+            tx.execute("UPDATE account SET cents = cents + $1", [cents])?;
+            tx.query_one("SELECT cents FROM account", ())?.get(0)
         })
     });
     workflow.unwrap()
@@ -50,9 +52,9 @@ fn a_failed_transaction_step_leaves_nothing_and_is_recorded() {
     let app = bank();
     let engine = app.open();
     let workflow = engine.register("w", |ctx: &mut Context, (): ()| -> Result<String> {
-        let failed = transaction(ctx, "t", |tx| -> Result<(), SqlError> {
-            tx.execute("UPDATE account SET cents = 0", [])?;
-            tx.execute("UPDATE no_such_table SET x = 0", [])?;
+        let failed = ctx.transaction("t", |tx| -> Result<(), SqlError> {
+            tx.execute("UPDATE account SET cents = 0", ())?;
+            tx.execute("UPDATE no_such_table SET x = 0", ())?;
             Ok(())
         });
         Ok(failed.unwrap_err().to_string())
@@ -71,12 +73,12 @@ fn each_attempt_of_a_transaction_step_has_its_own_transaction() {
     let engine = app.open();
     let workflow = engine.register("w", |ctx: &mut Context, (): ()| {
         let options = StepOptions::new().attempts_max(5).interval(std::time::Duration::ZERO);
-        transaction_with(ctx, "t", &options, |tx, step| -> Result<i64, engine::BoxError> {
-            tx.execute("UPDATE account SET cents = cents + 1", [])?;
-            if step.attempt() < 3 {
+        ctx.transaction_with("t", &options, |tx, step| -> Result<i64, engine::BoxError> {
+            tx.execute("UPDATE account SET cents = cents + 1", ())?;
+            if step.attempt() < 4 {
                 return Err("not yet".into());
             }
-            Ok(tx.value("SELECT cents FROM account", [])?)
+            Ok(tx.query_one("SELECT cents FROM account", ())?.get(0)?)
         })
     });
     let workflow = workflow.unwrap();
@@ -91,7 +93,7 @@ fn a_transaction_step_whose_output_cannot_be_recorded_leaves_nothing() {
     let app = bank();
     let engine = app.open();
     let workflow = engine.register("w", |ctx: &mut Context, (): ()| {
-        transaction(ctx, "t", |tx| tx.execute("UPDATE account SET cents = 0", []).map(|_| f64::NAN))
+        ctx.transaction("t", |tx| tx.execute("UPDATE account SET cents = 0", ()).map(|_| f64::NAN))
     });
     let workflow = workflow.unwrap();
     engine.launch().unwrap();
@@ -105,7 +107,7 @@ fn a_body_that_commits_by_itself_is_told() {
     let app = bank();
     let engine = app.open();
     let workflow =
-        engine.register("w", |ctx: &mut Context, sql: String| transaction(ctx, "t", |tx| tx.batch(&sql)));
+        engine.register("w", |ctx: &mut Context, sql: String| ctx.transaction("t", |tx| tx.batch(&sql)));
     let workflow = workflow.unwrap();
     engine.launch().unwrap();
     let run = |sql: &str| workflow.start(&engine, sql.to_owned()).unwrap().result();
@@ -128,7 +130,7 @@ fn a_transaction_step_cannot_call_the_engine() {
     inner.register("other", |_: &mut Context, (): ()| Ok::<_, Error>(())).unwrap();
     inner.launch().unwrap();
     let workflow = engine.register("w", move |ctx: &mut Context, (): ()| {
-        transaction(ctx, "t", |_| other.start(&inner, ()).map(drop))
+        ctx.transaction("t", |_| other.start(&inner, ()).map(drop))
     });
     let workflow = workflow.unwrap();
     engine.launch().unwrap();
@@ -198,7 +200,7 @@ fn a_deferred_constraint_fails_the_step() {
     );
     let engine = app.open();
     let workflow = engine.register("w", |ctx: &mut Context, (): ()| {
-        transaction(ctx, "adopt", |tx| tx.execute("INSERT INTO pet VALUES (404)", []))
+        ctx.transaction("adopt", |tx| tx.execute("INSERT INTO pet VALUES (404)", ()))
     });
     let workflow = workflow.unwrap();
     engine.launch().unwrap();

@@ -3,6 +3,7 @@ use std::time::{Duration, Instant};
 
 use cluster::Cluster;
 use engine::{Context, Engine, EngineOptions, Error, Workflow};
+pub(crate) use watch::eventually;
 
 /// A database of its own on the server of this process.
 pub(crate) struct Ground {
@@ -12,6 +13,7 @@ pub(crate) struct Ground {
 
 impl Ground {
     pub(crate) fn new() -> Self {
+        limit();
         listen_to_the_log();
         let cluster = cluster::shared();
         Self { cluster, database: cluster.fresh_database() }
@@ -39,7 +41,13 @@ pub(crate) fn sql(url: &str) -> engine::postgres::Client {
     engine::postgres::Client::connect(url, engine::postgres::NoTls).unwrap()
 }
 
+/// Longer where tests run at length.
+fn limit() {
+    watch::test(watch::LIMIT * long(2, 4));
+}
+
 pub(crate) fn options() -> EngineOptions {
+    limit();
     Engine::options().app("fleet")
 }
 
@@ -51,21 +59,21 @@ pub(crate) fn steps(engine: &Engine) -> Workflow<u32, u32> {
     workflow.unwrap()
 }
 
-/// Waits until it is so.
-pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < Duration::from_secs(60), "not so within 60 s: {what}");
-        std::thread::yield_now();
-    }
-}
-
 /// Lets time pass: what is tested here is what happens in it by itself.
 pub(crate) fn pass(time: Duration) {
     let watch = Instant::now();
     while let Some(left) = time.checked_sub(watch.elapsed()) {
         std::thread::park_timeout(left);
     }
+}
+
+/// What is about time is tried again with four times as much: on a machine that is busy with other things, threads are
+/// late for a small one. What is wrong with the engine is wrong with each. Panics with what the last try said.
+pub(crate) fn at_some_scale(first: Duration, holds: impl Fn(Duration) -> Result<(), String>) {
+    const SCALES: [u32; 3] = [1, 4, 16];
+    let tries = SCALES.map(|scale| first * scale);
+    let failed = tries.iter().map(|time| holds(*time)).take_while(Result::is_err).collect::<Vec<_>>();
+    assert!(failed.len() < tries.len(), "with {tries:?}: {failed:?}");
 }
 
 /// Long runs of what is kept short otherwise.
@@ -78,6 +86,11 @@ pub(crate) fn long(short: u32, long: u32) -> u32 {
 pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
 
 impl Log {
+    /// The lines that hold this text.
+    pub(crate) fn lines(&self, text: &str) -> Vec<String> {
+        self.0.lock().unwrap().iter().filter(|line| line.contains(text)).cloned().collect()
+    }
+
     /// How many lines hold this text.
     pub(crate) fn count(&self, text: &str) -> usize {
         self.0.lock().unwrap().iter().filter(|line| line.contains(text)).count()

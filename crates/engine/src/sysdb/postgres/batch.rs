@@ -5,10 +5,9 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
-use postgres::GenericClient;
 use postgres::error::SqlState;
 
-use super::connection::{Connection, Params, Prepared, Statement, column, source_of};
+use super::connection::{Connection, Params, Session, Statement, column, source_of};
 use super::steps::{self, RECORD, RECORD_LONE, RECORD_ONE, Steps};
 use super::workflows::{self, End, Ends, SETTLE, START, Starts};
 use crate::sysdb::write::NewWorkflow;
@@ -87,17 +86,16 @@ fn renumbered(sql: &str, before: usize) -> String {
 pub(super) fn apply(connection: &mut Connection, set: &Set<'_>) -> DbResult<Verdicts> {
     let (starts, steps, ends) = (Starts::of(&set.starts), Steps::of(&set.steps)?, Ends::of(&set.ends));
     let one = if connection.is_in_transaction() { &RECORD_ONE } else { &RECORD_LONE };
-    let (client, prepared) = connection.parts("commit")?;
     let [started, recorded, settled] = match (set.starts.len(), set.steps.len(), set.ends.len()) {
-        (_, 0, 0) => query(client, prepared, &STARTS, &starts.params())?,
-        (0, _, 0) => record(client, prepared, &steps, one)?,
-        (0, 0, _) => query(client, prepared, &ENDS, &ends.params())?,
+        (_, 0, 0) => query(connection, &STARTS, &starts.params())?,
+        (0, _, 0) => record(connection, &steps, one)?,
+        (0, 0, _) => query(connection, &ENDS, &ends.params())?,
         _ => {
             let all = [&starts.params()[..], &steps.params(), &ends.params()].concat();
-            query(client, prepared, &MIXED, &all)?
+            query(connection, &MIXED, &all)?
         }
     };
-    let steps = steps::recorded(client, prepared, &set.steps, &recorded)?;
+    let steps = steps::recorded(connection, &set.steps, &recorded)?;
     Ok(Verdicts {
         steps,
         starts: workflows::started(connection, &set.starts, &started)?,
@@ -106,20 +104,15 @@ pub(super) fn apply(connection: &mut Connection, set: &Set<'_>) -> DbResult<Verd
 }
 
 /// Steps and nothing else.
-fn record(
-    client: &mut impl GenericClient,
-    prepared: &mut Prepared,
-    steps: &Steps<'_>,
-    one: &Statement,
-) -> DbResult<[Found; 3]> {
+fn record(session: &mut impl Session, steps: &Steps<'_>, one: &Statement) -> DbResult<[Found; 3]> {
     if let Some((id, params)) = steps.of_one() {
-        match prepared.execute(client, one, &params) {
+        match session.execute(one, &params) {
             Ok(1) => return Ok([Found::default(), Found([(id.to_owned(), true)].into()), Found::default()]),
             Err(error) if !is_duplicate(&error) => return Err(error),
             Ok(_) | Err(_) => {}
         }
     }
-    query(client, prepared, &STEPS, &steps.params())
+    query(session, &STEPS, &steps.params())
 }
 
 fn is_duplicate(error: &DbError) -> bool {
@@ -128,14 +121,9 @@ fn is_duplicate(error: &DbError) -> bool {
 }
 
 /// What the parts found, by their kinds.
-fn query(
-    client: &mut impl GenericClient,
-    prepared: &mut Prepared,
-    statement: &Statement,
-    params: Params<'_>,
-) -> DbResult<[Found; 3]> {
+fn query(session: &mut impl Session, statement: &Statement, params: Params<'_>) -> DbResult<[Found; 3]> {
     let mut all = <[Found; 3]>::default();
-    for row in prepared.query(client, statement, params)? {
+    for row in session.query(statement, params)? {
         let (kind, id): (i32, String) = (column(statement, &row, 0)?, column(statement, &row, 1)?);
         if let Some(found) = usize::try_from(kind - 1).ok().and_then(|kind| all.get_mut(kind)) {
             found.0.insert(id, column(statement, &row, 2)?);
@@ -152,21 +140,19 @@ pub(super) fn start(connection: &mut Connection, new: &NewWorkflow) -> DbResult<
 
 /// Records one step.
 pub(super) fn record_one(connection: &mut Connection, owner: &Owner, step: &StepRow) -> DbResult<Verdict> {
-    let (client, prepared) = connection.parts("record_step")?;
-    record_in(client, prepared, owner, step)
+    let steps = [(owner, step)];
+    let [_, found, _] = record(connection, &Steps::of(&steps)?, &RECORD_ONE)?;
+    let verdicts = steps::recorded(connection, &steps, &found)?;
+    Ok(verdicts.into_iter().next().unwrap_or(Verdict::NotOwner))
 }
 
-/// The same in a transaction that a user writes in.
-pub(super) fn record_in(
-    client: &mut impl GenericClient,
-    prepared: &mut Prepared,
-    owner: &Owner,
-    step: &StepRow,
-) -> DbResult<Verdict> {
+/// Records a step in the transaction that a user wrote in. False when the workflow is not the owner's, or when there is
+/// a record already: then what the user wrote now must not be committed beside it.
+pub(super) fn is_recorded_now(session: &mut impl Session, owner: &Owner, step: &StepRow) -> DbResult<bool> {
     let steps = [(owner, step)];
-    let [_, found, _] = record(client, prepared, &Steps::of(&steps)?, &RECORD_ONE)?;
-    let verdicts = steps::recorded(client, prepared, &steps, &found)?;
-    Ok(verdicts.into_iter().next().unwrap_or(Verdict::NotOwner))
+    let steps = Steps::of(&steps)?;
+    let Some((_, params)) = steps.of_one() else { return Ok(false) };
+    Ok(session.execute(&RECORD_ONE, &params)? == 1)
 }
 
 #[cfg(test)]

@@ -6,14 +6,13 @@ use postgres::Row;
 
 use super::connection::{Connection, Statement, column};
 use super::served_version;
-use super::workflows::{self, status_column};
-use crate::clock::Timestamp;
-use crate::error::NOT_REGISTERED;
-use crate::id::{ExecutorId, OwnerToken, WorkflowId};
-use crate::status::WorkflowStatus;
-use crate::sysdb::names::INTERNAL_QUEUE;
+use super::workflows;
+use crate::pure::clock::Timestamp;
+use crate::pure::error::{NOT_REGISTERED, Stop};
+use crate::pure::id::{ExecutorId, OwnerToken, WorkflowId};
+use crate::sysdb::names::{INTERNAL_QUEUE, ended};
 use crate::sysdb::write::Unknown;
-use crate::sysdb::{DbResult, Identity, Membership, Owner, Served, Verdict};
+use crate::sysdb::{BusyExecutor, DbResult, Identity, Membership, Owner, Served, Verdict, loss};
 
 /// A thousand at a time, the first ones first: a statement ends before the server's patience does, and others go on with
 /// those that it does not hold. The rest is still due.
@@ -37,26 +36,31 @@ const WAKE_DUE: Statement = Statement {
 
 /// What others did may have ended a wait without waking it: a workflow that is the child of somebody else, a message
 /// that another program wrote, an end or a message that was committed while the wait was. One that has lost its mark,
-/// and has no time to wake at either, looks for itself.
+/// and has no time to wake at either, looks for itself. One that waits for a workflow in a state that is not known waits
+/// on.
 ///
 /// $1 application
 const SERVED_WAITS: Statement = Statement {
     name: "served_waits",
-    sql: "
+    sql: concat!(
+        "
         WITH waiting AS MATERIALIZED (
              SELECT workflow_uuid AS id, delay_until_epoch_ms AS due,
                     CASE WHEN jsonb_typeof(attributes) = 'object' THEN attributes ->> 'piton.awaits' END AS mark
                FROM dbos.workflow_status
               WHERE status = 'DELAYED' AND (application_name = $1 OR application_name IS NULL))
         SELECT id FROM waiting
-         WHERE (due IS NULL AND mark IS NULL)
+         WHERE (due IS NULL AND (mark IS NULL OR (mark NOT LIKE 'workflow %' AND mark NOT LIKE 'message %')))
             OR (mark LIKE 'workflow %'
                 AND NOT EXISTS (SELECT 1 FROM dbos.workflow_status awaited
                                  WHERE awaited.workflow_uuid = substr(mark, 10)
-                                   AND awaited.status IN ('PENDING', 'ENQUEUED', 'DELAYED')))
+                                   AND COALESCE(awaited.status, '') NOT IN ",
+        ended!(),
+        "))
             OR (mark LIKE 'message %'
                 AND EXISTS (SELECT 1 FROM dbos.notifications
-                             WHERE destination_uuid = id AND topic = substr(mark, 9) AND consumed = FALSE))",
+                             WHERE destination_uuid = id AND topic = substr(mark, 9) AND consumed = FALSE))"
+    ),
 };
 
 /// One that waits for something else by now looks in vain and waits on. $1 ids, $2 now
@@ -105,7 +109,7 @@ const REFUSE_UNKNOWN: Statement = Statement {
                 AND ",
         served_version!(),
         "
-                AND name <> ALL ($4) AND updated_at <= $6
+                AND (name IS NULL OR name <> ALL ($4)) AND updated_at <= $6
               LIMIT 1000
                 FOR UPDATE SKIP LOCKED),
         refused AS (
@@ -188,17 +192,17 @@ const UNKNOWN_WAIT: Statement = Statement {
            AND ",
         served_version!(),
         "
-           AND name <> ALL ($4) AND updated_at <= $5
+           AND (name IS NULL OR name <> ALL ($4)) AND updated_at <= $5
          LIMIT 1"
     ),
 };
 
-/// $1 prefix of this engine's ids
+/// And that there is none of some. $1 prefix of this engine's ids
 const BUSY_EXECUTORS: Statement = Statement {
     name: "busy_executors",
     sql: "
         SELECT DISTINCT executor_id FROM dbos.workflow_status
-         WHERE status = 'PENDING' AND starts_with(executor_id, $1)",
+         WHERE status = 'PENDING' AND (starts_with(executor_id, $1) OR executor_id IS NULL)",
 };
 
 /// $1 executor
@@ -209,14 +213,14 @@ const OWNED_BY: Statement = Statement {
          WHERE status = 'PENDING' AND executor_id = $1 AND owner_xid IS NOT NULL",
 };
 
-/// One whose row is not there yet is not lost: its start is on the way. Arrays: $1 id, $2 token
+/// Without a status: there is no row. Arrays: $1 id, $2 token
 const LOST_AMONG: Statement = Statement {
     name: "lost_among",
     sql: "
-        SELECT o.id, o.token, s.status
+        SELECT o.id, o.token, CASE WHEN s.workflow_uuid IS NOT NULL THEN COALESCE(s.status, '') END
           FROM unnest($1::text[], $2::text[]) AS o (id, token)
-          JOIN dbos.workflow_status s ON s.workflow_uuid = o.id
-         WHERE s.status <> 'PENDING' OR s.owner_xid IS DISTINCT FROM o.token",
+          LEFT JOIN dbos.workflow_status s ON s.workflow_uuid = o.id
+         WHERE s.status IS DISTINCT FROM 'PENDING' OR s.owner_xid IS DISTINCT FROM o.token",
 };
 
 #[cfg(test)]
@@ -322,8 +326,12 @@ pub(super) fn unknown_wait(connection: &mut Connection, served: &Served, since: 
     Ok(found.is_some())
 }
 
-pub(super) fn busy_executors(connection: &mut Connection) -> DbResult<Vec<ExecutorId>> {
-    let read = |row: &Row| Ok(ExecutorId::stored(column(&BUSY_EXECUTORS, row, 0)?));
+pub(super) fn busy_executors(connection: &mut Connection) -> DbResult<Vec<BusyExecutor>> {
+    let read = |row: &Row| {
+        let id: Option<&str> = column(&BUSY_EXECUTORS, row, 0)?;
+        let unreadable = || BusyExecutor::Unreadable("NULL".to_owned());
+        Ok(id.map_or_else(unreadable, |id| BusyExecutor::Known(ExecutorId::stored(id))))
+    };
     connection.query(&BUSY_EXECUTORS, &[&ExecutorId::PREFIX])?.iter().map(read).collect()
 }
 
@@ -331,14 +339,13 @@ pub(super) fn owned_by(connection: &mut Connection, executor: &ExecutorId) -> Db
     connection.query(&OWNED_BY, &[&executor.as_str()])?.iter().map(|row| owner_row(&OWNED_BY, row)).collect()
 }
 
-pub(super) fn lost_among(
-    connection: &mut Connection,
-    owners: &[Owner],
-) -> DbResult<Vec<(Owner, Option<WorkflowStatus>)>> {
+pub(super) fn lost_among(connection: &mut Connection, owners: &[Owner]) -> DbResult<Vec<(Owner, Stop)>> {
     let ids: Vec<&str> = owners.iter().map(|owner| owner.workflow.as_str()).collect();
     let tokens: Vec<&str> = owners.iter().map(|owner| owner.token.as_str()).collect();
-    // A status that this program does not know is a status that it has no part in.
-    let read = |row: &Row| Ok((owner_row(&LOST_AMONG, row)?, status_column(&LOST_AMONG, row, 2).ok()));
+    let read = |row: &Row| {
+        let status: Option<String> = column(&LOST_AMONG, row, 2)?;
+        Ok((owner_row(&LOST_AMONG, row)?, loss(status.as_deref())))
+    };
     connection.query(&LOST_AMONG, &[&ids, &tokens])?.iter().map(read).collect()
 }
 

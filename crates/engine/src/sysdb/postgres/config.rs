@@ -1,9 +1,9 @@
-//! The driver's view of a URL.
+//! The driver's view of a URL, without its hosts.
 
-use postgres::Config;
-use postgres::config::{ChannelBinding, SslMode, TargetSessionAttrs};
+use tokio_postgres::Config;
+use tokio_postgres::config::{ChannelBinding, SslMode, TargetSessionAttrs};
 
-use crate::sysdb::{Host, PostgresUrl, Tls};
+use crate::sysdb::{PostgresUrl, Tls};
 
 /// What PostgreSQL's own programs read, when the URL has no password.
 const PASSWORD_VARIABLE: &str = "PGPASSWORD";
@@ -11,12 +11,6 @@ const PASSWORD_VARIABLE: &str = "PGPASSWORD";
 pub(super) fn of(url: &PostgresUrl) -> Config {
     let mut config = Config::new();
     config.dbname(&url.database);
-    for host in &url.hosts {
-        match host {
-            Host::Tcp { name, port } => config.host(name).port(*port),
-            Host::Socket { directory, port } => config.host(&directory.to_string_lossy()).port(*port),
-        };
-    }
     if let Some(user) = &url.user {
         config.user(user);
     }
@@ -29,9 +23,6 @@ pub(super) fn of(url: &PostgresUrl) -> Config {
         Tls::Prefer => SslMode::Prefer,
         Tls::Require | Tls::VerifyFull => SslMode::Require,
     });
-    if let Some(time) = url.connect_timeout {
-        config.connect_timeout(time);
-    }
     if let Some(time) = url.tcp_user_timeout {
         config.tcp_user_timeout(time);
     }

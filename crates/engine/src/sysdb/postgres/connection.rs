@@ -1,49 +1,74 @@
-//! One connection: its statements prepared once, its transactions never left open, its errors judged.
+//! One connection of the engine's: each request has a limit, no transaction is left open, errors are judged.
 
-use std::collections::HashMap;
-use std::fmt;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
-use postgres::error::SqlState;
-use postgres::types::ToSql;
-use postgres::{Client, GenericClient, Row};
+use futures_util::future::join3;
+use postgres::types::Type;
+use postgres::{Notification, Row, SimpleQueryMessage};
 
+use super::link::{Fault, Link};
+use super::pooler::{Process, Road};
+use super::statements::{Manner, Types, ask_for_types, typed, types_told};
+pub(super) use super::statements::{Params, SCHEMA, Session, Statement, in_schema, quoted};
+pub(super) use super::trouble::{failed, in_words, source_of, trouble};
+use super::trouble::{faulted, is_of_another_session, is_stale};
+use crate::pure::clock::Stopwatch;
 use crate::sysdb::{DbError, DbResult};
 
-/// SQL text under a name, for the schema `dbos`; another schema's name is put in its place.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Statement {
-    pub(super) name: &'static str,
-    pub(super) sql: &'static str,
-}
-
-pub(super) type Params<'p> = &'p [&'p (dyn ToSql + Sync)];
+/// One that was used a shorter time ago than this is not looked at before it is used again.
+pub(super) const FRESH: Duration = Duration::from_secs(1);
 
 /// An open connection.
 pub(super) struct Connection {
-    client: Option<Client>,
-    prepared: Prepared,
+    link: Link,
+    manner: Manner,
+    /// What begins each transaction, where no session stays.
+    begin: Option<String>,
+    schema: Arc<str>,
+    road: Arc<Road>,
     in_transaction: bool,
     broken: bool,
-}
-
-/// The statements of one connection, and the schema that they name.
-pub(super) struct Prepared {
-    schema: Arc<str>,
-    statements: HashMap<&'static str, postgres::Statement>,
+    /// How long a request may take, and how long it may without another limit.
+    limit: Duration,
+    usual: Duration,
+    /// How many others had fallen silent when it was made.
+    silences: u64,
+    /// Who serves it, and nobody else.
+    process: Option<Process>,
+    /// When all must be done.
+    deadline: Option<(Stopwatch, Duration)>,
+    used: Stopwatch,
 }
 
 impl Connection {
-    pub(super) fn new(client: Client, schema: Arc<str>) -> Self {
-        let prepared = Prepared { schema, statements: HashMap::new() };
-        Self { client: Some(client), prepared, in_transaction: false, broken: false }
-    }
-
-    pub(super) fn query(&mut self, statement: &Statement, params: Params<'_>) -> DbResult<Vec<Row>> {
-        let (client, prepared) = self.parts(statement.name)?;
-        prepared.query(client, statement, params)
+    /// `begin` is what begins each transaction, if the session does not stay.
+    pub(super) fn new(
+        link: Link,
+        road: Arc<Road>,
+        schema: Arc<str>,
+        begin: Option<String>,
+        limit: Duration,
+    ) -> Self {
+        let manner = if begin.is_some() { Manner::Whole(road.types.clone()) } else { Manner::prepared() };
+        let silences = road.silences();
+        Self {
+            link,
+            manner,
+            begin,
+            schema,
+            road,
+            in_transaction: false,
+            broken: false,
+            limit,
+            usual: limit,
+            silences,
+            process: None,
+            deadline: None,
+            used: Stopwatch::start(),
+        }
     }
 
     /// The first row, if there is one.
@@ -51,10 +76,32 @@ impl Connection {
         Ok(self.query(statement, params)?.into_iter().next())
     }
 
+    pub(super) fn query(&mut self, statement: &Statement, params: Params<'_>) -> DbResult<Vec<Row>> {
+        if let Manner::Whole(types) = &self.manner {
+            let (sql, types) = self.whole(statement, &types.clone())?;
+            return self.query_whole(statement.name, &sql, params, &types);
+        }
+        let prepared = self.prepared(statement)?;
+        self.ask(statement.name, async |client| client.query(&prepared, params).await)
+    }
+
     /// Runs it and says how many rows changed.
     pub(super) fn execute(&mut self, statement: &Statement, params: Params<'_>) -> DbResult<u64> {
-        let (client, prepared) = self.parts(statement.name)?;
-        prepared.execute(client, statement, params)
+        if let Manner::Whole(types) = &self.manner {
+            let (sql, known) = self.whole(statement, &types.clone())?;
+            let paired = typed(params, &known);
+            return match self.alone() {
+                None => self.ask(statement.name, async |client| client.execute_typed(&sql, &paired).await),
+                Some(begin) => self.ask(statement.name, async |client| {
+                    let changed = client.execute_typed(&sql, &paired);
+                    let all = join3(client.batch_execute(&begin), changed, client.batch_execute("COMMIT"));
+                    let (opened, changed, committed) = all.await;
+                    opened.and(changed).and_then(|changed| committed.map(|()| changed))
+                }),
+            };
+        }
+        let prepared = self.prepared(statement)?;
+        self.ask(statement.name, async |client| client.execute(&prepared, params).await)
     }
 
     /// One that is composed for this once.
@@ -64,14 +111,27 @@ impl Connection {
         sql: &str,
         params: Params<'_>,
     ) -> DbResult<Vec<Row>> {
-        let (client, prepared) = self.parts(name)?;
-        let sql = in_schema(sql, &prepared.schema);
-        client.query(&sql, params).map_err(|e| failed(name, e))
+        let sql = in_schema(sql, &self.schema);
+        if matches!(self.manner, Manner::Whole(_)) {
+            let types = self.types_of(name, &sql)?;
+            return self.query_whole(name, &sql, params, &types);
+        }
+        self.ask(name, async |client| client.query(&sql, params).await)
     }
 
     /// Statements without parameters and without results.
     pub(super) fn run(&mut self, name: &'static str, sql: &str) -> DbResult<()> {
-        self.parts(name)?.0.batch_execute(sql).map_err(|e| failed(name, e))
+        self.ask(name, async |client| client.batch_execute(sql).await)
+    }
+
+    /// The same with results, as texts.
+    pub(super) fn ask_simply(&mut self, name: &'static str, sql: &str) -> DbResult<Vec<SimpleQueryMessage>> {
+        self.ask(name, async |client| client.simple_query(sql).await)
+    }
+
+    /// The next word that was told on a channel that this connection listens to, if one comes within this time.
+    pub(super) fn hear(&mut self, name: &'static str, within: Duration) -> DbResult<Option<Notification>> {
+        self.link.hear(within).map_err(|fault| faulted(name, fault))
     }
 
     /// All that `work` does, or nothing. Inside another one it is a part of that.
@@ -79,13 +139,15 @@ impl Connection {
         if self.in_transaction {
             return work(self);
         }
-        self.run("begin", "BEGIN")?;
+        let begin = self.begin.clone();
+        // A part of it may have failed after the transaction had begun.
+        self.run("begin", begin.as_deref().unwrap_or("BEGIN")).inspect_err(|_| self.broken = true)?;
         self.in_transaction = true;
         let done = work(self).and_then(|value| self.run("commit", "COMMIT").map(|()| value));
         self.in_transaction = false;
         if done.is_err() {
             // What does not roll back here is rolled back by the server when the connection goes.
-            self.broken |= self.run("rollback", "ROLLBACK").is_err();
+            self.broken |= self.link.is_closed() || self.run("rollback", "ROLLBACK").is_err();
         }
         done
     }
@@ -94,94 +156,146 @@ impl Connection {
         self.in_transaction
     }
 
-    /// Driver and statements, for a transaction that a user writes in.
-    pub(super) fn parts(&mut self, statement: &'static str) -> DbResult<(&mut Client, &mut Prepared)> {
-        match &mut self.client {
-            Some(client) => Ok((client, &mut self.prepared)),
-            None => Err(trouble(statement, "the connection is gone")),
-        }
+    /// Whether the session is this connection's own for as long as it lives.
+    pub(super) fn keeps_its_session(&self) -> bool {
+        self.begin.is_none()
     }
 
-    /// It is not used again.
-    pub(super) fn give_up(&mut self) {
-        self.broken = true;
+    /// Who serves it, and nobody else.
+    pub(super) fn is_served_by(&mut self, process: Process) {
+        self.process = Some(process);
+    }
+
+    /// Runs `work` with another limit for each request.
+    pub(super) fn within<T>(
+        &mut self,
+        limit: Duration,
+        work: impl FnOnce(&mut Self) -> DbResult<T>,
+    ) -> DbResult<T> {
+        let before = std::mem::replace(&mut self.limit, limit);
+        let done = work(self);
+        self.limit = before;
+        done
+    }
+
+    /// From now on all must be done within this time, or until that is lifted.
+    pub(super) fn until(&mut self, deadline: Option<(Stopwatch, Duration)>) {
+        self.deadline = deadline;
     }
 
     /// Runs `work`; after an error that a fresh connection would not have, this one is not used again.
     pub(super) fn watched<T>(&mut self, work: impl FnOnce(&mut Self) -> DbResult<T>) -> DbResult<T> {
         work(self).inspect_err(|error| {
-            let error = source_of::<postgres::Error>(error.source.as_ref());
-            self.broken |= error.is_some_and(|error| match error.code() {
-                Some(code) => STALE.contains(code),
-                None => is_about_the_connection(error),
-            });
+            self.broken |= is_stale(error);
+            if is_of_another_session(error) {
+                self.road.sessions_do_not_stay();
+            }
         })
     }
 
-    /// Whether it can be used again.
-    pub(super) fn is_sound(&self) -> bool {
-        !self.broken && !self.in_transaction && self.client.as_ref().is_some_and(|client| !client.is_closed())
+    /// The same connection, if it can be used again. One that was closed while nobody used it is no trouble. Not inside an
+    /// async runtime.
+    pub(super) fn if_sound(mut self) -> Option<Self> {
+        let trusted = !self.is_spent() && !self.is_doubtful();
+        (trusted && (self.used.elapsed() < FRESH || self.link.is_open())).then_some(self)
     }
-}
 
-impl Drop for Connection {
-    /// To close a connection is to wait for it, too.
-    fn drop(&mut self) {
-        let client = self.client.take();
-        let _ = outside_async("close", move || {
-            drop(client);
-            Ok(())
-        });
+    /// Whether another one fell silent since it was made.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.road.silences() != self.silences
     }
-}
 
-impl Prepared {
-    pub(super) fn query(
+    /// Whether it is known that it cannot.
+    pub(super) fn is_spent(&self) -> bool {
+        self.broken || self.in_transaction || self.link.is_closed()
+    }
+
+    fn ask<T>(
         &mut self,
-        client: &mut impl GenericClient,
-        statement: &Statement,
-        params: Params<'_>,
-    ) -> DbResult<Vec<Row>> {
-        let prepared = self.get(client, statement)?;
-        client.query(&prepared, params).map_err(|e| failed(statement.name, e))
+        name: &'static str,
+        request: impl AsyncFnOnce(&tokio_postgres::Client) -> Result<T, postgres::Error>,
+    ) -> DbResult<T> {
+        let left = self.deadline.map(|(watch, within)| within.saturating_sub(watch.elapsed()));
+        let limit = left.map_or(self.limit, |left| left.min(self.limit));
+        let answer = self.link.ask(limit, request);
+        self.used = Stopwatch::start();
+        if matches!(answer, Err(Fault::Silence(_))) {
+            if let Some(process) = self.process.take() {
+                self.road.leave_behind(process);
+            }
+            // In a shorter time it may only have been slow, and the others may be in the middle of their work.
+            if limit >= self.usual {
+                self.road.fell_silent();
+            }
+        }
+        answer.map_err(|fault| faulted(name, fault))
     }
 
-    pub(super) fn execute(
-        &mut self,
-        client: &mut impl GenericClient,
-        statement: &Statement,
-        params: Params<'_>,
-    ) -> DbResult<u64> {
-        let prepared = self.get(client, statement)?;
-        client.execute(&prepared, params).map_err(|e| failed(statement.name, e))
+    /// What begins the transaction that a lone statement needs.
+    fn alone(&self) -> Option<String> {
+        self.begin.clone().filter(|_| !self.in_transaction)
     }
 
-    fn get(
-        &mut self,
-        client: &mut impl GenericClient,
-        statement: &Statement,
-    ) -> DbResult<postgres::Statement> {
-        if let Some(prepared) = self.statements.get(statement.name) {
+    fn prepared(&mut self, statement: &Statement) -> DbResult<postgres::Statement> {
+        if let Manner::Prepared(known) = &self.manner
+            && let Some(prepared) = known.get(statement.name)
+        {
             return Ok(prepared.clone());
         }
         let sql = in_schema(statement.sql, &self.schema);
-        let prepared = client.prepare(&sql).map_err(|e| failed(statement.name, e))?;
-        self.statements.insert(statement.name, prepared.clone());
+        let prepared = self.ask(statement.name, async |client| client.prepare(&sql).await)?;
+        if let Manner::Prepared(known) = &mut self.manner {
+            known.insert(statement.name, prepared.clone());
+        }
         Ok(prepared)
+    }
+
+    fn whole(&mut self, statement: &Statement, types: &Types) -> DbResult<(String, Arc<[Type]>)> {
+        let sql = in_schema(statement.sql, &self.schema);
+        let known = if let Some(known) = types.get(statement) {
+            known
+        } else {
+            let told = self.types_of(statement.name, &sql)?;
+            types.keep(statement, &told);
+            told
+        };
+        Ok((sql, known))
+    }
+
+    fn types_of(&mut self, name: &'static str, sql: &str) -> DbResult<Arc<[Type]>> {
+        let told = self.ask_simply(name, &ask_for_types(sql))?;
+        types_told(name, &told)
+    }
+
+    /// One round trip: a statement alone is sent together with what begins its transaction and what ends it.
+    fn query_whole(
+        &mut self,
+        name: &'static str,
+        sql: &str,
+        params: Params<'_>,
+        types: &[Type],
+    ) -> DbResult<Vec<Row>> {
+        let paired = typed(params, types);
+        match self.alone() {
+            None => self.ask(name, async |client| client.query_typed(sql, &paired).await),
+            Some(begin) => self.ask(name, async |client| {
+                let rows = client.query_typed(sql, &paired);
+                let all = join3(client.batch_execute(&begin), rows, client.batch_execute("COMMIT"));
+                let (opened, rows, committed) = all.await;
+                opened.and(rows).and_then(|rows| committed.map(|()| rows))
+            }),
+        }
     }
 }
 
-/// The schema that DBOS uses unless told otherwise, and that our SQL names.
-pub(super) const SCHEMA: &str = "dbos";
+impl Session for Connection {
+    fn query(&mut self, statement: &Statement, params: Params<'_>) -> DbResult<Vec<Row>> {
+        Self::query(self, statement, params)
+    }
 
-/// The SQL for another schema.
-pub(super) fn in_schema(sql: &str, schema: &str) -> String {
-    if schema == SCHEMA { sql.to_owned() } else { sql.replace("dbos.", &format!("{}.", quoted(schema))) }
-}
-
-/// A name as an SQL identifier.
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
+    fn execute(&mut self, statement: &Statement, params: Params<'_>) -> DbResult<u64> {
+        Self::execute(self, statement, params)
+    }
 }
 
 /// Whether the driver would panic here.
@@ -213,81 +327,7 @@ pub(super) fn column<'r, T: postgres::types::FromSql<'r>>(
     row.try_get(index).map_err(|e| failed(statement.name, e))
 }
 
-/// Trouble that may pass, in our own words.
-pub(super) fn trouble(statement: &'static str, reason: &str) -> DbError {
-    DbError {
-        statement,
-        may_pass: true,
-        source: Box::<dyn std::error::Error + Send + Sync>::from(reason).into(),
-    }
-}
-
-/// The error of a statement, with the verdict whether it may work later.
-pub(super) fn failed(statement: &'static str, error: postgres::Error) -> DbError {
-    let may_pass = may_pass(&error);
-    DbError { statement, may_pass, source: Arc::new(Told(error)) }
-}
-
-/// The server may come back, a conflict may not happen again; what is wrong with a value or a table stays wrong.
-fn may_pass(error: &postgres::Error) -> bool {
-    let Some(code) = error.code() else {
-        // Without an answer of the server it is the connection, unless it is a value that the driver refuses.
-        return is_about_the_connection(error);
-    };
-    let class = code.code().get(..2).unwrap_or_default();
-    matches!(class, "08" | "53" | "57" | "58" | "40" | "55") || STALE.contains(code) || PASSING.contains(code)
-}
-
-const PASSING: [SqlState; 2] =
-    [SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT, SqlState::IN_FAILED_SQL_TRANSACTION];
-
-/// What a fresh connection does not have: a prepared statement that is gone, as behind a pooler; one that no longer fits
-/// tables which others have changed; a server that is a standby by now.
-const STALE: [SqlState; 4] = [
-    SqlState::INVALID_SQL_STATEMENT_NAME,
-    SqlState::DUPLICATE_PSTATEMENT,
-    SqlState::FEATURE_NOT_SUPPORTED,
-    SqlState::READ_ONLY_SQL_TRANSACTION,
-];
-
-/// One that cannot be made, or that is gone.
-fn is_about_the_connection(error: &postgres::Error) -> bool {
-    let text = error.to_string();
-    error.is_closed()
-        || source_of::<std::io::Error>(error).is_some()
-        || text.starts_with("error connecting")
-        || text.starts_with("timeout")
-}
-
-/// The first of that type among the error and its sources.
-pub(super) fn source_of<'e, T: std::error::Error + 'static>(
-    error: &'e (dyn std::error::Error + 'static),
-) -> Option<&'e T> {
-    std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref::<T>())
-}
-
-/// What the server said; the driver's own text is only "db error".
-#[derive(Debug)]
-struct Told(postgres::Error);
-
-impl fmt::Display for Told {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&in_words(&self.0))
-    }
-}
-
-impl std::error::Error for Told {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.0)
-    }
-}
-
-/// The server's message with its code, or the driver's with its causes.
-pub(super) fn in_words(error: &postgres::Error) -> String {
-    if let Some(told) = error.as_db_error() {
-        let detail = told.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
-        return format!("{}{detail} [{}]", told.message(), told.code().code());
-    }
-    let causes = std::iter::successors(std::error::Error::source(error), |error| error.source());
-    std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
+/// Of a connection that is not there.
+pub(super) fn gone(name: &'static str) -> DbError {
+    trouble(name, "the connection is gone")
 }

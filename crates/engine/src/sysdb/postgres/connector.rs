@@ -1,15 +1,23 @@
-//! How connections are made: to whom, and with which settings of the session.
+//! How connections are made: to whom, within which times, and with which settings of the session.
 
 use std::fmt;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postgres::{Client, Config};
+use postgres::Client;
+use tokio_postgres::Config;
 
 use super::config;
 use super::connection::{Connection, failed, outside_async};
+use super::line::{Line, Watched};
+use super::link::{Fault, Link, Runtime};
+use super::pooler::{self, Road};
 use super::tls::Encryption;
-use crate::sysdb::{DbResult, PostgresUrl};
+use super::trouble::{faulted, silent, trouble};
+use crate::pure::clock::Stopwatch;
+use crate::sysdb::{DbResult, Host, PostgresUrl};
 
 /// A server that is not there is noticed within these times, and not within the minutes of the system's defaults.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,27 +32,90 @@ pub(super) const IDLE_MAX: Duration = Duration::from_secs(60);
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// The engine's own statements: short, and none may hold a lock for long if its process is stopped.
-    Engine,
+    /// What is made durable.
+    Writer,
+    /// Looks, and what a caller needs once.
+    Reader,
+    /// The beats.
+    Lease,
+    /// What others tell.
+    Listener,
     /// Transaction steps: a user's statements take as long as the user's server lets them.
     Steps,
+    /// A look at a session that does not answer.
+    Watch,
+    /// Whatever the program wants of it.
+    Own,
+}
+
+impl Purpose {
+    /// As the server's views show it, unless the URL says how.
+    fn application_name(self) -> &'static str {
+        match self {
+            Self::Writer => "piton-writer",
+            Self::Reader => "piton-reader",
+            Self::Lease => "piton-lease",
+            Self::Listener => "piton-listener",
+            Self::Steps => "piton-steps",
+            Self::Watch => "piton-watch",
+            Self::Own => "piton",
+        }
+    }
+}
+
+/// Within which times the server must do what it is asked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// A connection is made, its login included.
+    pub(super) connect: Duration,
+    /// A statement ends, as the server is told.
+    statement: Duration,
+}
+
+impl Limits {
+    /// One that writes is replaced before those who call from outside give up.
+    const WRITE: Duration = Duration::from_secs(20);
+    const STATEMENT: Duration = Duration::from_secs(30);
+    /// So that a statement which takes too long is ended by the server, which says so.
+    const MARGIN_MAX: Duration = Duration::from_secs(2);
+
+    fn statement(&self, purpose: Purpose) -> Duration {
+        if purpose == Purpose::Writer { self.statement.min(Self::WRITE) } else { self.statement }
+    }
+
+    /// How long an answer is waited for.
+    pub(super) fn answer(&self, purpose: Purpose) -> Duration {
+        let statement = self.statement(purpose);
+        statement + (statement / 4).min(Self::MARGIN_MAX)
+    }
+
+    /// After this time without a byte the session of a transaction step is looked at.
+    pub(super) fn silence(&self) -> Duration {
+        self.statement / 3
+    }
 }
 
 /// Makes connections to one database.
 #[derive(Clone)]
 pub(super) struct Connector {
+    /// Without a host.
     config: Config,
+    hosts: Arc<[Host]>,
+    named: bool,
     encryption: Encryption,
-    schema: Arc<str>,
+    pub(super) schema: Arc<str>,
+    pub(super) limits: Limits,
+    pub(super) road: Arc<Road>,
 }
 
 impl Connector {
-    /// What the URL does not say of time-outs is said here.
-    pub(super) fn new(url: &PostgresUrl, schema: &str) -> Result<Self, String> {
+    /// What the URL does not say of time-outs is said here. `answers_within` is for tests.
+    pub(super) fn new(
+        url: &PostgresUrl,
+        schema: &str,
+        answers_within: Option<Duration>,
+    ) -> Result<Self, String> {
         let mut config = config::of(url);
-        if url.connect_timeout.is_none() {
-            config.connect_timeout(CONNECT_TIMEOUT);
-        }
         if url.tcp_user_timeout.is_none() {
             config.tcp_user_timeout(TCP_USER_TIMEOUT);
         }
@@ -57,10 +128,19 @@ impl Connector {
         if url.keepalives_count.is_none() {
             config.keepalives_retries(KEEPALIVES_RETRIES);
         }
-        if url.application_name.is_none() {
-            config.application_name("piton");
-        }
-        Ok(Self { config, encryption: Encryption::of(url)?, schema: schema.into() })
+        let limits = Limits {
+            connect: url.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
+            statement: answers_within.unwrap_or(Limits::STATEMENT),
+        };
+        Ok(Self {
+            config,
+            hosts: url.hosts.clone().into(),
+            named: url.application_name.is_some(),
+            encryption: Encryption::of(url)?,
+            schema: schema.into(),
+            limits,
+            road: Arc::default(),
+        })
     }
 
     /// To the database of that name on the same server.
@@ -73,27 +153,132 @@ impl Connector {
     /// For one who would rather try again than wait.
     pub(super) fn hurried(&self, timeout: Duration) -> Self {
         let mut other = self.clone();
-        other.config.connect_timeout(timeout).tcp_user_timeout(timeout);
+        other.config.tcp_user_timeout(timeout);
+        other.limits.connect = timeout;
         other
+    }
+
+    /// How many the URL names.
+    pub(super) fn servers(&self) -> usize {
+        self.hosts.len()
     }
 
     pub(super) fn database(&self) -> &str {
         self.config.get_dbname().unwrap_or_default()
     }
 
+    /// A connection of the engine's own.
     pub(super) fn connect(&self, purpose: Purpose) -> DbResult<Connection> {
         const NAME: &str = "connect";
         outside_async(NAME, || {
-            let client = self.client().map_err(|e| failed(NAME, e))?;
-            let mut connection = Connection::new(client, self.schema.clone());
-            connection.run("settings", settings(purpose))?;
+            let watch = Stopwatch::start();
+            let mut link = self.link(purpose).map_err(|fault| faulted(NAME, fault))?;
+            // The limit is one for all that comes before the first request of the caller.
+            let left = || self.limits.connect.saturating_sub(watch.elapsed());
+            let answering = link.ask(left(), pooler::who_answers).map_err(|fault| faulted(NAME, fault))?;
+            let answering =
+                answering.ok_or_else(|| trouble(NAME, "the server does not say which process it is"))?;
+            let (road, schema) = (self.road.clone(), self.schema.clone());
+            let stays = road.stays(answering.direct);
+            let begin = (!stays).then(|| self.begin(purpose));
+            let mut connection = Connection::new(link, road, schema, begin, self.limits.answer(purpose));
+            if stays {
+                let settings = settings(purpose, self.limits.statement(purpose), Scope::Session);
+                connection.within(left(), |connection| connection.run("settings", &settings))?;
+            }
+            if let Some(process) = answering.own_process() {
+                connection.within(left(), |connection| self.road.end_left_behind(connection))?;
+                connection.is_served_by(process);
+            }
             Ok(connection)
         })
     }
 
-    /// Without any setting.
-    pub(super) fn client(&self) -> Result<Client, postgres::Error> {
-        self.encryption.connect(&self.config)
+    /// What begins a transaction in a session of which nothing is known.
+    fn begin(&self, purpose: Purpose) -> String {
+        let settings = settings(purpose, self.limits.statement(purpose), Scope::Transaction);
+        format!("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {settings}")
+    }
+
+    /// A session without any setting, with the first of the servers that answers.
+    fn link(&self, purpose: Purpose) -> Result<Link, Fault> {
+        let runtime = Runtime::new()?;
+        let mut last = Fault::System(io::Error::other("the URL names no host"));
+        for host in self.hosts.iter() {
+            let addresses = match self.addresses(&runtime, host) {
+                Ok(addresses) => addresses,
+                Err(fault) => {
+                    last = fault;
+                    continue;
+                }
+            };
+            for address in addresses {
+                let config = self.config_of(purpose, &address);
+                match runtime.within(self.limits.connect, self.encryption.connect(&config)) {
+                    Ok(halves) => return Ok(Link::new(halves, runtime)),
+                    Err(fault) => last = fault,
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// A blocking client without any setting. Its login has a limit, and so has each wait of its session if `line` is of
+    /// one that is watched.
+    pub(super) fn client(&self, purpose: Purpose, line: &Arc<Line>) -> DbResult<Client> {
+        const NAME: &str = "connect";
+        let mut last = trouble(NAME, "the URL names no host");
+        for host in self.hosts.iter() {
+            let found = Runtime::new().and_then(|runtime| self.addresses(&runtime, host));
+            let addresses = match found {
+                Ok(addresses) => addresses,
+                Err(fault) => {
+                    last = faulted(NAME, fault);
+                    continue;
+                }
+            };
+            for address in addresses {
+                let watched = Watched::new(line.clone(), &self.encryption, self.config.get_ssl_mode());
+                let mut config = self.config_of(purpose, &address);
+                Watched::prepare(&mut config, matches!(address, Address::Socket { .. }));
+                config.connect_timeout(self.limits.connect);
+                line.begin_login(self.limits.connect);
+                match postgres::Config::from(config).connect(watched) {
+                    Ok(client) => return Ok(client),
+                    Err(error) => {
+                        last = line.silence().map_or_else(|| failed(NAME, error), |time| silent(NAME, time));
+                    }
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// Where a server is. A name may stand for several addresses.
+    fn addresses(&self, runtime: &Runtime, host: &Host) -> Result<Vec<Address>, Fault> {
+        match host {
+            Host::Socket { directory, port } => {
+                let directory = directory.to_string_lossy().into_owned();
+                Ok(vec![Address::Socket { directory, port: *port }])
+            }
+            Host::Tcp { name, port } => {
+                let look_up = async { Ok(tokio::net::lookup_host((name.as_str(), *port)).await) };
+                let found = runtime.within(self.limits.connect, look_up)?.map_err(Fault::System)?;
+                Ok(found.map(|at| Address::Tcp { name: name.clone(), at }).collect())
+            }
+        }
+    }
+
+    fn config_of(&self, purpose: Purpose, address: &Address) -> Config {
+        let mut config = self.config.clone();
+        match address {
+            Address::Tcp { name, at } => config.host(name).hostaddr(at.ip()).port(at.port()),
+            Address::Socket { directory, port } => config.host(directory).port(*port),
+        };
+        if !self.named {
+            config.application_name(purpose.application_name());
+        }
+        config
     }
 }
 
@@ -104,32 +289,55 @@ impl fmt::Debug for Connector {
     }
 }
 
+/// One server.
+enum Address {
+    Tcp { name: String, at: SocketAddr },
+    Socket { directory: String, port: u16 },
+}
+
+/// For how long settings hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    Session,
+    Transaction,
+}
+
 /// What a session must have, whatever the server or the role has as its default.
 ///
 /// The engine looks rows up by their keys, and a plan is made once for each connection, perhaps when the tables are empty:
 /// without the last settings it would be one that reads them whole, and would stay so while they grow.
-pub(super) fn settings(purpose: Purpose) -> &'static str {
-    match purpose {
-        Purpose::Engine => {
-            "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
-             SET default_transaction_isolation = 'read committed';
-             SET default_transaction_read_only = off;
-             SET statement_timeout = '30s';
-             SET lock_timeout = '10s';
-             SET idle_in_transaction_session_timeout = '5s';
-             SET client_min_messages = warning;
-             SET plan_cache_mode = force_generic_plan;
-             SET jit = off;
-             SET enable_seqscan = off;
-             SET enable_hashjoin = off;
-             SET enable_mergejoin = off;
-             SET enable_material = off"
-        }
-        Purpose::Steps => {
-            "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
-             SET default_transaction_read_only = off;
-             SET lock_timeout = '30s';
-             SET idle_in_transaction_session_timeout = '60s'"
-        }
-    }
+pub(super) fn settings(purpose: Purpose, statement: Duration, scope: Scope) -> String {
+    let statement = format!("'{}ms'", statement.as_millis());
+    let engine = [
+        ("default_transaction_isolation", "'read committed'"),
+        ("default_transaction_read_only", "off"),
+        ("statement_timeout", statement.as_str()),
+        ("lock_timeout", "'10s'"),
+        ("idle_in_transaction_session_timeout", "'5s'"),
+        ("client_min_messages", "warning"),
+        ("plan_cache_mode", "force_generic_plan"),
+        ("jit", "off"),
+        ("enable_seqscan", "off"),
+        ("enable_hashjoin", "off"),
+        ("enable_mergejoin", "off"),
+        ("enable_material", "off"),
+    ];
+    let steps = [
+        ("default_transaction_read_only", "off"),
+        // Longer than the transaction of a step lives whose process is gone: the next try of that step waits for its locks.
+        ("lock_timeout", "'75s'"),
+        ("idle_in_transaction_session_timeout", "'60s'"),
+    ];
+    let all: &[_] = if purpose == Purpose::Steps { &steps } else { &engine };
+    let (set, local) = match scope {
+        Scope::Session => ("SET", false),
+        Scope::Transaction => ("SET LOCAL", true),
+    };
+    // The second is there from PostgreSQL 14 on.
+    let conditional = format!(
+        "SELECT set_config('synchronous_commit', 'on', {local}) WHERE current_setting('synchronous_commit') = 'off';
+         SELECT set_config('idle_session_timeout', '0', {local})
+          WHERE current_setting('idle_session_timeout', TRUE) IS NOT NULL;"
+    );
+    all.iter().fold(conditional, |sql, (name, value)| format!("{sql} {set} {name} = {value};"))
 }

@@ -13,15 +13,17 @@ use std::time::Duration;
 use postgres::Row;
 
 use super::claims;
-use super::connection::{Connection, Statement, column, trouble};
+use super::connection::{Connection, Params, Statement, column, gone, trouble};
 use super::connector::{Connector, Purpose};
 use super::news::News;
 use super::pool::Pool;
-use crate::clock::Stopwatch;
-use crate::error::{Error, Result};
-use crate::id::ExecutorId;
-use crate::outage::{Outage, Part};
-use crate::sync::{Signal, contained, lock, say};
+use super::trouble::is_silence;
+use crate::pure::clock::Stopwatch;
+use crate::pure::error::{Error, Result};
+use crate::pure::id::ExecutorId;
+use crate::pure::limits::CENSUS_EVERY;
+use crate::pure::sync::{Signal, contained, lock, say};
+use crate::sysdb::outage::{Outage, Part};
 use crate::sysdb::{DbResult, Liveness, Membership};
 
 /// Renews the lease, looks whether there is anything to do, and whether the lease had run out: the one statement of an
@@ -51,7 +53,9 @@ const BEAT: Statement = Statement {
                                OR NOT EXISTS (SELECT 1 FROM dbos.piton_executors e
                                                WHERE e.executor_id = s.executor_id))),
                NOT EXISTS (SELECT 1 FROM dbos.piton_executors
-                            WHERE executor_id = $1 AND lease_until >= clock_timestamp())",
+                            WHERE executor_id = $1 AND lease_until >= clock_timestamp()),
+               EXISTS (SELECT 1 FROM dbos.workflow_status
+                        WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING'))",
 };
 
 /// None while the server has just started: leases ran out while it was away. $1 seconds
@@ -95,7 +99,9 @@ const MEMBERS: Statement = Statement {
     sql: "
         SELECT application_name, application_version,
                ARRAY (SELECT jsonb_array_elements_text(workflows)), ARRAY (SELECT jsonb_array_elements_text(queues))
-          FROM dbos.piton_executors WHERE lease_until >= clock_timestamp()",
+          FROM dbos.piton_executors
+         WHERE lease_until >= clock_timestamp()
+           AND jsonb_typeof(workflows) = 'array' AND jsonb_typeof(queues) = 'array'",
 };
 
 #[cfg(test)]
@@ -114,6 +120,12 @@ impl Terms {
     pub(super) fn within(takeover: Duration) -> Self {
         let every = (takeover / 5).min(Duration::from_secs(1));
         Self { every, lasts: takeover.saturating_sub(every * 2) }
+    }
+
+    /// How long the answer to a beat is waited for on the lease's own connection: if none comes, there is time left for
+    /// one over another connection.
+    fn answer(self) -> Duration {
+        self.lasts / 2
     }
 
     /// After an outage all who live have renewed their leases by then.
@@ -168,6 +180,8 @@ struct Beat {
     odd: bool,
     /// The lease had run out.
     returned: bool,
+    /// Something waits, if only for others.
+    waits: bool,
 }
 
 impl Leases {
@@ -196,7 +210,7 @@ impl Leases {
         })
     }
 
-    fn ids(&self, statement: &Statement, params: super::connection::Params<'_>) -> DbResult<Vec<ExecutorId>> {
+    fn ids(&self, statement: &Statement, params: Params<'_>) -> DbResult<Vec<ExecutorId>> {
         self.around.pool.read(|connection| {
             let read = |row: &Row| Ok(ExecutorId::stored(column(statement, row, 0)?));
             connection.query(statement, params)?.iter().map(read).collect()
@@ -210,19 +224,9 @@ impl Lease {
         let sent = Stopwatch::start();
         let Membership { app, version, workflows, queues } = &self.about;
         let pid = i32::try_from(std::process::id()).unwrap_or_default();
-        let row = connection.first(
-            &BEAT,
-            &[
-                &self.executor.as_str(),
-                app,
-                version,
-                workflows,
-                &host(),
-                &pid,
-                &self.terms.lasts.as_secs_f64(),
-                queues,
-            ],
-        )?;
+        let (host, lasts) = (host(), self.terms.lasts.as_secs_f64());
+        let row = connection
+            .first(&BEAT, &[&self.executor.as_str(), app, version, workflows, &host, &pid, &lasts, queues])?;
         let Some(row) = row else { return Err(trouble(BEAT.name, "no answer")) };
         let flag = |index| column::<bool>(&BEAT, &row, index);
         // The server's clock goes on while a suspended machine's stands.
@@ -234,14 +238,18 @@ impl Lease {
             unbroken.unwrap_or_else(|| Held { since: sent, renewed: sent, returned: before.is_some() });
         *held = Some(Held { renewed: sent, ..next });
         let returned = before.is_some() && unbroken.is_none();
-        Ok(Beat { odd: flag(0)? || flag(1)? || returned, returned })
+        Ok(Beat { odd: flag(0)? || flag(1)? || returned, returned, waits: flag(3)? })
     }
 
     /// The body of its thread, until it is given up.
     fn keep(&self, around: &Surroundings) {
         let Surroundings { pool, connector, news, outage, .. } = around;
+        let (answer, lasts) = (self.terms.answer(), self.terms.lasts);
+        let over = |own: &mut Connection| own.within(answer, |own| self.beat(own));
         let mut connection: Option<Connection> = None;
         let mut troubled = false;
+        // Since what waits, perhaps for nobody, called for a sweep.
+        let mut called: Option<Stopwatch> = None;
         loop {
             // A renewal that failed is tried again soon: others wait for no more than the lease.
             let pause = if troubled { self.terms.every / 4 } else { self.terms.every };
@@ -250,19 +258,25 @@ impl Lease {
             if !*kept {
                 return;
             }
-            let own = connection.take().filter(Connection::is_sound);
+            let own = connection.take().and_then(Connection::if_sound);
             let mut beat = match own {
-                Some(mut own) => self.beat(&mut own).inspect(|_| connection = Some(own)),
-                None => Err(trouble(BEAT.name, "the connection is gone")),
+                Some(mut own) => over(&mut own).inspect(|_| connection = Some(own)),
+                None => Err(gone(BEAT.name)),
             };
+            // That another connection works does not make it heard that this one fell silent.
+            if let Err(error) = &beat
+                && is_silence(error)
+            {
+                outage.failed(Part::Lease, error);
+            }
             // The server may take no more connections, or take long to, and have others of this process.
             if beat.is_err() {
-                beat = pool.with(|connection| self.beat(connection));
+                beat = pool.with_within(lasts, |connection| self.beat(connection));
             }
             if connection.is_none() {
-                match connector.connect(Purpose::Engine) {
+                match connector.connect(Purpose::Lease) {
                     Ok(mut own) if beat.is_err() => {
-                        beat = self.beat(&mut own).inspect(|_| connection = Some(own));
+                        beat = over(&mut own).inspect(|_| connection = Some(own));
                     }
                     Ok(own) => connection = Some(own),
                     Err(error) => beat = beat.map_err(|_| error),
@@ -270,8 +284,13 @@ impl Lease {
             }
             drop(kept);
             match beat {
-                Ok(Beat { odd, returned }) => {
+                Ok(Beat { odd, returned, waits }) => {
                     troubled = false;
+                    let calls = waits && called.is_none_or(|called| called.elapsed() >= CENSUS_EVERY);
+                    if calls {
+                        called = Some(Stopwatch::start());
+                    }
+                    let odd = odd || calls;
                     outage.passed(Part::Lease);
                     // What stays claimable may be what nobody can run, and only a sweep says so.
                     around.returned.fetch_or(returned, Ordering::SeqCst);
@@ -343,7 +362,10 @@ impl Liveness for Leases {
         lease.give_up();
         let statement = if without_trace { &LEAVE } else { &EXPIRE };
         // If it fails, the lease runs out.
-        let left = self.around.pool.with(|connection| connection.execute(statement, &[&executor.as_str()]));
+        let left = self
+            .around
+            .pool
+            .with_within(self.terms.lasts, |connection| connection.execute(statement, &[&executor.as_str()]));
         if let Err(error) = left {
             say!(debug, "{error}");
         }

@@ -8,12 +8,13 @@ use postgres::types::ToSql;
 use super::claims::{count_column, start_of_error};
 use super::connection::{Connection, Statement, column};
 use super::workflows::{status_column, wake_parents};
-use crate::clock::Timestamp;
-use crate::codec;
-use crate::error::RESUMABLE;
-use crate::id::{OwnerToken, WorkflowId};
-use crate::listing::{Progress, WorkflowFilter, WorkflowInfo};
-use crate::sysdb::names::{INTERNAL_QUEUE, RESUMED};
+use crate::pure::clock::Timestamp;
+use crate::pure::codec;
+use crate::pure::error::RESUMABLE;
+use crate::pure::id::{OwnerToken, WorkflowId};
+use crate::pure::listing::{Progress, WorkflowFilter, WorkflowInfo, held};
+use crate::pure::status::WorkflowStatus;
+use crate::sysdb::names::{INTERNAL_QUEUE, RESUMED, ended};
 use crate::sysdb::write::Refusal;
 use crate::sysdb::{DbResult, Verdict};
 
@@ -34,7 +35,7 @@ const CANCEL: Statement = Statement {
                attributes = CASE WHEN jsonb_typeof(attributes) = 'object' THEN attributes - 'piton.awaits'
                                  ELSE attributes END
          WHERE workflow_uuid IN (SELECT id FROM tree)
-           AND status NOT IN ('SUCCESS', 'ERROR', 'CANCELLED')
+           AND COALESCE(status, '') NOT IN ('SUCCESS', 'ERROR', 'CANCELLED')
         RETURNING workflow_uuid, parent_workflow_id",
 };
 
@@ -52,10 +53,10 @@ const RESUME: Statement = Statement {
                     completed_at = NULL, owner_xid = NULL, delay_until_epoch_ms = NULL, updated_at = $3,
                     attributes = CASE WHEN jsonb_typeof(attributes) = 'object' THEN attributes - 'piton.awaits'
                                       ELSE '{}'::jsonb END || jsonb_build_object($5::text, $6::text)
-              WHERE workflow_uuid = $1 AND status <> 'SUCCESS'
+              WHERE workflow_uuid = $1 AND status IS DISTINCT FROM 'SUCCESS'
                 AND (jsonb_typeof(attributes) IS DISTINCT FROM 'object'
                      OR attributes ->> $5::text IS DISTINCT FROM $6::text)
-                AND (status <> 'ERROR'
+                AND (status IS DISTINCT FROM 'ERROR'
                      OR EXISTS (SELECT 1 FROM dbos.workflow_output o, unnest($4::text[]) AS start
                                  WHERE o.workflow_uuid = $1 AND starts_with(o.error, start)))
              RETURNING workflow_uuid),
@@ -76,15 +77,19 @@ const STATUS: Statement = Statement {
 /// $1 id
 const PROGRESS: Statement = Statement {
     name: "read_progress",
-    sql: "
+    sql: concat!(
+        "
         SELECT status, COALESCE(recovery_attempts, 0),
                (SELECT count(*) FROM dbos.operation_outputs WHERE workflow_uuid = $1),
                (SELECT function_name FROM dbos.operation_outputs WHERE workflow_uuid = $1
                  ORDER BY function_id DESC LIMIT 1),
                (SELECT count(*) FROM dbos.workflow_status WHERE parent_workflow_id = $1),
                (SELECT count(*) FROM dbos.workflow_status WHERE parent_workflow_id = $1
-                   AND status NOT IN ('PENDING', 'ENQUEUED', 'DELAYED'))
-          FROM dbos.workflow_status WHERE workflow_uuid = $1",
+                   AND status IN ",
+        ended!(),
+        ")
+          FROM dbos.workflow_status WHERE workflow_uuid = $1"
+    ),
 };
 
 #[cfg(test)]
@@ -169,6 +174,7 @@ pub(super) fn list(
     filter: &WorkflowFilter,
 ) -> DbResult<Vec<WorkflowInfo>> {
     let mut conditions = Conditions::of(app, filter);
+    // Within a millisecond, the tokens that were made with the rows tell what one process started first.
     let direction = if filter.newest_first { "DESC" } else { "ASC" };
     let limit = conditions.value(filter.limit.map(i64::from));
     let offset = conditions.value(i64::from(filter.offset));
@@ -178,7 +184,8 @@ pub(super) fn list(
            LEFT JOIN dbos.workflow_input i USING (workflow_uuid)
            LEFT JOIN dbos.workflow_output o USING (workflow_uuid)
           WHERE {}
-          ORDER BY s.created_at {direction}, s.workflow_uuid {direction} LIMIT {limit}::int8 OFFSET {offset}::int8",
+          ORDER BY s.created_at {direction}, s.creator_xid COLLATE \"C\" {direction}, s.workflow_uuid {direction}
+          LIMIT {limit}::int8 OFFSET {offset}::int8",
         conditions.sql
     );
     let rows = connection.query_once(LIST, &sql, &conditions.params())?;
@@ -209,7 +216,14 @@ impl Conditions {
         if !filter.statuses.is_empty() {
             let statuses: Vec<_> = filter.statuses.iter().map(|status| status.as_str()).collect();
             let statuses = all.value(statuses);
-            all.narrow(&format!("s.status = ANY ({statuses})"));
+            if filter.statuses.contains(&WorkflowStatus::Unknown) {
+                let known = all.value(WorkflowStatus::ALL.map(WorkflowStatus::as_str).to_vec());
+                all.narrow(&format!(
+                    "(s.status = ANY ({statuses}) OR s.status IS NULL OR s.status <> ALL ({known}))"
+                ));
+            } else {
+                all.narrow(&format!("s.status = ANY ({statuses})"));
+            }
         }
         if let Some(name) = &filter.name {
             all.narrow_by(name, |name| format!("s.name = {name}"));
@@ -262,15 +276,24 @@ const fn named(name: &'static str) -> Statement {
     Statement { name, sql: "" }
 }
 
+/// The server keeps the types of the columns; what a row can hold besides is a status that is not known, and no name.
 fn workflow_info(row: &Row) -> DbResult<WorkflowInfo> {
     const OF: Statement = named(LIST);
     let text = |index| column::<Option<String>>(&OF, row, index);
     let time = |index| column::<Option<i64>>(&OF, row, index).map(|ms| ms.map(Timestamp::from_millis));
     let serialization = text(15)?;
+    let status = status_column(&OF, row, 2)?;
+    let mut unreadable = Vec::new();
+    if text(1)?.is_none() {
+        unreadable.push(held("name", "NULL"));
+    }
+    if status == WorkflowStatus::Unknown {
+        unreadable.push(held("status", text(2)?.as_deref().unwrap_or("NULL")));
+    }
     Ok(WorkflowInfo {
         id: WorkflowId::stored(column(&OF, row, 0)?),
         name: text(1)?.unwrap_or_default(),
-        status: status_column(&OF, row, 2)?,
+        status,
         attempts: count_column(&OF, row, 3)?,
         executor: text(4)?,
         parent: text(5)?.map(WorkflowId::stored),
@@ -283,5 +306,6 @@ fn workflow_info(row: &Row) -> DbResult<WorkflowInfo> {
         input: text(12)?,
         output: text(13)?,
         failure: text(14)?.map(|error| codec::decode_failure(serialization.as_deref(), &error)),
+        unreadable,
     })
 }

@@ -4,7 +4,7 @@ use postgres::Row;
 
 use super::connection::{Connection, Statement, column, trouble};
 use super::{batch, steps, workflows};
-use crate::id::WorkflowId;
+use crate::pure::id::WorkflowId;
 use crate::sysdb::names::mark_of_message;
 use crate::sysdb::write::{NewMessage, Refusal};
 use crate::sysdb::{DbResult, Owner, StepRow, Verdict};
@@ -39,8 +39,9 @@ const DESTINATION: Statement = Statement {
     sql: "SELECT 1 FROM dbos.workflow_status WHERE workflow_uuid = $1",
 };
 
-/// In the order of their times; those of one sender and one millisecond in the order of their ids, which is that of
-/// sending.
+/// In the order of their times, and within a millisecond in that of their transactions. Each send of a caller is a
+/// transaction of its own, begun after the one before had committed, so what one caller sends in order arrives in
+/// order. Ids do not tell: callers choose them.
 ///
 /// $1 receiver, $2 topic, $3 step id
 const TAKE: Statement = Statement {
@@ -51,7 +52,7 @@ const TAKE: Statement = Statement {
          WHERE message_uuid = (
                SELECT message_uuid FROM dbos.notifications
                 WHERE destination_uuid = $1 AND topic = $2 AND consumed = FALSE
-                ORDER BY created_at_epoch_ms, message_uuid COLLATE \"C\" LIMIT 1)
+                ORDER BY created_at_epoch_ms, age(xmin) DESC, message_uuid COLLATE \"C\" LIMIT 1)
         RETURNING message, serialization",
 };
 
@@ -136,8 +137,7 @@ pub(super) fn receive(
 
 /// What the same receive took when its answer was lost.
 fn earlier_try(connection: &mut Connection, owner: &Owner, step: &StepRow) -> DbResult<Option<Verdict>> {
-    let (client, prepared) = connection.parts(TAKE.name)?;
-    let found = steps::recorded_at(client, prepared, owner, step.step_id)?;
+    let found = steps::recorded_at(connection, owner, step.step_id)?;
     Ok(found.map(|found| found.received_before(step)))
 }
 

@@ -5,26 +5,35 @@
 //! partial index matches that, so no plan goes through all that run or wait in order to find one of them.
 //!
 //! A lone write is one round trip; what gathers meanwhile is one statement for each kind of write. Statements are
-//! prepared once on each connection. A driver call blocks, so none is made inside an async runtime.
+//! prepared once on each connection, or sent whole where a pooler keeps no session. A driver call blocks, so none is made
+//! inside an async runtime, and none waits longer for the server than its limit.
 
 mod batch;
+mod census;
 mod claims;
 mod config;
 mod connection;
 mod connector;
 mod lease;
+mod line;
+mod link;
 mod manage;
 mod messages;
 mod news;
 mod open;
 mod own;
 mod pool;
+mod pooler;
 mod queues;
 mod reader;
 mod schema;
+mod statements;
+mod step_session;
 mod steps;
 mod tls;
 mod transaction;
+mod trouble;
+pub(crate) mod tx;
 mod workflows;
 mod writer;
 
@@ -59,14 +68,18 @@ mod tests {
         ["workflow_status", "workflow_input", "workflow_output", "operation_outputs", "notifications"];
 
     /// Statements that are about all workflows that run, or all that wait.
-    const LOOK_AT_ALL: [&str; 8] = [
+    const LOOK_AT_ALL: [&str; 12] = [
+        "adopt_begun",
         "beat",
         "busy_executors",
+        "census",
+        "executors_of_others",
         "forget_executor",
         "outlook", // when the next of those that wait is due
         "owned_by",
         "requeue",
         "served_waits",
+        "waits",
         "wake_due",
     ];
 
@@ -76,14 +89,17 @@ mod tests {
         let url = cluster.url(&cluster.fresh_database());
         drop(crate::Engine::options().open(&url).unwrap());
         let Url::Postgres(url) = Url::parse(&url).unwrap() else { return None };
-        let connection = Connector::new(&url, connection::SCHEMA).unwrap().connect(Purpose::Engine).unwrap();
+        let connection =
+            Connector::new(&url, connection::SCHEMA, None).unwrap().connect(Purpose::Reader).unwrap();
         let topics = [
+            census::ALL,
             claims::ALL,
             lease::ALL,
             manage::ALL,
             messages::ALL,
             queues::ALL,
             reader::ALL,
+            step_session::ALL,
             steps::ALL,
             transaction::ALL,
             workflows::ALL,
@@ -93,13 +109,14 @@ mod tests {
 
     /// The plan for parameters of which nothing is known, while the tables are empty.
     fn plan(connection: &mut Connection, statement: &Statement) -> String {
-        let (client, _) = connection.parts(statement.name).unwrap();
-        let prepared = client.prepare(statement.sql).unwrap_or_else(|e| panic!("{}: {e:?}", statement.name));
-        let nulls = vec!["NULL"; prepared.params().len()].join(", ");
+        let told = connection.ask_simply(statement.name, &statements::ask_for_types(statement.sql));
+        let types = told.and_then(|told| statements::types_told(statement.name, &told));
+        let types = types.unwrap_or_else(|e| panic!("{e}"));
+        let nulls = vec!["NULL"; types.len()].join(", ");
         let arguments = if nulls.is_empty() { nulls } else { format!("({nulls})") };
         let name = statement.name;
-        client.batch_execute(&format!("PREPARE p_{name} AS {}", statement.sql)).unwrap();
-        let rows = client.simple_query(&format!("EXPLAIN EXECUTE p_{name}{arguments}")).unwrap();
+        connection.run(name, &format!("PREPARE p_{name} AS {}", statement.sql)).unwrap();
+        let rows = connection.ask_simply(name, &format!("EXPLAIN EXECUTE p_{name}{arguments}")).unwrap();
         let line = |message: &postgres::SimpleQueryMessage| match message {
             postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
             _ => None,

@@ -12,12 +12,14 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::IDENTIFIER_BYTES_MAX;
-use super::connection::{Statement, failed, trouble};
-use super::connector::Connector;
+use super::connection::Statement;
+use super::connector::{Connector, Purpose};
 use super::pool::Pool;
-use crate::clock::block_for;
-use crate::error::{Error, Result};
-use crate::sync::{Signal, contained, lock, say};
+use super::trouble::{is_silence, silent, trouble};
+use crate::pure::clock::{Stopwatch, block_for};
+use crate::pure::error::{Error, Result};
+use crate::pure::sync::{Signal, contained, lock, say};
+use crate::sysdb::outage::Part;
 use crate::sysdb::{DbResult, Verdict, Write};
 
 /// What is committed within this time is told together.
@@ -26,6 +28,8 @@ const GAP: Duration = Duration::from_millis(5);
 const HEARING: Duration = Duration::from_millis(500);
 /// How long the first word of our own may take before it is believed that none comes.
 const TEST_WITHIN: Duration = Duration::from_secs(3);
+/// How long a later one may take before it is believed that the connection that hears fell silent.
+const WORD_WITHIN: Duration = Duration::from_secs(5);
 const RECONNECT_MIN: Duration = Duration::from_millis(100);
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
 
@@ -48,10 +52,14 @@ pub(super) struct News {
     fleet: Arc<Signal>,
 }
 
-/// What waits to be told.
+/// What waits to be told, and what was told and not heard.
 #[derive(Default)]
 struct Told {
     something: bool,
+    /// Since when a word of our own is on its way.
+    word: Option<Stopwatch>,
+    /// The server took it.
+    taken: bool,
 }
 
 impl News {
@@ -67,20 +75,24 @@ impl News {
         })
     }
 
-    /// The thread that tells, and if `listen` is set the one that hears.
+    /// If `listen` is set the thread that tells, and the one that hears where anything is to be heard.
     pub(super) fn spawn(
         self: &Arc<Self>,
         pool: &Arc<Pool>,
         connector: &Connector,
         listen: bool,
+        hears: bool,
     ) -> Result<()> {
         if !listen {
             return Ok(());
         }
-        let (news, pool) = (self.clone(), pool.clone());
-        spawn("piton-tell", move || news.tell_on(&pool))?;
-        let (news, connector) = (self.clone(), connector.clone());
-        spawn("piton-hear", move || news.hear_on(&connector))
+        let (news, told_on) = (self.clone(), pool.clone());
+        spawn("piton-tell", move || news.tell_on(&told_on))?;
+        if !hears {
+            return Ok(());
+        }
+        let (news, connector, pool) = (self.clone(), connector.clone(), pool.clone());
+        spawn("piton-hear", move || news.hear_on(&connector, &pool))
     }
 
     /// Others may want to know of this batch.
@@ -121,29 +133,60 @@ impl News {
                 self.to_tell.wait_at_most(seen, HEARING);
                 continue;
             }
+            lock(&self.told).word.get_or_insert_with(Stopwatch::start);
             // What is not told is found by those whom it concerns.
-            let _ = pool.with(|connection| connection.execute(&TELL, &[&self.channel, &self.us]));
+            let told = pool.with(|connection| connection.execute(&TELL, &[&self.channel, &self.us]));
+            self.was_taken(told.is_ok());
             block_for(GAP);
         }
     }
 
-    fn hear_on(&self, connector: &Connector) {
+    /// The server took a word of our own, which may have been heard by now, or did not.
+    fn was_taken(&self, taken: bool) {
+        let mut told = lock(&self.told);
+        if !taken && !told.taken {
+            told.word = None;
+        } else if taken && !told.taken && told.word.is_some() {
+            (told.taken, told.word) = (true, Some(Stopwatch::start()));
+        }
+    }
+
+    /// Nothing of our own is on its way any more.
+    fn forget_word(&self) {
+        let mut told = lock(&self.told);
+        (told.taken, told.word) = (false, None);
+    }
+
+    /// For how long a word has been on its way that the server took.
+    fn misses_word(&self) -> Option<Duration> {
+        let told = lock(&self.told);
+        told.word.filter(|_| told.taken).map(Stopwatch::elapsed)
+    }
+
+    fn hear_on(&self, connector: &Connector, pool: &Pool) {
         let mut pause = RECONNECT_MIN;
-        let mut silent = false;
+        let mut deaf = false;
         while !self.have_ended() {
-            match self.hear_until_it_breaks(connector, &mut pause) {
+            let heard = self.hear_until_it_breaks(connector, pool, &mut pause);
+            match &heard {
                 Ok(Heard::Nothing) => {
-                    if !std::mem::replace(&mut silent, true) {
+                    if !std::mem::replace(&mut deaf, true) {
                         say!(
                             warn,
-                            "NOTIFY does not arrive (behind a pooler?); changes by other processes are found within a second"
+                            "NOTIFY does not arrive in database {} (behind a pooler?); changes by other processes are found within a \
+                             second",
+                            connector.database()
                         );
                     }
                     pause = TEST_WITHIN * 10;
                 }
                 Ok(Heard::Ended) => return,
-                // Those who read and write say why.
+                // Of other trouble those who read and write say why.
+                Err(error) if is_silence(error) => pool.outage().failed(Part::News, error),
                 Err(error) => say!(debug, "{error}; listening again"),
+            }
+            if !heard.as_ref().is_err_and(is_silence) {
+                pool.outage().passed(Part::News);
             }
             // What was told meanwhile was not heard.
             self.hear();
@@ -158,28 +201,45 @@ impl News {
         }
     }
 
-    fn hear_until_it_breaks(&self, connector: &Connector, pause: &mut Duration) -> DbResult<Heard> {
+    fn hear_until_it_breaks(
+        &self,
+        connector: &Connector,
+        pool: &Pool,
+        pause: &mut Duration,
+    ) -> DbResult<Heard> {
         const NAME: &str = "listen";
-        let mut client = connector.client().map_err(|e| failed(NAME, e))?;
+        let mut connection = connector.connect(Purpose::Listener)?;
+        if !connection.keeps_its_session() {
+            return Ok(Heard::Nothing);
+        }
         let listen = format!("LISTEN {}; LISTEN {MESSAGES}", super::connection::quoted(&self.channel));
-        client.batch_execute(&listen).map_err(|e| failed(NAME, e))?;
+        connection.run(NAME, &listen)?;
         *pause = RECONNECT_MIN;
-        // Behind a pooler a word is told to another session than the one that listens.
+        self.forget_word();
+        // Behind a pooler a word may be told to another session than the one that listens.
         let test = format!("test {}", self.us);
-        let test_on = connector.client().map_err(|e| failed(NAME, e));
-        test_on?.query(TELL.sql, &[&self.channel, &test]).map_err(|e| failed(NAME, e))?;
+        pool.with(|connection| connection.execute(&TELL, &[&self.channel, &test]))?;
+        let word_within = connector.limits.answer(Purpose::Listener).min(WORD_WITHIN);
         let mut tested = false;
         while !self.have_ended() {
-            use postgres::fallible_iterator::FallibleIterator;
             let within = if tested { HEARING } else { TEST_WITHIN };
-            let word = client.notifications().timeout_iter(within).next().map_err(|e| failed(NAME, e))?;
-            match word {
+            match connection.hear(NAME, within)? {
                 None if !tested => return Ok(Heard::Nothing),
-                None if client.is_closed() => return Err(trouble(NAME, "the connection is gone")),
                 None => {}
-                Some(word) if word.payload() == test => tested = true,
-                Some(word) if word.channel() == self.channel && word.payload() == self.us => {}
+                Some(word) if word.payload() == test => {
+                    tested = true;
+                    pool.outage().passed(Part::News);
+                }
+                Some(word) if word.channel() == self.channel && word.payload() == self.us => {
+                    self.forget_word();
+                }
                 Some(_) => self.hear(),
+            }
+            if connection.is_doubtful() {
+                return Err(trouble(NAME, "another connection fell silent, so this one may have, too"));
+            }
+            if let Some(missed) = self.misses_word().filter(|missed| *missed > word_within) {
+                return Err(silent(NAME, missed));
             }
         }
         Ok(Heard::Ended)

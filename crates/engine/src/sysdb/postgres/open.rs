@@ -6,7 +6,7 @@ use std::time::Duration;
 use postgres::error::SqlState;
 
 use super::IDENTIFIER_BYTES_MAX;
-use super::connection::{Connection, Statement, column, in_words, outside_async, source_of};
+use super::connection::{Connection, Statement, column, outside_async};
 use super::connector::{Connector, Purpose};
 use super::lease::{Leases, Terms};
 use super::news::News;
@@ -14,12 +14,13 @@ use super::pool::Pool;
 use super::reader::Readers;
 use super::schema;
 use super::transaction::TransactionSteps;
+use super::trouble::code;
 use super::writer::PostgresWriter;
-use crate::clock::{Stopwatch, block_for};
-use crate::error::{Error, Result};
-use crate::limits::BRING_UP_WITHIN;
-use crate::outage::Outage;
-use crate::sync::Signal;
+use crate::pure::clock::{Stopwatch, block_for};
+use crate::pure::error::{Error, Result};
+use crate::pure::limits::{BRING_UP_WITHIN, OPEN_WITHIN};
+use crate::pure::sync::{Signal, say};
+use crate::sysdb::outage::Outage;
 use crate::sysdb::{DbError, DbResult, PostgresUrl, SystemDatabase};
 
 /// What the caller of [`open`] decides.
@@ -29,6 +30,8 @@ pub(crate) struct Settings {
     pub(crate) migrate: bool,
     pub(crate) listen: bool,
     pub(crate) takeover_within: Duration,
+    /// Within which time each statement is to be answered, if a test says so.
+    pub(crate) answers_within: Option<Duration>,
 }
 
 /// The pool's size when the URL says nothing.
@@ -53,24 +56,34 @@ pub(crate) fn open(url: &PostgresUrl, settings: &Settings) -> Result<SystemDatab
         return Err(refuse(format!("the name of the schema has more than {IDENTIFIER_BYTES_MAX} bytes")));
     }
     url.check_tls(cfg!(feature = "tls")).map_err(refuse)?;
-    let connector = Connector::new(url, &settings.schema).map_err(refuse)?;
+    let connector = Connector::new(url, &settings.schema, settings.answers_within).map_err(refuse)?;
     let ready = outside_async("open", || Ok(ready_connection(&connector, settings)));
     let connection = ready.map_err(|e| refuse(e.to_string()))?.map_err(refuse)?;
 
     let connections_max = url.pool_max.unwrap_or(CONNECTIONS_MAX);
     let outage = Arc::new(Outage::of(url.to_string()));
-    let pool = Arc::new(Pool::new(connector.clone(), Purpose::Engine, connections_max, outage.clone()));
+    let pool = Arc::new(Pool::of_readers(connector.clone(), connections_max, outage.clone()));
     let fleet = Arc::<Signal>::default();
     let news = News::new(&settings.schema, fleet.clone());
-    news.spawn(&pool, &connector, settings.listen)?;
+    let hears = connection.keeps_its_session();
+    if settings.listen && !hears {
+        say!(
+            info,
+            "{url} leads to a pooler that gives each transaction another session: NOTIFY does not arrive, and changes \
+             by other processes are found within a second"
+        );
+    }
+    news.spawn(&pool, &connector, settings.listen, hears)?;
     let terms = Terms::within(settings.takeover_within);
     Ok(SystemDatabase {
         writer: Box::new(PostgresWriter::new(connector.clone(), connection, news.clone())),
         reader: Arc::new(Readers::new(pool.clone())),
         liveness: Arc::new(Leases::new(pool, &connector, news, terms, outage.clone())),
-        #[cfg(feature = "sqlite")]
-        sqlite: None,
-        postgres: Some(TransactionSteps::new(connector, connections_max, outage.clone())),
+        transactions: crate::sysdb::TransactionSteps::Postgres(TransactionSteps::new(
+            connector,
+            connections_max,
+            outage.clone(),
+        )),
         fleet,
         sweep_every: Duration::from_secs(1),
         outage,
@@ -79,9 +92,12 @@ pub(crate) fn open(url: &PostgresUrl, settings: &Settings) -> Result<SystemDatab
 
 /// To a database that was found fit and has the tables.
 fn ready_connection(connector: &Connector, settings: &Settings) -> std::result::Result<Connection, String> {
+    let watch = Stopwatch::start();
     let mut connection = connect(connector, settings.migrate)?;
+    connection.until(Some((watch, OPEN_WITHIN)));
     check(&mut connection).map_err(|e| e.to_string())??;
     schema::bring_up(&mut connection, &settings.schema, settings.migrate)?;
+    connection.until(None);
     Ok(connection)
 }
 
@@ -90,7 +106,14 @@ fn connect(connector: &Connector, create: bool) -> std::result::Result<Connectio
     const NAP: Duration = Duration::from_millis(50);
     let watch = Stopwatch::start();
     loop {
-        let error = match connector.connect(Purpose::Engine) {
+        let connected = connector.connect(Purpose::Writer).and_then(|connection| {
+            if connection.keeps_its_session() {
+                Ok(connection)
+            } else {
+                behind_a_pooler(connector, connection)
+            }
+        });
+        let error = match connected {
             Ok(connection) => return Ok(connection),
             Err(error) => error,
         };
@@ -119,10 +142,21 @@ fn connect(connector: &Connector, create: bool) -> std::result::Result<Connectio
     }
 }
 
+/// Finds out whether the pooler keeps sessions, and connects again if it does. One that lends no second connection
+/// meanwhile is taken for one that does not, because that is right behind either.
+fn behind_a_pooler(connector: &Connector, mut connection: Connection) -> DbResult<Connection> {
+    let tells = connector.connect(Purpose::Reader);
+    let stay = tells.and_then(|mut tells| connector.road.test(&mut connection, &mut tells));
+    match connection.if_sound() {
+        Some(connection) if !stay.unwrap_or(false) => Ok(connection),
+        _ => connector.connect(Purpose::Writer),
+    }
+}
+
 /// Others may create it at the same time; whoever is late finds it there.
 fn create_database(connector: &Connector) -> DbResult<()> {
     let sql = format!("CREATE DATABASE {}", super::connection::quoted(connector.database()));
-    let created = connector.to_database("postgres").connect(Purpose::Engine);
+    let created = connector.to_database("postgres").connect(Purpose::Writer);
     created.and_then(|mut connection| connection.run("create_database", &sql)).map_err(|error| {
         let others_did = code(&error)
             .is_some_and(|code| code == SqlState::DUPLICATE_DATABASE || code == SqlState::UNIQUE_VIOLATION);
@@ -159,12 +193,4 @@ fn check(connection: &mut Connection) -> std::result::Result<std::result::Result
         None
     };
     Ok(refusal.map_or(Ok(()), Err))
-}
-
-pub(super) fn code(error: &DbError) -> Option<SqlState> {
-    source_of::<postgres::Error>(error.source.as_ref()).and_then(|error| error.code().cloned())
-}
-
-pub(super) fn words(error: &DbError) -> String {
-    source_of::<postgres::Error>(error.source.as_ref()).map_or_else(|| error.source.to_string(), in_words)
 }

@@ -2,10 +2,10 @@
 
 use postgres::Client;
 
-use super::connection::in_words;
-use super::connector::Connector;
-use crate::error::{Error, Result};
-use crate::sysdb::Url;
+use super::connector::{Connector, Purpose};
+use super::line::Line;
+use crate::pure::error::{Error, Result};
+use crate::sysdb::{DbError, Url};
 
 /// Connections of a program's own to the database of an engine's URL: what the engine reads in the URL, and what it
 /// refuses there, hold for them too.
@@ -41,7 +41,7 @@ impl PgConnector {
         };
         let refuse = |reason: String| Error::Open { database: url.to_string(), reason };
         url.check_tls(cfg!(feature = "tls")).map_err(refuse)?;
-        let connector = Connector::new(&url, super::connection::SCHEMA).map_err(refuse)?;
+        let connector = Connector::new(&url, super::connection::SCHEMA, None).map_err(refuse)?;
         Ok(Self { connector, database: url.to_string() })
     }
 
@@ -50,7 +50,10 @@ impl PgConnector {
     /// # Errors
     /// [`Error::Open`] with what the server or the network says.
     pub fn connect(&self) -> Result<Client> {
-        let refuse = |error| Error::Open { database: self.database.clone(), reason: in_words(&error) };
-        self.connector.client().map_err(refuse)
+        let refuse = |error: DbError| Error::Open {
+            database: self.database.clone(),
+            reason: error.source.to_string(),
+        };
+        self.connector.client(Purpose::Own, &Line::of_a_login()).map_err(refuse)
     }
 }

@@ -3,11 +3,12 @@
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use super::connection::{Connection, is_inside_async, outside_async, trouble};
+use super::connection::{Connection, gone, outside_async, trouble};
 use super::connector::{Connector, Purpose};
-use crate::clock::{Stopwatch, block_for};
-use crate::outage::{Outage, Part};
-use crate::sync::{lock, wait};
+use super::trouble::is_silence;
+use crate::pure::clock::{Stopwatch, block_for};
+use crate::pure::sync::{lock, wait_for};
+use crate::sysdb::outage::{Outage, Part};
 use crate::sysdb::{DbError, DbResult};
 
 /// How long a look at the database waits for a server that is away.
@@ -15,39 +16,62 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
-pub(super) struct Pool {
-    connector: Connector,
-    purpose: Purpose,
+/// What a pool lends.
+pub(super) trait Pooled: Sized {
+    /// The same one, if it can be used again.
+    fn if_sound(self) -> Option<Self>;
+
+    /// Whether it is known that it cannot.
+    fn is_spent(&self) -> bool;
+}
+
+pub(super) struct Pool<C = Connection> {
+    make: Box<dyn Fn() -> DbResult<C> + Send + Sync>,
     max: usize,
-    state: Mutex<State>,
+    /// How long a request may take, or the wait for a connection.
+    answer: Duration,
+    state: Mutex<State<C>>,
     returned: Condvar,
     outage: Arc<Outage>,
 }
 
-#[derive(Default)]
-struct State {
-    idle: Vec<Connection>,
+struct State<C> {
+    idle: Vec<C>,
     open: usize,
 }
 
-impl Pool {
-    pub(super) fn new(connector: Connector, purpose: Purpose, max: usize, outage: Arc<Outage>) -> Self {
-        let (state, returned) = (Mutex::default(), Condvar::new());
-        Self { connector, purpose, max: max.max(1), state, returned, outage }
+impl Pooled for Connection {
+    fn if_sound(self) -> Option<Self> {
+        Self::if_sound(self)
     }
 
-    /// Looks something up. A server that restarts is waited for, within a bound: the look is made again.
+    fn is_spent(&self) -> bool {
+        Self::is_spent(self)
+    }
+}
+
+impl Pool<Connection> {
+    /// One for looks.
+    pub(super) fn of_readers(connector: Connector, max: usize, outage: Arc<Outage>) -> Self {
+        let answer = connector.limits.answer(Purpose::Reader);
+        Self::new(move || connector.connect(Purpose::Reader), max, answer, outage)
+    }
+
+    /// Looks something up. A server that restarts is waited for, within a bound: the look is made again. After a silence
+    /// it is made once more at least: what fell silent may be the connection and not the server.
     pub(super) fn read<T: Send>(
         &self,
         mut look: impl FnMut(&mut Connection) -> DbResult<T> + Send,
     ) -> DbResult<T> {
         let watch = Stopwatch::start();
         let mut pause = PAUSE_MIN;
+        let mut silences = 0;
         loop {
             match self.with(&mut look) {
                 Err(error) if error.may_pass => {
                     self.outage.failed(Part::Reads, &error);
-                    if watch.elapsed() >= PATIENCE {
+                    silences += u32::from(is_silence(&error));
+                    if watch.elapsed() >= PATIENCE && silences != 1 {
                         return Err(error);
                     }
                 }
@@ -66,68 +90,90 @@ impl Pool {
         &self,
         work: impl FnOnce(&mut Connection) -> DbResult<T> + Send,
     ) -> DbResult<T> {
-        let mut lent = Lent { pool: self, connection: Some(self.take()?) };
-        outside_async("pool", || match &mut lent.connection {
-            Some(connection) => connection.watched(work),
-            None => Err(gone()),
+        self.with_within(self.answer, work)
+    }
+
+    /// The same, where no request and no wait for a connection may take longer than `limit`.
+    pub(super) fn with_within<T: Send>(
+        &self,
+        limit: Duration,
+        work: impl FnOnce(&mut Connection) -> DbResult<T> + Send,
+    ) -> DbResult<T> {
+        outside_async("pool", || {
+            let mut lent = self.take_within(limit)?.ok_or_else(|| self.all_are_taken(limit))?;
+            lent.connection()?.within(limit, |connection| connection.watched(work))
         })
     }
 
-    /// The same on this very thread, for the work of a user.
-    pub(super) fn with_here<T>(&self, work: impl FnOnce(&mut Connection) -> DbResult<T>) -> DbResult<T> {
-        if is_inside_async() {
-            let reason =
-                "it blocks, so it cannot be called inside an async runtime; call it outside of block_on";
-            return Err(DbError { may_pass: false, ..trouble("transaction_step", reason) });
-        }
-        let mut lent = Lent { pool: self, connection: Some(self.take()?) };
-        match &mut lent.connection {
-            Some(connection) => connection.watched(work),
-            None => Err(gone()),
-        }
+    fn all_are_taken(&self, within: Duration) -> DbError {
+        let reason = format!(
+            "all {} connections are in use, and none was free within {:.1} s",
+            self.max,
+            within.as_secs_f64()
+        );
+        trouble("pool", &reason)
+    }
+}
+
+impl<C: Pooled> Pool<C> {
+    pub(super) fn new(
+        make: impl Fn() -> DbResult<C> + Send + Sync + 'static,
+        max: usize,
+        answer: Duration,
+        outage: Arc<Outage>,
+    ) -> Self {
+        let state = Mutex::new(State { idle: Vec::new(), open: 0 });
+        Self { make: Box::new(make), max: max.max(1), answer, state, returned: Condvar::new(), outage }
     }
 
-    fn take(&self) -> DbResult<Connection> {
+    pub(super) fn outage(&self) -> &Outage {
+        &self.outage
+    }
+
+    /// A connection, if one is free or can be made within this time. The driver blocks: not inside an async runtime.
+    pub(super) fn take_within(&self, time: Duration) -> DbResult<Option<Lent<'_, C>>> {
+        let watch = Stopwatch::start();
         let mut state = lock(&self.state);
         loop {
-            if let Some(connection) = state.idle.pop() {
-                if connection.is_sound() {
-                    return Ok(connection);
-                }
-                state.open -= 1;
-                drop(state);
-                drop(connection);
-                state = lock(&self.state);
-                continue;
-            }
-            if state.open < self.max {
-                state.open += 1;
+            let idle = state.idle.pop();
+            if idle.is_some() || state.open < self.max {
+                state.open += usize::from(idle.is_none());
                 drop(state);
                 let place = Place(self);
-                return self.connector.connect(self.purpose).inspect(|_| std::mem::forget(place));
+                let connection = match idle.map(C::if_sound) {
+                    None => (self.make)()?,
+                    Some(Some(connection)) => connection,
+                    Some(None) => {
+                        drop(place);
+                        state = lock(&self.state);
+                        continue;
+                    }
+                };
+                std::mem::forget(place);
+                return Ok(Some(Lent { pool: self, connection: Some(connection) }));
             }
-            state = wait(&self.returned, state);
+            let Some(left) = time.checked_sub(watch.elapsed()).filter(|left| !left.is_zero()) else {
+                return Ok(None);
+            };
+            state = wait_for(&self.returned, state, left);
         }
     }
 
-    fn take_back(&self, connection: Connection) {
-        let sound = connection.is_sound();
-        let mut state = lock(&self.state);
-        if sound {
-            state.idle.push(connection);
-        } else {
-            state.open -= 1;
-            drop(state);
+    fn take_back(&self, connection: C) {
+        if connection.is_spent() {
             drop(connection);
+            lock(&self.state).open -= 1;
+        } else {
+            lock(&self.state).idle.push(connection);
         }
         self.returned.notify_one();
     }
 }
 
 /// The place of a connection that is being made; free again when that fails, also by a panic.
-struct Place<'p>(&'p Pool);
+struct Place<'p, C: Pooled>(&'p Pool<C>);
 
-impl Drop for Place<'_> {
+impl<C: Pooled> Drop for Place<'_, C> {
     fn drop(&mut self) {
         lock(&self.0.state).open -= 1;
         self.0.returned.notify_one();
@@ -135,19 +181,21 @@ impl Drop for Place<'_> {
 }
 
 /// Goes back to the pool when dropped, also after a panic of the work.
-struct Lent<'p> {
-    pool: &'p Pool,
-    connection: Option<Connection>,
+pub(super) struct Lent<'p, C: Pooled> {
+    pool: &'p Pool<C>,
+    connection: Option<C>,
 }
 
-impl Drop for Lent<'_> {
+impl<C: Pooled> Lent<'_, C> {
+    pub(super) fn connection(&mut self) -> DbResult<&mut C> {
+        self.connection.as_mut().ok_or_else(|| gone("pool"))
+    }
+}
+
+impl<C: Pooled> Drop for Lent<'_, C> {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take() {
             self.pool.take_back(connection);
         }
     }
-}
-
-fn gone() -> DbError {
-    trouble("pool", "the connection is gone")
 }

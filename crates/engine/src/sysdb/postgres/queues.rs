@@ -1,13 +1,14 @@
 //! Queues: what waits in them, and who takes it.
 
 use postgres::Row;
+use postgres::types::ToSql;
 
 use super::claims::count_column;
 use super::connection::{Connection, Statement, column};
 use super::served_version;
-use crate::clock::Timestamp;
-use crate::id::{OwnerToken, WorkflowId};
-use crate::queue::QueueOptions;
+use crate::pure::clock::Timestamp;
+use crate::pure::id::{ExecutorId, OwnerToken, WorkflowId};
+use crate::pure::queue::QueueOptions;
 use crate::sysdb::names::INTERNAL_QUEUE;
 use crate::sysdb::write::{Claim, ClaimedRow, Refusal};
 use crate::sysdb::{DbResult, Identity, OpenQueue, Outlook, Served, Verdict};
@@ -20,65 +21,134 @@ macro_rules! running {
 }
 
 /// Rows that another executor is taking right now are passed over. What an earlier try of the same claim took is found
-/// by the token. Where there is a limit, the queue is locked, so that the count is right until the commit.
+/// by the token. Where there is a limit, the queue is locked, so that the count is right until the commit. What one caller
+/// enqueued in order is taken in order: within a millisecond the tokens that were made with the rows tell.
 ///
 /// $1 queue, $2 application, $3 version, $4 names, $5 limit, $6 executor, $7 token, $8 now, $9 how many may run at once
-const CLAIM: Statement = Statement {
-    name: "claim",
-    sql: concat!(
-        "
+macro_rules! claim {
+    ($which:expr, $room:expr, $taken:expr) => {
+        concat!(
+            "
         WITH earlier AS MATERIALIZED (
-             SELECT workflow_uuid, name, recovery_attempts, priority, created_at FROM dbos.workflow_status
+             SELECT workflow_uuid, name, recovery_attempts, priority, created_at, creator_xid
+               FROM dbos.workflow_status
               WHERE queue_name = $1 AND ",
-        running!(),
-        " AND executor_id = $6 AND owner_xid = $7),
+            running!(),
+            " AND executor_id = $6 AND owner_xid = $7),
         picked AS MATERIALIZED (
-             SELECT workflow_uuid FROM dbos.workflow_status
+             SELECT workflow_uuid FROM dbos.workflow_status s
               WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = $1
                 AND (application_name = $2 OR application_name IS NULL)
                 AND ",
-        served_version!(),
-        "
-                AND name = ANY ($4)
-              ORDER BY priority, created_at, workflow_uuid
-              LIMIT greatest(0, CASE WHEN $9::int8 IS NULL THEN $5::int8 - (SELECT count(*) FROM earlier)
-                                     ELSE least($5::int8 - (SELECT count(*) FROM earlier),
-                                                $9::int8 - (SELECT count(*) FROM dbos.workflow_status
+            served_version!(),
+            "
+                AND name = ANY ($4)",
+            $which,
+            "
+              ORDER BY priority, created_at, creator_xid COLLATE \"C\", workflow_uuid
+              LIMIT greatest(0, least($5::int8 - (SELECT count(*) FROM earlier),
+                                      CASE WHEN $9::int8 IS NOT NULL
+                                           THEN $9::int8 - (SELECT count(*) FROM dbos.workflow_status
                                                              WHERE queue_name = $1 AND ",
-        running!(),
-        ")) END)
+            running!(),
+            ") END",
+            $room,
+            "))
                 FOR UPDATE SKIP LOCKED),
         taken AS (
              UPDATE dbos.workflow_status s
                 SET status = 'PENDING', executor_id = $6, owner_xid = $7, application_name = $2,
                     application_version = $3, started_at_epoch_ms = $8, updated_at = $8,
-                    recovery_attempts = COALESCE(s.recovery_attempts, 0) + 1
+                    recovery_attempts = greatest(0, least(COALESCE(s.recovery_attempts, 0), 4294967294)) + 1
                FROM picked p WHERE s.workflow_uuid = p.workflow_uuid
-             RETURNING s.workflow_uuid, s.name, s.recovery_attempts, s.priority, s.created_at)
+             RETURNING s.workflow_uuid, s.name, s.recovery_attempts, s.priority, s.created_at, s.creator_xid)",
+            $taken,
+            "
         SELECT workflow_uuid, name, recovery_attempts
           FROM (SELECT * FROM earlier UNION ALL SELECT * FROM taken) AS claimed
-         ORDER BY priority, created_at, workflow_uuid"
+         ORDER BY priority, created_at, creator_xid COLLATE \"C\", workflow_uuid"
+        )
+    };
+}
+
+const CLAIM: Statement = Statement { name: "claim", sql: claim!("", "", "") };
+
+/// Of a queue with a limit of those in flight: the ones that have a place already.
+const CLAIM_BEGUN: Statement = Statement {
+    name: "claim_begun",
+    sql: claim!(
+        " AND EXISTS (SELECT 1 FROM dbos.piton_places p
+                       WHERE p.queue_name = $1 AND p.workflow_uuid = s.workflow_uuid)",
+        "",
+        ""
     ),
+};
+
+/// How many of a queue have begun and not ended: those with a place, and those that run without, as another program
+/// claimed them.
+macro_rules! in_flight {
+    ($queue:literal) => {
+        concat!(
+            "(SELECT count(*) FROM dbos.piton_places p JOIN dbos.workflow_status s ON s.workflow_uuid = p.workflow_uuid
+                WHERE p.queue_name = ",
+            $queue,
+            " AND (s.queue_name = p.queue_name AND s.status IN ('PENDING', 'ENQUEUED', 'DELAYED')) IS TRUE)
+              + (SELECT count(*) FROM dbos.workflow_status s
+                  WHERE queue_name = ",
+            $queue,
+            " AND ",
+            running!(),
+            " AND NOT EXISTS (SELECT 1 FROM dbos.piton_places p
+                              WHERE p.queue_name = s.queue_name AND p.workflow_uuid = s.workflow_uuid))"
+        )
+    };
+}
+
+/// Those that need one, and take it. What it gives back are all that were claimed. $10 how many may be in flight
+const CLAIM_FRESH: Statement = Statement {
+    name: "claim_fresh",
+    sql: claim!(
+        " AND NOT EXISTS (SELECT 1 FROM dbos.piton_places p
+                           WHERE p.queue_name = $1 AND p.workflow_uuid = s.workflow_uuid)",
+        concat!(", $10::int8 - (", in_flight!("$1"), ")"),
+        ",
+        placed AS (
+             INSERT INTO dbos.piton_places (queue_name, workflow_uuid)
+             SELECT $1, workflow_uuid FROM taken ON CONFLICT DO NOTHING)"
+    ),
+};
+
+/// Places of workflows that have ended, or left the queue. $1 queue
+const FREE_PLACES: Statement = Statement {
+    name: "free_places",
+    sql: "
+        DELETE FROM dbos.piton_places p
+         WHERE queue_name = $1
+           AND NOT EXISTS (SELECT 1 FROM dbos.workflow_status s
+                            WHERE s.workflow_uuid = p.workflow_uuid
+                              AND (s.queue_name = $1 AND s.status IN ('PENDING', 'ENQUEUED', 'DELAYED')) IS TRUE)",
 };
 
 /// Held until the end of the transaction: claims of a queue with a limit take turns. $1 name
 const LOCK: Statement =
     Statement { name: "lock_queue", sql: "SELECT 1 FROM dbos.queues WHERE name = $1 FOR NO KEY UPDATE" };
 
-/// A queue that nobody registered, or that was removed, is closed; the engine's own has no row. The first row says when
-/// the next wait is over.
+/// A queue that nobody registered, or that was removed, is closed; the engine's own has no row. One that is full of what
+/// has begun is open for that; those are counted, because an EXISTS beside an OR is planned as one look at all workflows.
+/// The first row says when the next wait is over.
 ///
 /// $1 queues, $2 application, $3 version, $4 names, $5 the engine's own queue
 const OUTLOOK: Statement = Statement {
     name: "outlook",
     sql: concat!(
         "
-        SELECT NULL AS queue, NULL::int4, NULL::int4, min(delay_until_epoch_ms)
+        SELECT NULL AS queue, NULL::int4, NULL::int4, NULL::int4, min(delay_until_epoch_ms)
           FROM dbos.workflow_status
          WHERE status = 'DELAYED' AND (application_name = $2 OR application_name IS NULL)
          UNION ALL
-        SELECT asked.name, q.concurrency, q.worker_concurrency, NULL
+        SELECT asked.name, q.concurrency, q.worker_concurrency, l.in_flight, NULL
           FROM unnest($1::text[]) AS asked (name) LEFT JOIN dbos.queues q ON q.name = asked.name
+               LEFT JOIN dbos.piton_queues l ON l.name = asked.name
          WHERE (asked.name = $5 OR q.name IS NOT NULL)
            AND EXISTS (SELECT 1 FROM dbos.workflow_status s
                         WHERE status = 'ENQUEUED' AND status IN ('ENQUEUED', 'PENDING') AND queue_name = asked.name
@@ -91,7 +161,20 @@ const OUTLOOK: Statement = Statement {
                 OR q.concurrency > (SELECT count(*) FROM dbos.workflow_status
                                      WHERE queue_name = asked.name AND ",
         running!(),
-        "))"
+        "))
+           AND (l.in_flight IS NULL
+                OR l.in_flight > ",
+        in_flight!("asked.name"),
+        "
+                OR 0 < (SELECT count(*) FROM dbos.piton_places p
+                             JOIN dbos.workflow_status s ON s.workflow_uuid = p.workflow_uuid
+                            WHERE p.queue_name = asked.name
+                              AND (s.status = 'ENQUEUED' AND s.queue_name = p.queue_name) IS TRUE
+                              AND (s.application_name = $2 OR s.application_name IS NULL)
+                              AND ",
+        served_version!(),
+        "
+                              AND s.name = ANY ($4)))"
     ),
 };
 
@@ -114,46 +197,90 @@ const REGISTER: Statement = Statement {
                                          ORDER BY version_timestamp DESC LIMIT 1), $3::text)",
 };
 
+/// $1 name, $2 how many may be in flight
+const LIMIT_IN_FLIGHT: Statement = Statement {
+    name: "limit_in_flight",
+    sql: "
+        INSERT INTO dbos.piton_queues (name, in_flight) VALUES ($1, $2)
+            ON CONFLICT (name) DO UPDATE SET in_flight = excluded.in_flight",
+};
+
+/// What had begun before there was a limit has its place, too. $1 queue, $2 prefix of this engine's ids
+const ADOPT: Statement = Statement {
+    name: "adopt_begun",
+    sql: "
+        INSERT INTO dbos.piton_places (queue_name, workflow_uuid)
+        SELECT queue_name, workflow_uuid FROM dbos.workflow_status
+         WHERE status IN ('ENQUEUED', 'PENDING') AND queue_name = $1
+           AND (status = 'PENDING' OR starts_with(executor_id, $2))
+         UNION ALL
+        SELECT queue_name, workflow_uuid FROM dbos.workflow_status
+         WHERE status = 'DELAYED' AND queue_name = $1 AND starts_with(executor_id, $2)
+            ON CONFLICT DO NOTHING",
+};
+
+/// $1 name
+const UNLIMIT_IN_FLIGHT: Statement = Statement {
+    name: "unlimit_in_flight",
+    sql: "
+        WITH forgotten AS (DELETE FROM dbos.piton_places WHERE queue_name = $1)
+        DELETE FROM dbos.piton_queues WHERE name = $1",
+};
+
 /// $1 name
 const OWNER: Statement =
     Statement { name: "owner_of_queue", sql: "SELECT application_name FROM dbos.queues WHERE name = $1" };
 
 #[cfg(test)]
-pub(super) const ALL: &[Statement] = &[CLAIM, LOCK, OUTLOOK, REGISTER, OWNER];
+pub(super) const ALL: &[Statement] = &[
+    CLAIM,
+    CLAIM_BEGUN,
+    CLAIM_FRESH,
+    FREE_PLACES,
+    LOCK,
+    OUTLOOK,
+    REGISTER,
+    LIMIT_IN_FLIGHT,
+    ADOPT,
+    UNLIMIT_IN_FLIGHT,
+    OWNER,
+];
 
 /// Takes the first of the waiting workflows that this executor can run. The attempt is counted here, before anything
 /// of them is looked at.
 pub(super) fn claim(connection: &mut Connection, claim: &Claim) -> DbResult<Verdict> {
-    if claim.concurrency.is_none() {
-        return claim_unlocked(connection, claim);
+    if claim.concurrency.is_none() && claim.in_flight.is_none() {
+        return take(connection, &CLAIM, claim);
     }
     connection.atomically(|connection| {
         connection.query(&LOCK, &[&claim.queue])?;
-        claim_unlocked(connection, claim)
+        if claim.in_flight.is_none() {
+            return take(connection, &CLAIM, claim);
+        }
+        // What has begun goes on first; what has not begins while there are places.
+        connection.execute(&FREE_PLACES, &[&claim.queue])?;
+        take(connection, &CLAIM_BEGUN, claim)?;
+        take(connection, &CLAIM_FRESH, claim)
     })
 }
 
-fn claim_unlocked(connection: &mut Connection, claim: &Claim) -> DbResult<Verdict> {
+fn take(connection: &mut Connection, statement: &Statement, claim: &Claim) -> DbResult<Verdict> {
     let Identity { executor, app, version } = claim.served.identity.as_ref();
     let limit = i64::try_from(claim.limit).unwrap_or(i64::MAX);
-    let rows = connection.query(
-        &CLAIM,
-        &[
-            &claim.queue,
-            &&**app,
-            &&**version,
-            &claim.served.names,
-            &limit,
-            &executor.as_str(),
-            &claim.token.as_str(),
-            &claim.at.as_millis(),
-            &claim.concurrency.map(i64::from),
-        ],
-    )?;
+    let (concurrency, in_flight) = (claim.concurrency.map(i64::from), claim.in_flight.map(i64::from));
+    let (app, version, executor, token) = (&**app, &**version, executor.as_str(), claim.token.as_str());
+    let at = claim.at.as_millis();
+    let mut params: Vec<&(dyn ToSql + Sync)> =
+        vec![&claim.queue, &app, &version, &claim.served.names, &limit, &executor, &token, &at, &concurrency];
+    if statement.name == CLAIM_FRESH.name {
+        params.push(&in_flight);
+    }
+    let rows = connection.query(statement, &params)?;
     let read = |row: &Row| {
-        let workflow = WorkflowId::stored(column(&CLAIM, row, 0)?);
-        let name: Option<String> = column(&CLAIM, row, 1)?;
-        Ok(ClaimedRow { workflow, name: name.unwrap_or_default(), attempts: count_column(&CLAIM, row, 2)? })
+        let workflow = WorkflowId::stored(column(statement, row, 0)?);
+        let name: Option<String> = column(statement, row, 1)?;
+        let attempts = count_column(statement, row, 2)?;
+        Ok(ClaimedRow { workflow, name: name.unwrap_or_default(), attempts, unreadable: false })
     };
     Ok(Verdict::Claimed(rows.iter().map(read).collect::<DbResult<_>>()?))
 }
@@ -170,10 +297,11 @@ pub(super) fn outlook(connection: &mut Connection, served: &Served) -> DbResult<
         };
         match column::<Option<String>>(&OUTLOOK, &row, 0)? {
             None => {
-                outlook.next_due = column::<Option<i64>>(&OUTLOOK, &row, 3)?.map(Timestamp::from_millis);
+                outlook.next_due = column::<Option<i64>>(&OUTLOOK, &row, 4)?.map(Timestamp::from_millis);
             }
             Some(name) => {
-                outlook.open.push(OpenQueue { name, concurrency: limit(1)?, worker_concurrency: limit(2)? });
+                let (concurrency, worker_concurrency, in_flight) = (limit(1)?, limit(2)?, limit(3)?);
+                outlook.open.push(OpenQueue { name, concurrency, worker_concurrency, in_flight });
             }
         }
     }
@@ -193,7 +321,20 @@ pub(super) fn register(
     let (all, one) = (limit(options.concurrency), limit(options.worker_concurrency));
     let params: super::connection::Params<'_> =
         &[&id.as_str(), &&**app, &&**version, &queue, &all, &one, &at.as_millis()];
-    if connection.execute(&REGISTER, params)? == 1 {
+    // The row stays locked until the commit, so nobody claims between the limit and the places.
+    let registered = connection.atomically(|connection| {
+        if connection.execute(&REGISTER, params)? == 0 {
+            return Ok(false);
+        }
+        if let Some(max) = limit(options.in_flight) {
+            connection.execute(&LIMIT_IN_FLIGHT, &[&queue, &max])?;
+            connection.execute(&ADOPT, &[&queue, &ExecutorId::PREFIX])?;
+        } else {
+            connection.execute(&UNLIMIT_IN_FLIGHT, &[&queue])?;
+        }
+        Ok(true)
+    })?;
+    if registered {
         return Ok(Verdict::Done);
     }
     let row = connection.first(&OWNER, &[&queue])?;

@@ -5,25 +5,31 @@ use std::sync::Arc;
 
 use super::connection::Statement;
 use super::pool::Pool;
-use super::{claims, manage, messages, queues, steps, workflows};
-use crate::clock::Timestamp;
-use crate::id::{ExecutorId, StepId, WorkflowId};
-use crate::listing::{Progress, WorkflowFilter, WorkflowInfo};
-use crate::status::WorkflowStatus;
+use super::{census, claims, manage, messages, queues, steps, workflows};
+use crate::pure::clock::Timestamp;
+use crate::pure::error::Stop;
+use crate::pure::id::{ExecutorId, StepId, WorkflowId};
+use crate::pure::listing::{Progress, WorkflowFilter, WorkflowInfo};
+use crate::sysdb::names::ended;
 use crate::sysdb::{
-    DbResult, FleetReader, Outcome, Outlook, Owner, Past, Reader, Served, StepRow, StoredInput,
+    BusyExecutor, Census, DbResult, FleetReader, Outcome, Outlook, Owner, Past, Reader, Served, StepRow,
+    StoredInput, Waits,
 };
 
 /// $1 ids
-const SETTLED_AMONG: Statement = Statement {
-    name: "settled_among",
-    sql: "
-        SELECT workflow_uuid FROM dbos.workflow_status
-         WHERE workflow_uuid = ANY ($1) AND status NOT IN ('PENDING', 'ENQUEUED', 'DELAYED')",
+const NOT_OPEN_AMONG: Statement = Statement {
+    name: "not_open_among",
+    sql: concat!(
+        "
+        SELECT asked.id FROM unnest($1::text[]) AS asked (id)
+          LEFT JOIN dbos.workflow_status s ON s.workflow_uuid = asked.id
+         WHERE s.workflow_uuid IS NULL OR s.status IN ",
+        ended!()
+    ),
 };
 
 #[cfg(test)]
-pub(super) const ALL: &[Statement] = &[SETTLED_AMONG];
+pub(super) const ALL: &[Statement] = &[NOT_OPEN_AMONG];
 
 pub(super) struct Readers {
     pool: Arc<Pool>,
@@ -48,10 +54,10 @@ impl Reader for Readers {
         self.pool.read(|connection| workflows::read_outcome(connection, workflow))
     }
 
-    fn settled_among(&self, ids: &[WorkflowId]) -> DbResult<Vec<WorkflowId>> {
+    fn not_open_among(&self, ids: &[WorkflowId]) -> DbResult<Vec<WorkflowId>> {
         let asked: Vec<&str> = ids.iter().map(WorkflowId::as_str).collect();
         self.pool
-            .read(|connection| claims::ids(&SETTLED_AMONG, &connection.query(&SETTLED_AMONG, &[&asked])?))
+            .read(|connection| claims::ids(&NOT_OPEN_AMONG, &connection.query(&NOT_OPEN_AMONG, &[&asked])?))
     }
 
     fn with_messages_among(&self, asked: &[(WorkflowId, String)]) -> DbResult<Vec<(WorkflowId, String)>> {
@@ -69,10 +75,14 @@ impl Reader for Readers {
     fn progress(&self, workflow: &WorkflowId) -> DbResult<Option<Progress>> {
         self.pool.read(|connection| manage::progress(connection, workflow))
     }
+
+    fn waits_of(&self, workflow: &WorkflowId) -> DbResult<Vec<WorkflowId>> {
+        self.pool.read(|connection| workflows::waits_of(connection, workflow))
+    }
 }
 
 impl FleetReader for Readers {
-    fn lost_among(&self, owners: &[Owner]) -> DbResult<Vec<(Owner, Option<WorkflowStatus>)>> {
+    fn lost_among(&self, owners: &[Owner]) -> DbResult<Vec<(Owner, Stop)>> {
         self.pool.read(|connection| claims::lost_among(connection, owners))
     }
 
@@ -92,7 +102,15 @@ impl FleetReader for Readers {
         self.pool.read(|connection| claims::served_waits(connection, app))
     }
 
-    fn busy_executors(&self) -> DbResult<Vec<ExecutorId>> {
+    fn census(&self) -> DbResult<Census> {
+        self.pool.read(census::census)
+    }
+
+    fn waits(&self, app: &str) -> DbResult<Waits> {
+        self.pool.read(|connection| census::waits(connection, app))
+    }
+
+    fn busy_executors(&self) -> DbResult<Vec<BusyExecutor>> {
         self.pool.read(claims::busy_executors)
     }
 

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::connection::{Connection, Statement, column, quoted};
-use super::open::words;
-use crate::clock::{Stopwatch, block_for};
-use crate::limits::MIGRATION_WITHIN;
+use super::trouble::words;
+use crate::pure::clock::{Stopwatch, block_for};
+use crate::pure::limits::MIGRATION_WITHIN;
 use crate::sysdb::{DbError, DbResult};
 
 /// The schema version that this engine writes, shared by all DBOS SDKs.
@@ -13,19 +13,20 @@ const VERSION: i64 = 125;
 const CREATE: &str = include_str!("schema_v125.sql");
 /// Tables of this engine beside them.
 const OWN: &str = include_str!("own_tables.sql");
+const OWN_TABLES: [&str; 3] = ["piton_executors", "piton_places", "piton_queues"];
 
 /// The lock under which every DBOS program brings the tables up. Tried, not waited for: a statement that waits keeps
 /// a snapshot, and the `CREATE INDEX CONCURRENTLY` of whoever has the lock would wait for that.
 const TRY_LOCK: Statement =
     Statement { name: "bring_up_lock", sql: "SELECT pg_try_advisory_xact_lock(1234567890)" };
 
-/// One view of them: another process may create them between two looks. $1 schema
+/// One view of them: another process may create them between two looks. $1 schema, $2 tables of this engine
 const LOOK: Statement = Statement {
     name: "look_at_schema",
     sql: "
         SELECT count(*) FILTER (WHERE relname = 'dbos_migrations') > 0,
                count(*) FILTER (WHERE relname = 'workflow_status') > 0,
-               count(*) FILTER (WHERE relname = 'piton_executors') > 0
+               count(*) FILTER (WHERE relname = ANY ($2)) = cardinality($2)
           FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          WHERE nspname = $1",
 };
@@ -67,10 +68,10 @@ pub(super) fn bring_up(connection: &mut Connection, schema: &str, migrate: bool)
 
 /// Completes the tables, unless another program has the lock: `false`.
 fn under_the_lock(connection: &mut Connection, schema: &str, migrate: bool) -> Result<bool, String> {
-    // A database of many tables may take longer than a statement of the engine's may.
-    let unhurried = connection.run("bring_up", "SET statement_timeout = 0; SET lock_timeout = 0");
-    let completed = unhurried.and_then(|()| {
+    let completed = connection.within(MIGRATION_WITHIN, |connection| {
         connection.atomically(|connection| {
+            // A database of many tables may take longer than a statement of the engine's may.
+            connection.run("bring_up", "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")?;
             let lock = connection.first(&TRY_LOCK, &[])?;
             match lock.map(|row| column(&TRY_LOCK, &row, 0)).transpose()? {
                 Some(true) => Ok(complete(connection, schema, migrate)?.map(|()| true)),
@@ -78,10 +79,7 @@ fn under_the_lock(connection: &mut Connection, schema: &str, migrate: bool) -> R
             }
         })
     });
-    let hurried = connection.run("bring_up", "SET statement_timeout = '30s'; SET lock_timeout = '10s'");
-    let had = completed.map_err(|e| format!("its tables cannot be created: {}", words(&e)))??;
-    hurried.map_err(|e| words(&e))?;
-    Ok(had)
+    completed.map_err(|e| format!("its tables cannot be created: {}", words(&e)))?
 }
 
 /// Creates what is missing.
@@ -106,7 +104,8 @@ fn complete(connection: &mut Connection, schema: &str, migrate: bool) -> DbResul
 }
 
 fn told_to_create_nothing(content: &Content, schema: &str) -> String {
-    let what = if content.version.is_none() { "the DBOS tables" } else { "the table piton_executors" };
+    let own = || format!("the tables of this engine ({})", OWN_TABLES.join(", "));
+    let what = content.version.map_or_else(|| "the DBOS tables".to_owned(), |_| own());
     format!(
         "{what} are not there in schema {schema}, and this engine was told not to create any; open it once with \
          migrate(true)"
@@ -126,7 +125,9 @@ fn refuse_unless_usable(content: &Content) -> Result<bool, String> {
 }
 
 fn look(connection: &mut Connection, schema: &str) -> Result<Result<Content, String>, DbError> {
-    let Some(row) = connection.first(&LOOK, &[&schema])? else { return Ok(Err("no answer".to_owned())) };
+    let Some(row) = connection.first(&LOOK, &[&schema, &OWN_TABLES.as_slice()])? else {
+        return Ok(Err("no answer".to_owned()));
+    };
     let (migrations, workflows, own) =
         (column(&LOOK, &row, 0)?, column(&LOOK, &row, 1)?, column::<bool>(&LOOK, &row, 2)?);
     if migrations {

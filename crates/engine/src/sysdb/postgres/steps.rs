@@ -3,15 +3,15 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use postgres::Row;
 use postgres::types::ToSql;
-use postgres::{GenericClient, Row};
 
 use super::batch::{Found, Part};
-use super::connection::{Connection, Prepared, Statement, column, trouble};
-use crate::clock::Timestamp;
-use crate::id::{StepId, WorkflowId};
-use crate::limits::{PASTS_BYTES_MAX, PASTS_ROWS_MAX};
-use crate::sysdb::write::Refusal;
+use super::connection::{Connection, Session, Statement, column, trouble};
+use crate::pure::clock::Timestamp;
+use crate::pure::id::{StepId, WorkflowId};
+use crate::pure::limits::{PASTS_BYTES_MAX, PASTS_ROWS_MAX};
+use crate::sysdb::write::{BEFORE_FIRST_STEP, Refusal};
 use crate::sysdb::{DbResult, Owner, Past, StepRow, StoredInput, Verdict};
 
 /// Records outcomes once, and only for the owner, whose row is locked meanwhile: nobody takes the workflow over between
@@ -70,14 +70,14 @@ pub(super) const RECORD_ONE: Statement = Statement {
 /// As a transaction of its own, so that the conflict may be an error: the clause costs every step.
 pub(super) const RECORD_LONE: Statement = Statement { name: "record_lone_step", sql: record_one!() };
 
-/// $1 workflow, $2 step id after which to read, $3 limit
+/// $1 workflow, $2 step id from which on to read, $3 limit
 const READ: Statement = Statement {
     name: "read_steps",
     sql: "
         SELECT workflow_uuid, function_id, function_name, output, error, child_workflow_id,
                started_at_epoch_ms, completed_at_epoch_ms, serialization
           FROM dbos.operation_outputs
-         WHERE workflow_uuid = $1 AND function_id > $2
+         WHERE workflow_uuid = $1 AND function_id >= $2
          ORDER BY function_id LIMIT $3",
 };
 
@@ -113,8 +113,7 @@ pub(super) const ALL: &[Statement] = &[RECORD_ONE, RECORD_LONE, READ, READ_PASTS
 
 /// What became of steps, of which these were recorded.
 pub(super) fn recorded(
-    client: &mut impl GenericClient,
-    prepared: &mut Prepared,
+    session: &mut impl Session,
     steps: &[(&Owner, &StepRow)],
     found: &Found,
 ) -> DbResult<Vec<Verdict>> {
@@ -124,7 +123,7 @@ pub(super) fn recorded(
             Some(true) => Verdict::Done,
             None => Verdict::NotOwner,
             // Only the owner writes here, and it takes each step id once: what is there is its own earlier try.
-            Some(false) => match recorded_at(client, prepared, owner, step.step_id)? {
+            Some(false) => match recorded_at(session, owner, step.step_id)? {
                 Some(found) if step.is_same_write(&found) => Verdict::Done,
                 Some(found) => Verdict::Refused(Refusal::OtherStep { recorded: found.name.into_owned() }),
                 None => Verdict::NotOwner,
@@ -136,25 +135,26 @@ pub(super) fn recorded(
 
 /// What is recorded in this place.
 pub(super) fn recorded_at(
-    client: &mut impl GenericClient,
-    prepared: &mut Prepared,
+    session: &mut impl Session,
     owner: &Owner,
     at: StepId,
 ) -> DbResult<Option<StepRow>> {
-    let before = place(StepId(at.0.saturating_sub(1)))?;
-    let rows = prepared.query(client, &READ, &[&owner.workflow.as_str(), &before, &1_i64])?;
+    let rows = session.query(&READ, &[&owner.workflow.as_str(), &place(at)?, &1_i64])?;
     let found = rows.first().map(|row| step_row(&READ, row)).transpose()?;
     Ok(found.filter(|found| found.step_id == at))
 }
 
-/// The recorded steps after `after`, in order.
+/// The recorded steps after `after`, in order. From the first on, with what stands where no step can.
 pub(super) fn read(
     connection: &mut Connection,
     workflow: &WorkflowId,
     after: StepId,
     limit: u32,
 ) -> DbResult<Vec<StepRow>> {
-    let rows = connection.query(&READ, &[&workflow.as_str(), &place(after)?, &i64::from(limit)])?;
+    let from = if after == BEFORE_FIRST_STEP { Some(i32::MIN) } else { place(after)?.checked_add(1) };
+    // After the last place that a step can have there is none.
+    let Some(from) = from else { return Ok(Vec::new()) };
+    let rows = connection.query(&READ, &[&workflow.as_str(), &from, &i64::from(limit)])?;
     rows.iter().map(|row| step_row(&READ, row)).collect()
 }
 
@@ -179,6 +179,7 @@ pub(super) fn read_pasts(
     Ok(pasts)
 }
 
+/// A place below the first reads as 0: no run asks for it, so each run finds it left over and ends with a reason.
 fn step_row(statement: &Statement, row: &Row) -> DbResult<StepRow> {
     let time = |index| column::<Option<i64>>(statement, row, index).map(|ms| ms.map(Timestamp::from_millis));
     let step_id: i32 = column(statement, row, 1)?;

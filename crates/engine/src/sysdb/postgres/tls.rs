@@ -1,7 +1,20 @@
 //! How connections are encrypted.
 
-use postgres::{Client, Config, NoTls};
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+#[cfg(feature = "tls")]
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_postgres::config::SslMode;
+use tokio_postgres::tls::{ChannelBinding, TlsStream};
+#[cfg(feature = "tls")]
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect as _};
+use tokio_postgres::{Config, Error, NoTls, Socket};
+
+use super::link::{Driver, Halves};
+use crate::pure::error::BoxError;
 use crate::sysdb::{PostgresUrl, Tls};
 
 /// What the URL asks for, ready to connect with.
@@ -10,6 +23,61 @@ pub(super) enum Encryption {
     None,
     #[cfg(feature = "tls")]
     Rustls(Box<tokio_postgres_rustls::MakeRustlsConnect>),
+}
+
+/// Carries bytes, encrypted or not.
+pub(super) enum Carrier {
+    Plain(Socket),
+    #[cfg(feature = "tls")]
+    Encrypted(Box<<tokio_postgres_rustls::MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>),
+}
+
+/// What both have.
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+
+impl Carrier {
+    fn stream(&mut self) -> Pin<&mut dyn Stream> {
+        match self {
+            Self::Plain(socket) => Pin::new(socket),
+            #[cfg(feature = "tls")]
+            Self::Encrypted(stream) => Pin::new(stream.as_mut()),
+        }
+    }
+}
+
+impl AsyncRead for Carrier {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.stream().poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Carrier {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.stream().poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_shutdown(cx)
+    }
+}
+
+impl TlsStream for Carrier {
+    fn channel_binding(&self) -> ChannelBinding {
+        match self {
+            Self::Plain(_) => ChannelBinding::none(),
+            #[cfg(feature = "tls")]
+            Self::Encrypted(stream) => stream.channel_binding(),
+        }
+    }
 }
 
 impl Encryption {
@@ -32,13 +100,59 @@ impl Encryption {
         }
     }
 
-    pub(super) fn connect(&self, config: &Config) -> Result<Client, postgres::Error> {
-        match self {
-            Self::None => config.connect(NoTls),
+    /// A session, driven by its caller.
+    pub(super) async fn connect(&self, config: &Config) -> Result<Halves, Error> {
+        Ok(match self {
+            Self::None => boxed(config.connect(NoTls).await?),
             #[cfg(feature = "tls")]
-            Self::Rustls(tls) => config.connect(tls.as_ref().clone()),
+            Self::Rustls(tls) => boxed(config.connect(tls.as_ref().clone()).await?),
+        })
+    }
+
+    #[cfg_attr(not(feature = "tls"), expect(clippy::unused_async, reason = "TLS waits for the server"))]
+    /// The same for one half alone: what carries the bytes on a socket to a server that was asked for nothing yet.
+    pub(super) async fn carry(
+        &self,
+        socket: Socket,
+        mode: SslMode,
+        domain: &str,
+    ) -> Result<Carrier, BoxError> {
+        match self {
+            Self::None => {
+                let _ = (mode, domain);
+                Ok(Carrier::Plain(socket))
+            }
+            #[cfg(feature = "tls")]
+            Self::Rustls(tls) => {
+                let mut socket = socket;
+                if mode == SslMode::Disable {
+                    return Ok(Carrier::Plain(socket));
+                }
+                if !agrees_to_encrypt(&mut socket).await? {
+                    let refused = || "the server does not support TLS".into();
+                    return if mode == SslMode::Prefer { Ok(Carrier::Plain(socket)) } else { Err(refused()) };
+                }
+                let mut tls = tls.as_ref().clone();
+                let handshake = MakeTlsConnect::<Socket>::make_tls_connect(&mut tls, domain)?;
+                Ok(Carrier::Encrypted(Box::new(handshake.connect(socket).await?)))
+            }
         }
     }
+}
+
+/// Asks the server whether it encrypts.
+#[cfg(feature = "tls")]
+async fn agrees_to_encrypt(socket: &mut Socket) -> io::Result<bool> {
+    // A length of eight bytes, and the code of the request.
+    socket.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).await?;
+    Ok(socket.read_u8().await? == b'S')
+}
+
+fn boxed<T>((client, connection): (tokio_postgres::Client, tokio_postgres::Connection<Socket, T>)) -> Halves
+where
+    T: TlsStream + Unpin + Send + 'static,
+{
+    (client, Box::new(connection) as Box<dyn Driver>)
 }
 
 #[cfg(feature = "tls")]
@@ -47,10 +161,12 @@ mod rustls_config {
     use std::sync::Arc;
 
     use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+    use rustls::client::{WebPkiServerVerifier, verify_server_name};
     use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
     use rustls::pki_types::pem::PemObject as _;
     use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-    use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+    use rustls::server::ParsedCertificate;
+    use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
     use rustls_platform_verifier::BuilderVerifierExt as _;
 
     use crate::sysdb::Tls;
@@ -69,7 +185,10 @@ mod rustls_config {
             (Tls::Prefer, _) | (Tls::Require, None) if roots.is_none() => {
                 builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider)))
             }
-            (_, Some(file)) => builder.with_root_certificates(read(file)?),
+            (_, Some(file)) => {
+                let verifier = Arc::new(FromFile::read(file, provider)?);
+                builder.dangerous().with_custom_certificate_verifier(verifier)
+            }
             (_, None) => builder.with_platform_verifier().map_err(|e| {
                 format!("the certificates of this system cannot be used: {e}; name a file by sslrootcert")
             })?,
@@ -77,14 +196,74 @@ mod rustls_config {
         Ok(builder.with_no_client_auth())
     }
 
-    fn read(file: &Path) -> Result<RootCertStore, String> {
-        let refuse = |reason: String| format!("sslrootcert {}: {reason}", file.display());
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_file_iter(file).map_err(|e| refuse(e.to_string()))? {
-            let certificate = certificate.map_err(|e| refuse(e.to_string()))?;
-            roots.add(certificate).map_err(|e| refuse(e.to_string()))?;
+    /// Trusts what the certificates of a file signed, and each of them as the server's own.
+    #[derive(Debug)]
+    struct FromFile {
+        certificates: Vec<CertificateDer<'static>>,
+        roots: Arc<WebPkiServerVerifier>,
+    }
+
+    impl FromFile {
+        fn read(file: &Path, provider: Arc<CryptoProvider>) -> Result<Self, String> {
+            let refuse = |reason: String| format!("sslrootcert {}: {reason}", file.display());
+            let (mut certificates, mut roots) = (Vec::new(), RootCertStore::empty());
+            for certificate in CertificateDer::pem_file_iter(file).map_err(|e| refuse(e.to_string()))? {
+                let certificate = certificate.map_err(|e| refuse(e.to_string()))?;
+                roots.add(certificate.clone()).map_err(|e| refuse(e.to_string()))?;
+                certificates.push(certificate);
+            }
+            if certificates.is_empty() {
+                return Err(refuse("it holds no certificate".to_owned()));
+            }
+            let roots = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+            Ok(Self { certificates, roots: roots.map_err(|e| refuse(e.to_string()))? })
         }
-        if roots.is_empty() { Err(refuse("it holds no certificate".to_owned())) } else { Ok(roots) }
+    }
+
+    impl ServerCertVerifier for FromFile {
+        /// A certificate that a server signed for itself is mostly one that may sign others. As that of a server it is
+        /// refused for this alone, after its dates were found good. In the file it says that it is the server's.
+        fn verify_server_cert(
+            &self,
+            server: &CertificateDer<'_>,
+            between: &[CertificateDer<'_>],
+            name: &ServerName<'_>,
+            ocsp: &[u8],
+            now: UnixTime,
+        ) -> Result<ServerCertVerified, rustls::Error> {
+            match self.roots.verify_server_cert(server, between, name, ocsp, now) {
+                Err(rustls::Error::InvalidCertificate(CertificateError::Other(reason)))
+                    if self.certificates.contains(server)
+                        && format!("{reason:?}").contains("CaUsedAsEndEntity") =>
+                {
+                    verify_server_name(&ParsedCertificate::try_from(server)?, name)?;
+                    Ok(ServerCertVerified::assertion())
+                }
+                verified => verified,
+            }
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            self.roots.verify_tls12_signature(message, certificate, signature)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            self.roots.verify_tls13_signature(message, certificate, signature)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.roots.supported_verify_schemes()
+        }
     }
 
     /// Encrypts to whoever answers: safe from those who listen, not from those in between.

@@ -1,39 +1,38 @@
 //! Transaction steps: a user's writes and the record of the step, in one commit.
 
 use std::error::Error as StdError;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
+use std::time::Duration;
 
 use postgres::error::SqlState;
-use postgres::{GenericClient, IsolationLevel, Transaction};
+use postgres::{Client, IsolationLevel, Transaction};
 
-use super::connection::{Connection, Prepared, Statement, column, failed, in_words, source_of, trouble};
-use super::connector::{Connector, IDLE_MAX, Purpose, settings};
+use super::connection::{Session, Statement, column, failed, in_words, is_inside_async, source_of, trouble};
+use super::connector::{Connector, IDLE_MAX, Purpose};
+use super::line::Serving;
 use super::pool::Pool;
+use super::statements::Blocking;
+use super::step_session::{Lookout, StepSession};
+use super::trouble::silent;
 use super::{batch, steps};
-use crate::clock::Stopwatch;
-use crate::id::StepId;
-use crate::limits::BODY_TRIES_MAX;
-use crate::outage::Outage;
-use crate::sysdb::{DbError, DbResult, Owner, StepRow, Transacted, Verdict};
-use crate::testing::Gate;
+use crate::pure::clock::Stopwatch;
+use crate::pure::id::StepId;
+use crate::pure::limits::BODY_TRIES_MAX;
+use crate::sysdb::outage::{Outage, Part};
+use crate::sysdb::testing::Gate;
+use crate::sysdb::{DbError, DbResult, Owner, StepRow, Transacted, Tx};
+
+/// How long a step waits for a connection before it looks whether it should still wait.
+const TURN: Duration = Duration::from_secs(1);
 
 /// Connections of their own, so that nothing a user does to a session (settings, temporary tables) reaches the
 /// engine's.
 pub(crate) struct TransactionSteps {
-    pool: Pool,
+    pool: Pool<StepSession>,
 }
 
-/// Settings, temporary tables and locks of one body are not there for the next, which may be another workflow's. They go
-/// with the first request, because a body that failed may have left them, too. Statements that it prepared stay: ours
-/// would go with them.
-static RENEW: LazyLock<String> = LazyLock::new(|| {
-    const FORGET: &str = "
-        RESET ROLE; RESET SESSION AUTHORIZATION; RESET ALL; CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES;
-        SELECT pg_advisory_unlock_all();";
-    format!("{FORGET}{}", settings(Purpose::Steps))
-});
-
-/// Says whether the workflow is still the owner's, and marks the transaction: the mark is gone when it has ended.
+/// Says whether the workflow is still the owner's, and who serves the transaction; and marks it: the mark is gone when it
+/// has ended.
 ///
 /// $1 id, $2 token
 const OPEN: Statement = Statement {
@@ -41,7 +40,8 @@ const OPEN: Statement = Statement {
     sql: "
         SELECT set_config('piton.step', $1::text, TRUE),
                EXISTS (SELECT 1 FROM dbos.workflow_status
-                        WHERE workflow_uuid = $1 AND (status = 'PENDING') IS TRUE AND owner_xid = $2)",
+                        WHERE workflow_uuid = $1 AND (status = 'PENDING') IS TRUE AND owner_xid = $2),
+               pg_backend_pid(), (extract(epoch FROM now()) * 1000000)::int8",
 };
 
 const CLOSE: Statement = Statement {
@@ -56,7 +56,10 @@ pub(super) const ALL: &[Statement] = &[OPEN, CLOSE];
 
 impl TransactionSteps {
     pub(super) fn new(connector: Connector, connections_max: usize, outage: Arc<Outage>) -> Self {
-        Self { pool: Pool::new(connector, Purpose::Steps, connections_max, outage) }
+        let answer = connector.limits.answer(Purpose::Steps);
+        let look = Arc::new(Lookout::new(connector.clone()));
+        let make = move || StepSession::connect(&connector, look.clone());
+        Self { pool: Pool::new(make, connections_max, answer, outage) }
     }
 
     /// Runs `body` in a transaction and commits it with the step row that it returns. After an error it is not
@@ -66,48 +69,66 @@ impl TransactionSteps {
         owner: &Owner,
         earlier: Option<StepId>,
         gate: &Gate,
-        body: impl FnOnce(&mut Transaction<'_>) -> Result<(StepRow, T), E>,
+        body: impl FnOnce(&mut Tx<'_>) -> Result<(StepRow, T), E>,
     ) -> DbResult<Transacted<T, E>> {
-        self.pool.with_here(|connection| {
-            match try_once(connection, owner, earlier, gate, body) {
-                Err(error) if is_conflict(source_of(error.source.as_ref())) => Ok(Transacted::Conflict),
-                tried => {
-                    // One that was misused may have lost a setting that makes it safe.
-                    if matches!(tried, Ok(Transacted::Misused(_) | Transacted::Lost { .. })) {
-                        connection.give_up();
-                    }
-                    tried
+        if is_inside_async() {
+            let reason =
+                "it blocks, so it cannot be called inside an async runtime; call it outside of block_on";
+            return Err(DbError { may_pass: false, ..trouble("transaction_step", reason) });
+        }
+        // Others of this process have all of them: nobody's fault, and the caller may have been told to stop.
+        let Some(mut lent) = self.pool.take_within(TURN)? else { return Ok(Transacted::Conflict) };
+        let session = lent.connection()?;
+        let tried = session.watched(|session| try_once(session, owner, earlier, gate, body));
+        // Of an error the caller says so.
+        if tried.is_ok()
+            && let Some(time) = session.silence()
+        {
+            self.pool.outage().failed(Part::Steps, &silent("transaction_step", time));
+            self.pool.outage().passed(Part::Steps);
+        }
+        match tried {
+            Err(error) if is_conflict(source_of(error.source.as_ref())) => Ok(Transacted::Conflict),
+            tried => {
+                // One that was misused may have lost a setting that makes it safe.
+                if matches!(tried, Ok(Transacted::Misused(_) | Transacted::Lost { .. })) {
+                    session.give_up();
                 }
+                tried
             }
-        })
+        }
     }
 }
 
 fn try_once<T, E>(
-    connection: &mut Connection,
+    session: &mut StepSession,
     owner: &Owner,
     earlier: Option<StepId>,
     gate: &Gate,
-    body: impl FnOnce(&mut Transaction<'_>) -> Result<(StepRow, T), E>,
+    body: impl FnOnce(&mut Tx<'_>) -> Result<(StepRow, T), E>,
 ) -> DbResult<Transacted<T, E>> {
-    connection.run("renew_session", &RENEW)?;
-    let (client, prepared) = connection.parts("begin_transaction_step")?;
-    let mut transaction = client
-        .build_transaction()
-        .isolation_level(IsolationLevel::Serializable)
-        .read_only(false)
-        .start()
-        .map_err(|e| failed("begin_transaction_step", e))?;
+    let StepSession { client, manner, schema, line, renew, .. } = session;
+    let Some(client) = client else {
+        return Err(trouble("begin_transaction_step", "the connection is gone"));
+    };
+    line.serve(None);
+    let mut transaction = begin(client, renew)?;
+    let mut ours = Blocking { client: &mut transaction, manner, schema };
     if let Some(place) = earlier
-        && let Some(recorded) = steps::recorded_at(&mut transaction, prepared, owner, place)?
+        && let Some(recorded) = steps::recorded_at(&mut ours, owner, place)?
     {
         return Ok(Transacted::Recorded(recorded));
     }
-    if !open(&mut transaction, prepared, owner)? {
-        return Ok(Transacted::NotOwner);
-    }
+    let Some(serving) = open(&mut ours, owner)? else { return Ok(Transacted::NotOwner) };
+    line.serve(Some(serving));
     let watch = Stopwatch::start();
-    let done = body(&mut transaction);
+    let mut tx = Tx::on_postgres(transaction);
+    let done = body(&mut tx);
+    let Some(mut transaction) = tx.into_postgres() else {
+        return Ok(Transacted::Misused(
+            "the body put another transaction in the place of its own".to_owned(),
+        ));
+    };
     // Whether the connection was lost comes out with the next request, and mostly why.
     let took = watch.elapsed();
     let lost = |tried, error: DbError| {
@@ -124,7 +145,8 @@ fn try_once<T, E>(
             };
         }
     };
-    match misuse(&mut transaction, prepared, owner) {
+    let mut ours = Blocking { client: &mut transaction, manner, schema };
+    match misuse(&mut ours, owner) {
         Ok(None) => {}
         Ok(Some(misuse)) => return Ok(Transacted::Misused(misuse.to_owned())),
         Err(error) if error.may_pass && !is_conflict(source_of(error.source.as_ref())) => {
@@ -132,11 +154,42 @@ fn try_once<T, E>(
         }
         Err(error) => return Err(error),
     }
-    match batch::record_in(&mut transaction, prepared, owner, &step)? {
-        Verdict::Done => {}
-        Verdict::NotOwner => return Ok(Transacted::NotOwner),
-        other => return Ok(Transacted::Misused(format!("the place of its record is taken: {other:?}"))),
+    if !batch::is_recorded_now(&mut ours, owner, &step)? {
+        // What is there is of an earlier try whose answer was lost. The effect of this one is rolled back.
+        return Ok(match steps::recorded_at(&mut ours, owner, step.step_id)? {
+            Some(recorded) => Transacted::Recorded(recorded),
+            None => Transacted::NotOwner,
+        });
     }
+    match commit(transaction, gate) {
+        Ok(Ok(())) => Ok(Transacted::Committed(value)),
+        // The answer may be lost while the commit is not: the next try looks for the record first.
+        Ok(Err(error)) if error.may_pass => Err(error),
+        Ok(Err(error)) => {
+            let mut ours = Blocking { client, manner, schema };
+            match steps::recorded_at(&mut ours, owner, step.step_id) {
+                Ok(Some(_)) => Ok(Transacted::Committed(value)),
+                Ok(None) => Err(error),
+                Err(_) => Err(DbError { may_pass: true, ..error }),
+            }
+        }
+        Err(reason) => Ok(Transacted::Refused(reason)),
+    }
+}
+
+fn begin<'c>(client: &'c mut Client, renew: &str) -> DbResult<Transaction<'c>> {
+    let mut transaction = client
+        .build_transaction()
+        .isolation_level(IsolationLevel::Serializable)
+        .read_only(false)
+        .start()
+        .map_err(|e| failed("begin_transaction_step", e))?;
+    transaction.batch_execute(renew).map_err(|e| failed("renew_session", e))?;
+    Ok(transaction)
+}
+
+/// Commits, or says why the server refuses what the body wrote.
+fn commit(transaction: Transaction<'_>, gate: &Gate) -> Result<DbResult<()>, String> {
     let mut refused = None;
     let committed = gate.around(
         || vec!["transaction_step"],
@@ -149,35 +202,25 @@ fn try_once<T, E>(
             })
         },
     );
-    if let Some(reason) = refused {
-        return Ok(Transacted::Refused(reason));
-    }
-    match committed {
-        Ok(()) => Ok(Transacted::Committed(value)),
-        // The answer may be lost while the commit is not: the next try looks for the record first.
-        Err(error) if error.may_pass => Err(error),
-        Err(error) => match steps::recorded_at(client, prepared, owner, step.step_id) {
-            Ok(Some(_)) => Ok(Transacted::Committed(value)),
-            Ok(None) => Err(error),
-            Err(_) => Err(DbError { may_pass: true, ..error }),
-        },
-    }
+    refused.map_or(Ok(committed), Err)
 }
 
-fn open(client: &mut impl GenericClient, prepared: &mut Prepared, owner: &Owner) -> DbResult<bool> {
-    let rows = prepared.query(client, &OPEN, &[&owner.workflow.as_str(), &owner.token.as_str()])?;
-    rows.first().map_or(Ok(false), |row| column(&OPEN, row, 1))
+/// Who serves the transaction, if the workflow is the owner's.
+fn open(session: &mut impl Session, owner: &Owner) -> DbResult<Option<Serving>> {
+    let rows = session.query(&OPEN, &[&owner.workflow.as_str(), &owner.token.as_str()])?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let serving = Serving { process: column(&OPEN, row, 2)?, since: column(&OPEN, row, 3)? };
+    Ok(column::<bool>(&OPEN, row, 1)?.then_some(serving))
 }
 
 /// What makes it impossible to commit the effect together with its record.
-fn misuse(
-    client: &mut impl GenericClient,
-    prepared: &mut Prepared,
-    owner: &Owner,
-) -> DbResult<Option<&'static str>> {
-    let rows = match prepared.query(client, &CLOSE, &[]) {
+fn misuse(session: &mut impl Session, owner: &Owner) -> DbResult<Option<&'static str>> {
+    let rows = match session.query(&CLOSE, &[]) {
         Ok(rows) => rows,
-        Err(error) if is_aborted(&error) => {
+        Err(error) if has_code(&error, &SqlState::INVALID_SQL_STATEMENT_NAME) => {
+            return Ok(Some("the body deallocated statements of the engine"));
+        }
+        Err(error) if has_code(&error, &SqlState::IN_FAILED_SQL_TRANSACTION) => {
             return Ok(Some(
                 "a statement failed, which rolls the transaction back, and the body went on as if it had not",
             ));
@@ -204,9 +247,8 @@ fn is_conflict(error: Option<&postgres::Error>) -> bool {
     )
 }
 
-fn is_aborted(error: &DbError) -> bool {
-    source_of::<postgres::Error>(error.source.as_ref())
-        .is_some_and(|error| error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION))
+fn has_code(error: &DbError, code: &SqlState) -> bool {
+    source_of::<postgres::Error>(error.source.as_ref()).is_some_and(|error| error.code() == Some(code))
 }
 
 /// How often a body that fails with this error is run at most. A conflict with another transaction is nobody's fault,

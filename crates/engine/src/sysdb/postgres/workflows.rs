@@ -8,12 +8,14 @@ use postgres::types::ToSql;
 
 use super::batch::{self, Found, Part};
 use super::connection::{Connection, Statement, column};
-use crate::clock::Timestamp;
-use crate::id::{ExecutorId, WorkflowId};
-use crate::status::WorkflowStatus;
-use crate::sysdb::names::{INTERNAL_QUEUE, mark_of_message, mark_of_workflow};
+use crate::pure::clock::Timestamp;
+use crate::pure::codec;
+use crate::pure::id::{ExecutorId, WorkflowId};
+use crate::pure::limits::WAITS_LOOKED_AT;
+use crate::pure::status::WorkflowStatus;
+use crate::sysdb::names::{INTERNAL_QUEUE, ended, mark_of_message, mark_of_workflow};
 use crate::sysdb::write::{Attempt, Existing, NewWorkflow, Refusal, Wake};
-use crate::sysdb::{DbError, DbResult, Outcome, Owner, StepRow, StoredInput, Verdict};
+use crate::sysdb::{DbResult, Outcome, Owner, StepRow, StoredInput, Verdict};
 
 /// Inserts those that are new; where the id is taken, no row comes back. In the order of their ids, so that two processes
 /// that start the same ones do not wait for each other in a circle.
@@ -121,21 +123,25 @@ const WAKE_PARENTS: Statement = Statement {
 /// $1 id, $2 token, $3 due, $4 queue, $5 now, $6 mark, $7 awaited workflow, $8 awaited topic
 const SUSPEND: Statement = Statement {
     name: "suspend",
-    sql: "
+    sql: concat!(
+        "
         WITH awaited AS MATERIALIZED (
              SELECT status FROM dbos.workflow_status WHERE workflow_uuid = $7::text FOR SHARE)
         UPDATE dbos.workflow_status
            SET status = 'DELAYED', delay_until_epoch_ms = $3::int8, queue_name = COALESCE(queue_name, $4),
                owner_xid = NULL, started_at_epoch_ms = NULL, updated_at = $5,
-               recovery_attempts = greatest(recovery_attempts - 1, 0),
+               recovery_attempts = greatest(recovery_attempts, 1) - 1,
                attributes = CASE WHEN $6::text IS NULL THEN attributes
                                  WHEN jsonb_typeof(attributes) = 'object'
                                  THEN attributes || jsonb_build_object('piton.awaits', $6::text)
                                  ELSE jsonb_build_object('piton.awaits', $6::text) END
          WHERE workflow_uuid = $1 AND (status = 'PENDING') IS TRUE AND owner_xid = $2
-           AND NOT EXISTS (SELECT 1 FROM awaited WHERE status NOT IN ('PENDING', 'ENQUEUED', 'DELAYED'))
+           AND NOT EXISTS (SELECT 1 FROM awaited WHERE status IN ",
+        ended!(),
+        ")
            AND NOT EXISTS (SELECT 1 FROM dbos.notifications
-                            WHERE destination_uuid = $1 AND topic = $8::text AND consumed = FALSE)",
+                            WHERE destination_uuid = $1 AND topic = $8::text AND consumed = FALSE)"
+    ),
 };
 
 /// $1 id, $2 token, $3 queue, $4 now, $5 attempts to give back, $6 the time from which on it may be claimed
@@ -146,8 +152,34 @@ const RELEASE: Statement = Statement {
            SET status = CASE WHEN $6::int8 IS NULL THEN 'ENQUEUED' ELSE 'DELAYED' END, delay_until_epoch_ms = $6,
                queue_name = COALESCE(queue_name, $3), owner_xid = NULL,
                started_at_epoch_ms = NULL, updated_at = $4,
-               recovery_attempts = greatest(recovery_attempts - $5::int8, 0)
+               recovery_attempts = greatest(recovery_attempts, $5::int8) - $5::int8
          WHERE workflow_uuid = $1 AND (status = 'PENDING') IS TRUE AND owner_xid = $2",
+};
+
+/// $1 workflow, $2 one that may be among those it descends from
+const DESCENDS_FROM: Statement = Statement {
+    name: "descends_from",
+    sql: "
+        WITH RECURSIVE line (id) AS (
+             SELECT $1::text
+              UNION
+             SELECT s.parent_workflow_id FROM line JOIN dbos.workflow_status s ON s.workflow_uuid = line.id
+              WHERE s.parent_workflow_id IS NOT NULL)
+        SELECT 1 FROM line WHERE id = $2",
+};
+
+/// What it waits for without a thread, and what that waits for, and so on. $1 id, $2 how far
+const WAITS_OF: Statement = Statement {
+    name: "waits_of",
+    sql: "
+        WITH RECURSIVE line (id, hops) AS (
+             SELECT $1::text, 0::int8
+              UNION ALL
+             SELECT substr(s.attributes ->> 'piton.awaits', 10), line.hops + 1
+               FROM line JOIN dbos.workflow_status s ON s.workflow_uuid = line.id
+              WHERE line.hops < $2 AND (s.status = 'DELAYED') IS TRUE AND jsonb_typeof(s.attributes) = 'object'
+                AND s.attributes ->> 'piton.awaits' LIKE 'workflow %')
+        SELECT id FROM line ORDER BY hops",
 };
 
 /// $1 id
@@ -169,7 +201,8 @@ const OUTCOMES: Statement = Statement {
 };
 
 #[cfg(test)]
-pub(super) const ALL: &[Statement] = &[TAKEN_BY, HOLD, WAKE_PARENTS, SUSPEND, RELEASE, INPUT, OUTCOMES];
+pub(super) const ALL: &[Statement] =
+    &[TAKEN_BY, HOLD, WAKE_PARENTS, SUSPEND, DESCENDS_FROM, WAITS_OF, RELEASE, INPUT, OUTCOMES];
 
 /// Holds the workflow for its owner until the end of the transaction; false if it is somebody else's.
 pub(super) fn hold(connection: &mut Connection, owner: &Owner) -> DbResult<bool> {
@@ -205,9 +238,9 @@ fn taken(connection: &mut Connection, new: &[&NewWorkflow]) -> DbResult<HashMap<
         Some((name, _, _)) if **name != *new.name => {
             Verdict::Refused(Refusal::OtherWorkflow { name: name.clone() })
         }
-        Some((_, _, input)) => {
-            Verdict::AlreadyThere(Existing { same_input: input.as_deref() == Some(new.input.as_str()) })
-        }
+        Some((_, _, input)) => Verdict::AlreadyThere(Existing {
+            same_input: input.as_deref().is_some_and(|input| codec::same_input(input, &new.input)),
+        }),
     };
     Ok(new.iter().map(|new| (new.id.clone(), verdict(new))).collect())
 }
@@ -224,6 +257,12 @@ pub(super) fn start_child(
             return Ok(Verdict::NotOwner);
         }
         let started = batch::start(connection, child)?;
+        if matches!(started, Verdict::AlreadyThere(_)) {
+            let ids: [&(dyn ToSql + Sync); 2] = [&parent.workflow.as_str(), &child.id.as_str()];
+            if connection.first(&DESCENDS_FROM, &ids)?.is_some() {
+                return Ok(Verdict::Refused(Refusal::Ancestor));
+            }
+        }
         if matches!(started, Verdict::Refused(_)) {
             return Ok(started);
         }
@@ -315,6 +354,11 @@ pub(super) fn release(
     Ok(if released == 1 { Verdict::Done } else { Verdict::NotOwner })
 }
 
+pub(super) fn waits_of(connection: &mut Connection, workflow: &WorkflowId) -> DbResult<Vec<WorkflowId>> {
+    let rows = connection.query(&WAITS_OF, &[&workflow.as_str(), &WAITS_LOOKED_AT])?;
+    super::claims::ids(&WAITS_OF, &rows)
+}
+
 /// Nothing where there is no such workflow.
 pub(super) fn read_input(connection: &mut Connection, workflow: &WorkflowId) -> DbResult<StoredInput> {
     match connection.first(&INPUT, &[&workflow.as_str()])? {
@@ -341,16 +385,8 @@ fn outcome_row(row: &Row) -> DbResult<Outcome> {
 }
 
 pub(super) fn status_column(statement: &Statement, row: &Row, index: usize) -> DbResult<WorkflowStatus> {
-    let text: Option<String> = column(statement, row, index)?;
-    let text = text.unwrap_or_default();
-    WorkflowStatus::parse(&text).ok_or_else(|| DbError {
-        statement: statement.name,
-        may_pass: false,
-        source: Box::<dyn std::error::Error + Send + Sync>::from(format!(
-            "`{text}` is not a workflow status"
-        ))
-        .into(),
-    })
+    let text: Option<&str> = column(statement, row, index)?;
+    Ok(text.and_then(WorkflowStatus::parse).unwrap_or(WorkflowStatus::Unknown))
 }
 
 /// The columns of new workflows.

@@ -25,11 +25,15 @@ impl PostgresWriter {
 
 impl Writer for PostgresWriter {
     fn commit(&mut self, batch: &[Write]) -> DbResult<Vec<Verdict>> {
-        let mut connection = match self.connection.take().filter(Connection::is_sound) {
-            Some(connection) => connection,
-            None => self.connector.connect(Purpose::Engine)?,
-        };
-        let done = outside_async("commit", || connection.watched(|connection| commit(connection, batch)));
+        let (own, connector) = (self.connection.take(), &self.connector);
+        let (connection, done) = outside_async("commit", || {
+            let mut connection = match own.and_then(Connection::if_sound) {
+                Some(connection) => connection,
+                None => connector.connect(Purpose::Writer)?,
+            };
+            let done = connection.watched(|connection| commit(connection, batch));
+            Ok((connection, done))
+        })?;
         self.connection = Some(connection);
         if let Ok(verdicts) = &done {
             self.news.tell(batch, verdicts);

@@ -3,19 +3,22 @@
 //! SQLite uses a partial index only where the query repeats the index's own condition, so some conditions on the
 //! status are said twice.
 
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, params};
 
+use super::column::StoredId;
 use super::statement::Statement;
-use super::workflows::status_column;
-use super::{AWAITS_PATH, json_array, served_version, workflows};
-use crate::clock::Timestamp;
-use crate::error::NOT_REGISTERED;
-use crate::id::{ExecutorId, OwnerToken, WorkflowId};
-use crate::status::WorkflowStatus;
-use crate::sysdb::names::INTERNAL_QUEUE;
+use super::{AWAITS_PATH, column, json_array, served_version, workflows};
+use crate::pure::clock::Timestamp;
+use crate::pure::error::{NOT_REGISTERED, Stop};
+use crate::pure::id::{ExecutorId, OwnerToken, WorkflowId};
+use crate::sysdb::names::{INTERNAL_QUEUE, ended};
+use crate::sysdb::outage::Outage;
 use crate::sysdb::write::Unknown;
-use crate::sysdb::{DbResult, Identity, Owner, Served, Verdict};
+use crate::sysdb::{BusyExecutor, DbResult, Identity, Owner, Served, Verdict, loss};
 
+/// And those whose time is none: to SQLite, each text and each blob is greater than the empty text.
+///
 /// ?1 now, ?2 path of the mark, ?3 application
 const WAKE_DUE: Statement = Statement {
     name: "wake_due",
@@ -23,32 +26,37 @@ const WAKE_DUE: Statement = Statement {
         UPDATE workflow_status
            SET status = 'ENQUEUED', delay_until_epoch_ms = NULL, updated_at = ?1,
                attributes = CASE WHEN json_valid(attributes) THEN json_remove(attributes, ?2) ELSE attributes END
-         WHERE status = 'DELAYED' AND delay_until_epoch_ms <= ?1
+         WHERE status = 'DELAYED' AND (delay_until_epoch_ms <= ?1 OR delay_until_epoch_ms >= '')
            AND (application_name = ?3 OR application_name IS NULL)
         RETURNING workflow_uuid",
 };
 
 /// What others did may have ended a wait without waking it: a workflow that is the child of somebody else, a message
-/// that another program wrote. One that has lost its mark, and has no time to wake at either, looks for itself.
+/// that another program wrote. One that has lost its mark, and has no time to wake at either, looks for itself. One that
+/// waits for a workflow in a state that is not known waits on.
 ///
 /// ?1 path of the mark, ?2 application
 const SERVED_WAITS: Statement = Statement {
     name: "served_waits",
-    sql: "
+    sql: concat!(
+        "
         WITH waiting AS (
              SELECT workflow_uuid AS id, delay_until_epoch_ms AS due,
                     CASE WHEN json_valid(attributes) THEN json_extract(attributes, ?1) END AS mark
                FROM workflow_status
               WHERE status = 'DELAYED' AND (application_name = ?2 OR application_name IS NULL))
         SELECT id FROM waiting
-         WHERE (due IS NULL AND mark IS NULL)
+         WHERE (due IS NULL AND (mark IS NULL OR (mark NOT LIKE 'workflow %' AND mark NOT LIKE 'message %')))
             OR (mark LIKE 'workflow %'
                 AND NOT EXISTS (SELECT 1 FROM workflow_status awaited
                                  WHERE awaited.workflow_uuid = substr(mark, 10)
-                                   AND awaited.status IN ('PENDING', 'ENQUEUED', 'DELAYED')))
+                                   AND COALESCE(awaited.status, '') NOT IN ",
+        ended!(),
+        "))
             OR (mark LIKE 'message %'
                 AND EXISTS (SELECT 1 FROM notifications
-                             WHERE destination_uuid = id AND topic = substr(mark, 9) AND consumed = FALSE))",
+                             WHERE destination_uuid = id AND topic = substr(mark, 9) AND consumed = FALSE))"
+    ),
 };
 
 /// One that waits for something else by now looks in vain and waits on. ?1 JSON array of ids, ?2 path of the mark, ?3 now
@@ -74,6 +82,18 @@ const REQUEUE: Statement = Statement {
         RETURNING workflow_uuid",
 };
 
+/// Those of a name that is none of ?4, or of none at all, which wait since then or since a time that is none.
+macro_rules! unknown_name {
+    ($since:literal) => {
+        concat!(
+            "(name IS NULL OR name NOT IN (SELECT value FROM json_each(?4)))
+           AND (updated_at <= ",
+            $since,
+            " OR updated_at >= '')"
+        )
+    };
+}
+
 /// ?1 queues, ?2 application, ?3 version, ?4 known names as a JSON array, ?5 now, ?6 since when it waits at the latest
 const REFUSE_UNKNOWN: Statement = Statement {
     name: "refuse_unknown",
@@ -88,11 +108,15 @@ const REFUSE_UNKNOWN: Statement = Statement {
            AND ",
         served_version!(),
         "
-           AND name NOT IN (SELECT value FROM json_each(?4)) AND updated_at <= ?6
-        RETURNING workflow_uuid, parent_workflow_id"
+           AND ",
+        unknown_name!("?6"),
+        "
+        RETURNING workflow_uuid, parent_workflow_id, rowid"
     ),
 };
 
+/// The work may have failed under that name, too; then the text begins in another way.
+///
 /// ?1 application, ?2 version, ?3 known names as a JSON array, ?4 name of the failure, ?5 queue, ?6 now
 const REVIVE: Statement = Statement {
     name: "revive",
@@ -106,7 +130,8 @@ const REVIVE: Statement = Statement {
            AND name IN (SELECT value FROM json_each(?3))
            AND EXISTS (SELECT 1 FROM workflow_output o
                         WHERE o.workflow_uuid = workflow_status.workflow_uuid
-                          AND json_valid(o.error) AND json_extract(o.error, '$.name') = ?4)
+                          AND CASE WHEN json_valid(o.error) THEN json_extract(o.error, '$.name') END = ?4
+                          AND substr(o.error, 1, 2) <> '{ ')
         RETURNING workflow_uuid",
 };
 
@@ -134,17 +159,19 @@ const UNKNOWN_WAIT: Statement = Statement {
            AND ",
         served_version!(),
         "
-           AND name NOT IN (SELECT value FROM json_each(?4)) AND updated_at <= ?5
-         LIMIT 1"
+           AND ",
+        unknown_name!("?5"),
+        " LIMIT 1"
     ),
 };
 
-/// ?1 prefix of this engine's ids
+/// And those whose ids are no texts. ?1 prefix of this engine's ids
 const BUSY_EXECUTORS: Statement = Statement {
     name: "busy_executors",
     sql: "
         SELECT DISTINCT executor_id FROM workflow_status
-         WHERE status = 'PENDING' AND substr(executor_id, 1, length(?1)) = ?1",
+         WHERE status = 'PENDING'
+           AND (substr(executor_id, 1, length(?1)) = ?1 OR typeof(executor_id) <> 'text')",
 };
 
 /// ?1 executor
@@ -155,14 +182,15 @@ const OWNED_BY: Statement = Statement {
          WHERE status = 'PENDING' AND executor_id = ?1 AND owner_xid IS NOT NULL",
 };
 
-/// One whose row is not there yet is not lost: its start is on the way. ?1 JSON array of [id, token]
+/// Without a status: there is no row. ?1 JSON array of [id, token]
 const LOST_AMONG: Statement = Statement {
     name: "lost_among",
     sql: "
-        SELECT s.workflow_uuid, json_extract(owner.value, '$[1]'), s.status
+        SELECT json_extract(owner.value, '$[0]'), json_extract(owner.value, '$[1]'),
+               CASE WHEN s.workflow_uuid IS NOT NULL THEN COALESCE(s.status, '') END
           FROM json_each(?1) AS owner
-          JOIN workflow_status s ON s.workflow_uuid = json_extract(owner.value, '$[0]')
-         WHERE s.status <> 'PENDING' OR s.owner_xid IS NOT json_extract(owner.value, '$[1]')",
+          LEFT JOIN workflow_status s ON s.workflow_uuid = json_extract(owner.value, '$[0]')
+         WHERE s.status IS NOT 'PENDING' OR s.owner_xid IS NOT json_extract(owner.value, '$[1]')",
 };
 
 #[cfg(test)]
@@ -185,8 +213,22 @@ pub(super) fn wake_due(connection: &Connection, app: &str, now: Timestamp) -> Db
     Ok(Verdict::Changed(WAKE_DUE.all(connection, params![now.as_millis(), AWAITS_PATH, app], id_column)?))
 }
 
-pub(super) fn served_waits(connection: &Connection, app: &str) -> DbResult<Vec<WorkflowId>> {
-    SERVED_WAITS.all(connection, [AWAITS_PATH, app], id_column)
+/// Those whose ids a statement can name.
+pub(super) fn served_waits(connection: &Connection, app: &str, outage: &Outage) -> DbResult<Vec<WorkflowId>> {
+    let waiting = SERVED_WAITS.all(connection, [AWAITS_PATH, app], |row| column::id(row, 0))?;
+    let named = waiting.into_iter().filter_map(|id| match id {
+        // JSON, in which they are named, ends for SQLite where a NUL is.
+        StoredId::Sound(id) if !id.contains('\0') => Some(WorkflowId::stored(id)),
+        id => {
+            let id = id.shown();
+            outage.names_row(
+                &id,
+                "it waits for nothing that is known, and its id cannot be named; it is left alone",
+            );
+            None
+        }
+    });
+    Ok(named.collect())
 }
 
 pub(super) fn wake_served(
@@ -208,13 +250,18 @@ pub(super) fn refuse_unknown(connection: &Connection, unknown: &Unknown) -> DbRe
     let (since, now) = (waiting_since.as_millis(), at.as_millis());
     let Identity { app, version, .. } = served.identity.as_ref();
     let params = params![json_array(&served.queues), app, version, json_array(&served.names), now, since];
-    let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?));
-    let refused = REFUSE_UNKNOWN.all(connection, params, read)?;
-    for (id, parent) in &refused {
-        workflows::set_error(connection, id, error, *at)?;
-        workflows::wake_parent(connection, parent.as_deref(), id, *at)?;
+    let read = |row: &Row<'_>| Ok((column::id(row, 0)?, column::sound_text(row, 1)?, row.get::<_, i64>(2)?));
+    let mut changed = Vec::new();
+    for (id, parent, rowid) in REFUSE_UNKNOWN.all(connection, params, read)? {
+        if let StoredId::Sound(id) = &id {
+            workflows::set_error(connection, id, error, *at)?;
+            workflows::wake_parent(connection, parent.as_deref(), id, *at)?;
+        } else {
+            workflows::end_unreadable(connection, rowid, error, *at)?;
+        }
+        changed.push(id.shown());
     }
-    Ok(Verdict::Changed(refused.into_iter().map(|(id, _)| WorkflowId::stored(id)).collect()))
+    Ok(Verdict::Changed(changed))
 }
 
 pub(super) fn revive(
@@ -256,36 +303,47 @@ pub(super) fn unknown_wait(connection: &Connection, served: &Served, since: Time
     Ok(UNKNOWN_WAIT.first(connection, params, |_| Ok(()))?.is_some())
 }
 
-pub(super) fn busy_executors(connection: &Connection) -> DbResult<Vec<ExecutorId>> {
-    let read = |row: &Row<'_>| Ok(ExecutorId::stored(&row.get::<_, String>(0)?));
-    BUSY_EXECUTORS.all(connection, [ExecutorId::PREFIX], read)
+pub(super) fn busy_executors(connection: &Connection) -> DbResult<Vec<BusyExecutor>> {
+    BUSY_EXECUTORS.all(connection, [ExecutorId::PREFIX], |row| {
+        Ok(match column::sound_text(row, 0)? {
+            Some(id) => BusyExecutor::Known(ExecutorId::stored(&id)),
+            None => BusyExecutor::Unreadable(column::text(row, 0)?.unwrap_or_else(|| "NULL".to_owned())),
+        })
+    })
 }
 
-pub(super) fn owned_by(connection: &Connection, executor: &ExecutorId) -> DbResult<Vec<Owner>> {
-    OWNED_BY.all(connection, [executor.as_str()], owner_row)
-}
-
-pub(super) fn lost_among(
+/// Those whose ids and tokens a statement can name.
+pub(super) fn owned_by(
     connection: &Connection,
-    owners: &[Owner],
-) -> DbResult<Vec<(Owner, Option<WorkflowStatus>)>> {
+    executor: &ExecutorId,
+    outage: &Outage,
+) -> DbResult<Vec<Owner>> {
+    let read = |row: &Row<'_>| Ok((column::id(row, 0)?, column::sound_text(row, 1)?));
+    let mut owners = Vec::new();
+    for (id, token) in OWNED_BY.all(connection, [executor.as_str()], read)? {
+        match (id, token) {
+            (StoredId::Sound(id), Some(token)) => {
+                owners.push(Owner { workflow: WorkflowId::stored(id), token: OwnerToken::stored(token) });
+            }
+            (id, _) => outage.names_row(&id.shown(), "its id or its token is no text; it is left alone"),
+        }
+    }
+    Ok(owners)
+}
+
+pub(super) fn lost_among(connection: &Connection, owners: &[Owner]) -> DbResult<Vec<(Owner, Stop)>> {
     let pairs: Vec<_> = owners.iter().map(|owner| [owner.workflow.as_str(), owner.token.as_str()]).collect();
-    // A status that this program does not know is a status that it has no part in.
-    let read = |row: &Row<'_>| Ok((owner_row(row)?, status_column(row, 2).ok()));
+    let read = |row: &Row<'_>| {
+        let owner =
+            Owner { workflow: WorkflowId::stored(row.get(0)?), token: OwnerToken::stored(row.get(1)?) };
+        let status = row.get_ref(2)?;
+        let status = (status != ValueRef::Null).then(|| status.as_str().unwrap_or_default());
+        Ok((owner, loss(status)))
+    };
     LOST_AMONG.all(connection, [serde_json::json!(pairs).to_string()], read)
 }
 
-fn owner_row(row: &Row<'_>) -> rusqlite::Result<Owner> {
-    Ok(Owner { workflow: WorkflowId::stored(row.get(0)?), token: OwnerToken::stored(row.get(1)?) })
-}
-
-/// A count that others may have written: what is below or beyond all counts reads as the nearest one, so that one
-/// odd row does not keep the others from being claimed.
-pub(super) fn count_column(row: &Row<'_>, column: usize) -> rusqlite::Result<u32> {
-    let count: i64 = row.get::<_, Option<i64>>(column)?.unwrap_or_default();
-    Ok(u32::try_from(count.max(0)).unwrap_or(u32::MAX))
-}
-
+/// For people: what the row holds in place of an id, if it is none.
 pub(super) fn id_column(row: &Row<'_>) -> rusqlite::Result<WorkflowId> {
-    Ok(WorkflowId::stored(row.get(0)?))
+    Ok(column::id(row, 0)?.shown())
 }

@@ -3,26 +3,34 @@
 //! The files lie beside the database in `NAME-executors/`. The kernel frees the lock when the process dies,
 //! whatever killed it, and keeps it while the process is merely stopped. So a living executor is never taken for
 //! dead, whatever the clock says. The lock is per kernel: all processes must run on one machine.
+//!
+//! The files have the owner and the rights of the database, as SQLite's own files beside it: who may use the database
+//! can tell whether an executor lives.
 
-use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::Stopwatch;
-use crate::error::{Error, Result};
-use crate::id::ExecutorId;
+use super::path::{EXECUTORS, beside, owned};
+use crate::pure::clock::Stopwatch;
+use crate::pure::error::{Error, Result};
+use crate::pure::id::ExecutorId;
+use crate::pure::sync::{lock, say};
 use crate::sysdb::{Liveness, Membership};
 
 const SUFFIX: &str = ".lock";
 
 /// The lock files of one database.
 pub(super) struct ExecutorLocks {
+    database: PathBuf,
     directory: PathBuf,
     held: Mutex<HashMap<ExecutorId, Held>>,
+    /// What could not be looked at, and was named in the log.
+    doubted: Mutex<HashSet<PathBuf>>,
 }
 
 /// The lock of an executor of this process.
@@ -40,9 +48,43 @@ struct Card {
 
 impl ExecutorLocks {
     pub(super) fn beside(database: &Path) -> Self {
-        let mut directory = database.as_os_str().to_owned();
-        directory.push("-executors");
-        Self { directory: directory.into(), held: Mutex::default() }
+        let directory = beside(database, EXECUTORS);
+        Self { database: database.to_owned(), directory, held: Mutex::default(), doubted: Mutex::default() }
+    }
+
+    /// Refuses a directory that other programs would not find.
+    pub(super) fn refuse_another_directory(&self) -> Result<(), String> {
+        let directory = self.directory.display();
+        let found = match fs::symlink_metadata(&self.directory) {
+            Ok(found) => found,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(format!("directory {directory}: {e}")),
+        };
+        if !found.is_dir() {
+            let kind = if found.is_symlink() { "is a symbolic link" } else { "is no directory" };
+            return Err(format!(
+                "executors keep their lock files in {directory}, which {kind}; remove it, and the engine makes the \
+                 directory"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Warns of a directory that others can write to.
+    pub(super) fn warn_of_the_directory(&self) {
+        let (Ok(found), Ok(model)) = (fs::metadata(&self.directory), fs::metadata(&self.database)) else {
+            return;
+        };
+        if is_open_to_more(&found, &model) {
+            let directory = self.directory.display();
+            say!(
+                warn,
+                "directory {directory} {}, while the database {}: others can remove its lock files, and a living \
+                 executor is then taken for dead; give the directory the owner of the database, and `chmod 700` it",
+                owned(&found),
+                owned(&model)
+            );
+        }
     }
 
     fn path(&self, executor: &ExecutorId) -> PathBuf {
@@ -50,26 +92,64 @@ impl ExecutorLocks {
     }
 
     fn held(&self) -> std::sync::MutexGuard<'_, HashMap<ExecutorId, Held>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.held)
     }
 
     /// Puts a lock file in its place that is held from the first moment in which others can see it: one that is not
     /// would be taken for a dead one's.
     fn put_in_place(&self, executor: &ExecutorId, card: &Card) -> io::Result<File> {
-        create_private_directory(&self.directory)?;
+        self.make_directory()?;
         let unseen = self.directory.join(format!("{}.new", executor.as_str()));
         let mut file = private().write(true).create(true).truncate(true).open(&unseen)?;
         file.try_lock()?;
+        self.give_the_rights_of_the_database(&file, 0);
         file.write_all(serde_json::to_string(card).map_err(io::Error::other)?.as_bytes())?;
         fs::rename(&unseen, self.path(executor))?;
         Ok(file)
+    }
+
+    fn make_directory(&self) -> io::Result<()> {
+        let mut builder = fs::DirBuilder::new();
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        match builder.create(&self.directory) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+            Err(_) => Ok(()),
+            Ok(()) => {
+                self.give_the_rights_of_the_database(&File::open(&self.directory)?, 0o111);
+                Ok(())
+            }
+        }
+    }
+
+    /// As far as the system lets this process: only the superuser gives a file to another user. Who may read gets the
+    /// rights in `to_readers` too.
+    fn give_the_rights_of_the_database(&self, file: &File, to_readers: u32) {
+        #[cfg(unix)]
+        if let Ok(model) = fs::metadata(&self.database) {
+            use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+            let (user, group) = (model.uid(), model.gid());
+            if file.metadata().is_ok_and(|own| (own.uid(), own.gid()) != (user, group)) {
+                let _ = fchown(file, Some(user), Some(group)).or_else(|_| fchown(file, None, Some(group)));
+            }
+            let mode = model.mode() & 0o666;
+            let readers = (mode & 0o444) >> 2;
+            let _ = file.set_permissions(fs::Permissions::from_mode(mode | (to_readers & readers)));
+        }
+        #[cfg(not(unix))]
+        let _ = (file, to_readers);
     }
 
     /// All executors with a file here.
     fn known(&self) -> io::Result<Vec<ExecutorId>> {
         let mut known = Vec::new();
         for entry in fs::read_dir(&self.directory)? {
-            let name = entry?.file_name();
+            let entry = entry?;
+            // To open a pipe would wait for its other end.
+            if !entry.file_type()?.is_file() {
+                continue;
+            }
+            let name = entry.file_name();
             let id = name.to_str().and_then(|name| name.strip_suffix(SUFFIX));
             known.extend(id.filter(|id| id.starts_with(ExecutorId::PREFIX)).map(ExecutorId::stored));
         }
@@ -80,11 +160,34 @@ impl ExecutorLocks {
         if self.holds(executor) {
             return true;
         }
-        match File::open(self.path(executor)) {
-            Ok(file) => file.try_lock_shared().is_err(),
-            // Out of file handles, say: when in doubt, nobody is declared dead.
-            Err(e) => e.kind() != io::ErrorKind::NotFound,
+        let path = self.path(executor);
+        let locked = File::open(&path).and_then(|file| match file.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(e)) => Err(e),
+        });
+        locked.unwrap_or_else(|e| e.kind() != io::ErrorKind::NotFound && self.doubt(&path, &e))
+    }
+
+    /// When in doubt, nobody is declared dead; but it is said, once.
+    fn doubt(&self, path: &Path, reason: &io::Error) -> bool {
+        if lock(&self.doubted).insert(path.to_owned()) {
+            let found = fs::symlink_metadata(path).map(|found| format!(", which {},", owned(&found)));
+            let way_out = match reason.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    "; if those processes have ended, give it the owner of the database by `chown`, or remove it"
+                }
+                _ => "",
+            };
+            say!(
+                warn,
+                "{}{} cannot be looked at ({reason}), so it is not known whether its executors live, and their \
+                 workflows wait{way_out}",
+                path.display(),
+                found.unwrap_or_default()
+            );
         }
+        true
     }
 
     fn holds(&self, executor: &ExecutorId) -> bool {
@@ -96,7 +199,14 @@ impl Liveness for ExecutorLocks {
     fn join(&self, label: Option<&str>, about: &Membership) -> Result<ExecutorId> {
         let refuse = |e: io::Error| Error::Open {
             database: self.directory.display().to_string(),
-            reason: format!("executors lock files there to show that they live: {e}"),
+            reason: match fs::symlink_metadata(&self.directory) {
+                Ok(found) => format!(
+                    "executors lock files there to show that they live: {e}; it {}, so give it the owner of the \
+                     database by `chown -R`",
+                    owned(&found)
+                ),
+                Err(_) => format!("executors lock files there to show that they live: {e}"),
+            },
         };
         let card = Card { pid: std::process::id(), about: about.clone() };
         let executor = ExecutorId::generate(label);
@@ -131,14 +241,17 @@ impl Liveness for ExecutorLocks {
 
     fn dead(&self) -> Vec<ExecutorId> {
         // Those that cannot be seen now are seen by the next sweep.
-        let known = self.known().unwrap_or_default();
+        let known = self.known().unwrap_or_else(|e| {
+            let _ = e.kind() != io::ErrorKind::NotFound && self.doubt(&self.directory, &e);
+            Vec::new()
+        });
         known.into_iter().filter(|executor| !self.is_alive(executor)).collect()
     }
 
     fn without_trace(&self, mut executors: Vec<ExecutorId>) -> Vec<ExecutorId> {
         executors.retain(|executor| {
             let found = fs::metadata(self.path(executor));
-            !self.holds(executor) && found.is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+            !self.holds(executor) && found.is_err_and(|e| cannot_be_there(&e))
         });
         executors
     }
@@ -172,6 +285,12 @@ impl Liveness for ExecutorLocks {
     }
 }
 
+/// No file of that name, or a name that no file has: a row may hold any.
+fn cannot_be_there(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidFilename, InvalidInput, NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | InvalidFilename | InvalidInput | NotADirectory)
+}
+
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     #[cfg(unix)]
@@ -179,12 +298,21 @@ fn private() -> OpenOptions {
     options
 }
 
-fn create_private_directory(path: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
+/// Whether users can write to the directory who cannot write to the database, or it belongs to another one.
+fn is_open_to_more(directory: &fs::Metadata, database: &fs::Metadata) -> bool {
     #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path)
+    {
+        use std::os::unix::fs::MetadataExt;
+        let more = directory.mode() & !database.mode() & 0o022 != 0;
+        let by_the_same = directory.uid() == database.uid() || directory.uid() == 0;
+        let within_a_group = directory.gid() == database.gid() && database.mode() & 0o020 != 0;
+        more || !(by_the_same || within_a_group)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = (directory, database);
+        false
+    }
 }
 
 /// Somebody may have removed the file, or put another in its place.
@@ -256,6 +384,10 @@ mod tests {
         let (_dir, first, second) = two();
         let gone = ExecutorId::stored("piton-from-a-backup");
         assert!(first.without_trace(vec![gone.clone()]) == [gone.clone()] && !first.is_alive(&gone));
+        for never in ["piton-\0", "piton-a/../b", &format!("piton-{}", "x".repeat(10_000))] {
+            let never = ExecutorId::stored(never);
+            assert_eq!(first.without_trace(vec![never.clone()]), [never], "no file can have this name");
+        }
         let executor = first.join(None, &about("w")).unwrap();
         second.forget(&executor);
         assert!(second.is_alive(&executor));

@@ -5,16 +5,18 @@ use std::fmt::Write as _;
 use rusqlite::types::Value;
 use rusqlite::{Connection, Row, params, params_from_iter};
 
-use super::claims::{count_column, forget_output};
+use super::claims::forget_output;
+use super::column::{self, Kind, StoredId};
 use super::statement::{Statement, failed};
-use super::workflows::{status_column, wake_parent};
+use super::workflows::wake_parent;
 use super::{AWAITS_PATH, RESUMED_PATH, json_array};
-use crate::clock::Timestamp;
-use crate::codec;
-use crate::error::RESUMABLE;
-use crate::id::{OwnerToken, WorkflowId};
-use crate::listing::{Progress, WorkflowFilter, WorkflowInfo};
-use crate::sysdb::names::INTERNAL_QUEUE;
+use crate::pure::clock::Timestamp;
+use crate::pure::codec;
+use crate::pure::error::RESUMABLE;
+use crate::pure::id::{OwnerToken, WorkflowId};
+use crate::pure::listing::{Progress, WorkflowFilter, WorkflowInfo};
+use crate::pure::status::WorkflowStatus;
+use crate::sysdb::names::{INTERNAL_QUEUE, ended};
 use crate::sysdb::write::Refusal;
 use crate::sysdb::{DbResult, Verdict};
 
@@ -34,11 +36,12 @@ const CANCEL: Statement = Statement {
                attributes = CASE WHEN json_valid(attributes) THEN json_remove(attributes, ?4)
                                  ELSE attributes END
          WHERE workflow_uuid IN (SELECT id FROM tree)
-           AND status NOT IN ('SUCCESS', 'ERROR', 'CANCELLED')
+           AND COALESCE(status, '') NOT IN ('SUCCESS', 'ERROR', 'CANCELLED')
         RETURNING workflow_uuid, parent_workflow_id",
 };
 
-/// An ERROR may go on when its failure is about the program, not about the work. The token stays, so that a resume whose
+/// An ERROR may go on when its failure is about the program, not about the work, whatever name that has: one that begins as
+/// failures of the work do is none. The token stays, so that a resume whose
 /// answer was lost does not undo what came after it.
 ///
 /// ?1 id, ?2 queue, ?3 now, ?4 names of such failures as a JSON array, ?5 path of the mark, ?6 path of the token, ?7 token
@@ -52,11 +55,13 @@ const RESUME: Statement = Statement {
                attributes = CASE WHEN json_valid(attributes) AND json_type(attributes) = 'object'
                                  THEN json_set(json_remove(attributes, ?5), ?6, ?7)
                                  ELSE json_set('{}', ?6, ?7) END
-         WHERE workflow_uuid = ?1 AND status <> 'SUCCESS'
-           AND (status <> 'ERROR'
+         WHERE workflow_uuid = ?1 AND status IS NOT 'SUCCESS'
+           AND (status IS NOT 'ERROR'
                 OR EXISTS (SELECT 1 FROM workflow_output o
-                            WHERE o.workflow_uuid = ?1 AND json_valid(o.error)
-                              AND json_extract(o.error, '$.name') IN (SELECT value FROM json_each(?4))))",
+                            WHERE o.workflow_uuid = ?1
+                              AND CASE WHEN json_valid(o.error) THEN json_extract(o.error, '$.name') END
+                                  IN (SELECT value FROM json_each(?4))
+                              AND substr(o.error, 1, 2) <> '{ '))",
 };
 
 /// ?1 id, ?2 path of the token, ?3 token
@@ -64,7 +69,8 @@ const RESUMED: Statement = Statement {
     name: "resumed",
     sql: "
         SELECT 1 FROM workflow_status
-         WHERE workflow_uuid = ?1 AND json_valid(attributes) AND json_extract(attributes, ?2) = ?3",
+         WHERE workflow_uuid = ?1
+           AND CASE WHEN json_valid(attributes) THEN json_extract(attributes, ?2) END = ?3",
 };
 
 /// ?1 id
@@ -74,15 +80,19 @@ const STATUS: Statement =
 /// ?1 id
 const PROGRESS: Statement = Statement {
     name: "read_progress",
-    sql: "
-        SELECT status, COALESCE(recovery_attempts, 0),
+    sql: concat!(
+        "
+        SELECT status, recovery_attempts,
                (SELECT count(*) FROM operation_outputs WHERE workflow_uuid = ?1),
                (SELECT function_name FROM operation_outputs WHERE workflow_uuid = ?1
                  ORDER BY function_id DESC LIMIT 1),
                (SELECT count(*) FROM workflow_status WHERE parent_workflow_id = ?1),
                (SELECT count(*) FROM workflow_status WHERE parent_workflow_id = ?1
-                   AND status NOT IN ('PENDING', 'ENQUEUED', 'DELAYED'))
-          FROM workflow_status WHERE workflow_uuid = ?1",
+                   AND status IN ",
+        ended!(),
+        ")
+          FROM workflow_status WHERE workflow_uuid = ?1"
+    ),
 };
 
 #[cfg(test)]
@@ -92,7 +102,8 @@ pub(super) const ALL: &[Statement] = &[CANCEL, RESUME, RESUMED, STATUS, PROGRESS
 const COLUMNS: &str = "
     s.workflow_uuid, s.name, s.status, s.recovery_attempts, s.executor_id, s.parent_workflow_id, s.application_name,
     s.application_version, s.created_at, s.updated_at, s.completed_at, s.delay_until_epoch_ms,
-    COALESCE(i.inputs, s.inputs), COALESCE(o.output, s.output), COALESCE(o.error, s.error), s.serialization";
+    COALESCE(i.inputs, s.inputs) AS inputs, COALESCE(o.output, s.output) AS output,
+    COALESCE(o.error, s.error) AS error, s.serialization";
 
 pub(super) fn cancel(
     connection: &Connection,
@@ -100,16 +111,20 @@ pub(super) fn cancel(
     children: bool,
     at: Timestamp,
 ) -> DbResult<Verdict> {
-    let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?));
-    let cancelled =
+    let read = |row: &Row<'_>| Ok((column::id(row, 0)?, column::sound_text(row, 1)?));
+    let found =
         CANCEL.all(connection, params![workflow.as_str(), children, at.as_millis(), AWAITS_PATH], read)?;
-    for (id, parent) in &cancelled {
-        wake_parent(connection, parent.as_deref(), id, at)?;
+    let mut cancelled = Vec::with_capacity(found.len());
+    for (id, parent) in found {
+        if let StoredId::Sound(id) = &id {
+            wake_parent(connection, parent.as_deref(), id, at)?;
+        }
+        cancelled.push(id.shown());
     }
     if cancelled.is_empty() {
         return stands(connection, workflow);
     }
-    Ok(Verdict::Changed(cancelled.into_iter().map(|(id, _)| WorkflowId::stored(id)).collect()))
+    Ok(Verdict::Changed(cancelled))
 }
 
 pub(super) fn resume(
@@ -133,17 +148,17 @@ pub(super) fn resume(
 
 /// Why nothing was done.
 fn stands(connection: &Connection, workflow: &WorkflowId) -> DbResult<Verdict> {
-    let status = STATUS.first(connection, [workflow.as_str()], |row| status_column(row, 0))?;
+    let status = STATUS.first(connection, [workflow.as_str()], |row| column::status(row, 0))?;
     Ok(Verdict::Refused(status.map_or(Refusal::NoSuchWorkflow, Refusal::Stands)))
 }
 
 pub(super) fn progress(connection: &Connection, workflow: &WorkflowId) -> DbResult<Option<Progress>> {
     PROGRESS.first(connection, [workflow.as_str()], |row| {
         Ok(Progress {
-            status: status_column(row, 0)?,
-            attempts: count_column(row, 1)?,
+            status: column::status(row, 0)?,
+            attempts: column::count(row, 1)?,
             steps_recorded: row.get(2)?,
-            last_step: row.get(3)?,
+            last_step: column::text(row, 3)?,
             children: row.get(4)?,
             children_done: row.get(5)?,
         })
@@ -157,6 +172,7 @@ pub(super) fn list(
 ) -> DbResult<Vec<WorkflowInfo>> {
     const NAME: &str = "list_workflows";
     let (conditions, mut values) = conditions(app, filter);
+    // Within a millisecond, in the order of the commits.
     let direction = if filter.newest_first { "DESC" } else { "ASC" };
     // SQLite reads a limit of -1 as none.
     values.push(Value::Integer(filter.limit.map_or(-1, i64::from)));
@@ -166,7 +182,7 @@ pub(super) fn list(
            FROM workflow_status s
            LEFT JOIN workflow_input i USING (workflow_uuid) LEFT JOIN workflow_output o USING (workflow_uuid)
           WHERE {conditions}
-          ORDER BY s.created_at {direction}, s.workflow_uuid {direction} LIMIT ? OFFSET ?"
+          ORDER BY s.created_at {direction}, s.rowid {direction} LIMIT ? OFFSET ?"
     );
     let mut statement = connection.prepare(&sql).map_err(|e| failed(NAME, e))?;
     let rows = statement.query_map(params_from_iter(values), workflow_info).and_then(Iterator::collect);
@@ -194,8 +210,20 @@ fn conditions(app: &str, filter: &WorkflowFilter) -> (String, Vec<Value>) {
         narrow("(s.application_name = ? OR s.application_name IS NULL)", &[text(app)]);
     }
     if !filter.statuses.is_empty() {
-        let statuses: Vec<_> = filter.statuses.iter().map(|status| status.as_str()).collect();
-        narrow("s.status IN (SELECT value FROM json_each(?))", &[Value::Text(json_array(&statuses))]);
+        let names = |statuses: &[WorkflowStatus]| {
+            let names: Vec<_> = statuses.iter().map(|status| status.as_str()).collect();
+            Value::Text(json_array(&names))
+        };
+        let asked = names(&filter.statuses);
+        if filter.statuses.contains(&WorkflowStatus::Unknown) {
+            narrow(
+                "(s.status IN (SELECT value FROM json_each(?))
+                  OR s.status IS NULL OR s.status NOT IN (SELECT value FROM json_each(?)))",
+                &[asked, names(&WorkflowStatus::ALL)],
+            );
+        } else {
+            narrow("s.status IN (SELECT value FROM json_each(?))", &[asked]);
+        }
     }
     if let Some(name) = &filter.name {
         narrow("s.name = ?", &[text(name)]);
@@ -218,25 +246,53 @@ fn conditions(app: &str, filter: &WorkflowFilter) -> (String, Vec<Value>) {
     (sql, values)
 }
 
+/// All that the row says, as far as it can be read.
 fn workflow_info(row: &Row<'_>) -> rusqlite::Result<WorkflowInfo> {
-    let time = |column: usize| row.get::<_, Option<i64>>(column).map(|ms| ms.map(Timestamp::from_millis));
-    let error: Option<String> = row.get(14)?;
-    let serialization: Option<String> = row.get(15)?;
+    let serialization = column::text(row, 15)?;
+    let error = column::text(row, 14)?;
     Ok(WorkflowInfo {
-        id: WorkflowId::stored(row.get(0)?),
-        name: row.get::<_, Option<String>>(1)?.unwrap_or_default(),
-        status: status_column(row, 2)?,
-        attempts: count_column(row, 3)?,
-        executor: row.get(4)?,
-        parent: row.get::<_, Option<String>>(5)?.map(WorkflowId::stored),
-        application: row.get(6)?,
-        version: row.get(7)?,
-        created_at: Timestamp::from_millis(row.get(8)?),
-        updated_at: Timestamp::from_millis(row.get(9)?),
-        completed_at: time(10)?,
-        delayed_until: time(11)?,
-        input: row.get(12)?,
-        output: row.get(13)?,
+        id: column::id(row, 0)?.shown(),
+        name: column::text(row, 1)?.unwrap_or_default(),
+        status: column::status(row, 2)?,
+        attempts: column::count(row, 3)?,
+        executor: column::text(row, 4)?,
+        parent: column::text(row, 5)?.map(WorkflowId::stored),
+        application: column::text(row, 6)?,
+        version: column::text(row, 7)?,
+        created_at: column::time(row, 8)?.unwrap_or(Timestamp::from_millis(0)),
+        updated_at: column::time(row, 9)?.unwrap_or(Timestamp::from_millis(0)),
+        completed_at: column::time(row, 10)?,
+        delayed_until: column::time(row, 11)?,
+        input: column::text(row, 12)?,
+        output: column::text(row, 13)?,
         failure: error.map(|error| codec::decode_failure(serialization.as_deref(), &error)),
+        unreadable: faults(row)?,
     })
+}
+
+/// What no column should hold: each column of [`COLUMNS`] with what it should, and whether it may be NULL.
+fn faults(row: &Row<'_>) -> rusqlite::Result<Vec<String>> {
+    const EXPECTED: [(Kind, bool); 16] = [
+        (Kind::Text, false),
+        (Kind::Text, false),
+        (Kind::Status, false),
+        (Kind::Number, true),
+        (Kind::Text, true),
+        (Kind::Text, true),
+        (Kind::Text, true),
+        (Kind::Text, true),
+        (Kind::Number, false),
+        (Kind::Number, false),
+        (Kind::Number, true),
+        (Kind::Number, true),
+        (Kind::Text, true),
+        (Kind::Text, true),
+        (Kind::Text, true),
+        (Kind::Text, true),
+    ];
+    let mut faults = Vec::new();
+    for (place, (kind, null)) in EXPECTED.into_iter().enumerate() {
+        faults.extend(column::fault(row, place, kind, null)?);
+    }
+    Ok(faults)
 }

@@ -3,8 +3,8 @@
 use rusqlite::{Connection, Row, params};
 
 use super::statement::Statement;
-use super::{steps, workflows};
-use crate::id::WorkflowId;
+use super::{column, steps, workflows};
+use crate::pure::id::WorkflowId;
 use crate::sysdb::names::mark_of_message;
 use crate::sysdb::write::{NewMessage, Refusal};
 use crate::sysdb::{DbResult, Owner, StepRow, Verdict};
@@ -27,15 +27,15 @@ const SEND: Statement = Statement {
 const OLDEST: Statement = Statement {
     name: "oldest_message",
     sql: "
-        SELECT message_uuid, message, serialization FROM notifications
+        SELECT rowid, message, serialization FROM notifications
          WHERE destination_uuid = ?1 AND topic = ?2 AND consumed = FALSE
          ORDER BY rowid LIMIT 1",
 };
 
-/// ?1 message id, ?2 step id
+/// ?1 rowid of the message, ?2 step id
 const CONSUME: Statement = Statement {
     name: "consume_message",
-    sql: "UPDATE notifications SET consumed = TRUE, consumed_by_function_id = ?2 WHERE message_uuid = ?1",
+    sql: "UPDATE notifications SET consumed = TRUE, consumed_by_function_id = ?2 WHERE rowid = ?1",
 };
 
 /// ?1 JSON array of [id, topic]
@@ -94,7 +94,8 @@ pub(super) fn receive(
         return Ok(earlier);
     }
     let read = |row: &Row<'_>| {
-        Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, Option<String>>(2)?))
+        let text = column::text(row, 1)?.unwrap_or_default();
+        Ok((row.get::<_, i64>(0)?, text, column::text(row, 2)?))
     };
     let Some((message, text, serialization)) = OLDEST.first(connection, [id, topic], read)? else {
         return Ok(Verdict::Refused(Refusal::NoMessage));
@@ -113,9 +114,8 @@ pub(super) fn receive(
 
 /// What the same receive took when its answer was lost.
 fn earlier_try(connection: &Connection, owner: &Owner, step: &StepRow) -> DbResult<Option<Verdict>> {
-    let before = crate::id::StepId(step.step_id.0.saturating_sub(1));
-    let found = steps::read(connection, &owner.workflow, before, 1)?.pop();
-    Ok(found.filter(|found| found.step_id == step.step_id).map(|found| found.received_before(step)))
+    let found = steps::read_at(connection, &owner.workflow, step.step_id)?;
+    Ok(found.map(|found| found.received_before(step)))
 }
 
 pub(super) fn with_messages_among(

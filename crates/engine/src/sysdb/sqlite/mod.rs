@@ -6,18 +6,23 @@
 //!
 //! Several processes may share the file on a local disk. Network file systems are not supported.
 
+mod census;
 mod claims;
+mod column;
 mod executor_lock;
 mod file_identity;
 mod manage;
 mod messages;
 mod open;
+mod overwriting;
+mod path;
 mod queues;
 mod reader;
 mod schema;
 mod statement;
 mod steps;
 mod transaction;
+pub(crate) mod tx;
 mod workflows;
 mod writer;
 
@@ -36,11 +41,21 @@ macro_rules! served_version {
     () => {
         "(application_version = ?3
              OR (application_version IS NULL
-                 AND ?3 = COALESCE((SELECT version_name FROM application_versions WHERE application_name = ?2
+                 AND ?3 = COALESCE((SELECT version_name FROM application_versions
+                                     WHERE application_name = ?2 AND typeof(version_name) = 'text'
+                                       AND typeof(version_timestamp) = 'integer'
                                      ORDER BY version_timestamp DESC LIMIT 1), ?3)))"
     };
 }
 use served_version;
+
+/// The count of attempts, whatever stands in its place: at least 0, and less than the largest that is read.
+macro_rules! attempts {
+    () => {
+        "max(0, min(CAST(COALESCE(recovery_attempts, 0) AS INTEGER), 4294967294))"
+    };
+}
+use attempts;
 
 /// Where in `workflow_status.attributes` a workflow marks what it waits for without a thread.
 const AWAITS_PATH: &str = "$.\"piton.awaits\"";

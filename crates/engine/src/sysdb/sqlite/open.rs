@@ -1,25 +1,24 @@
 //! Opening the file: what is there is looked at before anything is changed.
 
-use std::fs::{self, OpenOptions};
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::executor_lock::ExecutorLocks;
 use super::file_identity::FileIdentity;
+use super::path::{create_private, resolve, why_not};
 use super::reader::Readers;
 use super::schema;
+use super::statement::failed;
 use super::transaction::TransactionSteps;
 use super::writer::SqliteWriter;
-use crate::clock::block_for;
-use crate::error::{Error, Result};
-use crate::limits::SWEEP_EVERY;
-use crate::outage::Outage;
-use crate::sync::say;
-use crate::sysdb::SystemDatabase;
+use crate::pure::clock::block_for;
+use crate::pure::error::{Error, Result};
+use crate::pure::limits::SWEEP_EVERY;
+use crate::sysdb::outage::Outage;
+use crate::sysdb::{DbError, DbResult, SystemDatabase};
 
 /// Older ones can lose committed transactions when one connection writes while another checkpoints
 /// (<https://sqlite.org/wal.html#walresetbug>).
@@ -30,114 +29,56 @@ const WAL_BYTES_KEPT: i64 = 64 * 1024 * 1024;
 
 /// Opens or creates the system database at `path`.
 pub(crate) fn open(path: &Path, shared_with_application: bool) -> Result<SystemDatabase> {
-    let path = resolve(path)?;
-    let refuse = |reason: String| Error::Open { database: path.display().to_string(), reason };
+    let path = resolve(path).map_err(|reason| refused(path, reason))?;
+    let refuse = |reason: String| refused(&path, reason);
     if rusqlite::version_number() < SQLITE_VERSION_MIN {
         return Err(refuse(format!(
             "this program is linked with SQLite {}, which can lose committed transactions; 3.51.3 is needed",
             rusqlite::version()
         )));
     }
-    create_private(&path).map_err(|e| refuse(e.to_string()))?;
-    if let Some(reason) = second_name(&path) {
-        return Err(refuse(reason));
-    }
-    if is_too_short(&path) {
-        return Err(refuse("it is not an SQLite database; name another file".to_owned()));
-    }
-    let mut writer = connect(&path).map_err(|e| refuse(in_words(&e)))?;
-    schema::bring_up(&mut writer, shared_with_application).map_err(|problem| match problem {
-        schema::Problem::Sqlite(e) => refuse(in_words(&e)),
+    let liveness = ExecutorLocks::beside(&path);
+    liveness.refuse_another_directory().map_err(refuse)?;
+    create_private(&path).map_err(refuse)?;
+    liveness.warn_of_the_directory();
+    let writer = bring_up(&path, shared_with_application).map_err(|problem| match problem {
+        schema::Problem::Sqlite(e) => refuse(in_words(&path, &e)),
         schema::Problem::Refused(reason) => refuse(reason),
     })?;
     let outage = Arc::new(Outage::of(path.display().to_string()));
+    let file = Arc::new(FileIdentity::of(&path));
     Ok(SystemDatabase {
-        writer: Box::new(SqliteWriter::new(writer, FileIdentity::of(&path))),
-        liveness: Arc::new(ExecutorLocks::beside(&path)),
-        sqlite: Some(TransactionSteps::new(&path, FileIdentity::of(&path))),
-        #[cfg(feature = "postgres")]
-        postgres: None,
+        writer: Box::new(SqliteWriter::new(writer, file.clone())),
+        liveness: Arc::new(liveness),
+        transactions: crate::sysdb::TransactionSteps::Sqlite(TransactionSteps::new(&path, file.clone())),
         fleet: Arc::default(),
         sweep_every: SWEEP_EVERY,
-        reader: Arc::new(Readers::new(path, outage.clone())),
+        reader: Arc::new(Readers::new(path, file, outage.clone())),
         outage,
     })
 }
 
-/// The one name of the file, so that all processes agree on what lies beside it.
-fn resolve(path: &Path) -> Result<PathBuf> {
-    let refuse = |reason: String| Error::Open { database: path.display().to_string(), reason };
-    if path.is_dir() {
-        return Err(refuse("it is a directory".to_owned()));
-    }
-    if path.exists() {
-        return path.canonicalize().map_err(|e| refuse(e.to_string()));
-    }
-    let name = path.file_name().ok_or_else(|| refuse("it names no file".to_owned()))?;
-    let parent =
-        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    let parent = parent.canonicalize().map_err(|e| refuse(format!("directory {}: {e}", parent.display())))?;
-    Ok(parent.join(name))
+fn refused(path: &Path, reason: String) -> Error {
+    Error::Open { database: path.display().to_string(), reason }
 }
 
-/// Creates the file readable by its owner alone; SQLite gives its companions the same rights.
-///
-/// A file that is there is never opened but by SQLite: to close any other handle on it would free the locks of all
-/// connections of this process (<https://sqlite.org/howtocorrupt.html>, 2.2), and another process could then remove
-/// the WAL under them.
-fn create_private(path: &Path) -> io::Result<()> {
-    /// Held until the handle on a new file is closed, so that no other thread has opened it by then.
-    static CREATING: Mutex<()> = Mutex::new(());
-    let _creating = CREATING.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    match options.open(path) {
-        Ok(_) => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-            warn_if_readable_by_others(path);
-            Ok(())
-        }
-        Err(e) => Err(e),
+fn bring_up(path: &Path, shared_with_application: bool) -> Result<Connection, schema::Problem> {
+    let mut writer = connect(path)?;
+    // SQLite opens a file that it may not write for reading, and says nothing.
+    if writer.is_readonly("main")? {
+        let reason = why_not(path).unwrap_or_else(|| "the system lets this process only read it".to_owned());
+        return Err(schema::Problem::Refused(reason));
     }
-}
-
-/// SQLite takes a file shorter than its smallest page for an empty one and writes over it.
-fn is_too_short(path: &Path) -> bool {
-    const PAGE_BYTES_MIN: u64 = 512;
-    fs::metadata(path).is_ok_and(|metadata| (1..PAGE_BYTES_MIN).contains(&metadata.len()))
-}
-
-/// A hard link is another name for the file, and SQLite would give it a WAL of its own.
-fn second_name(path: &Path) -> Option<String> {
-    #[cfg(unix)]
-    {
-        let names = std::os::unix::fs::MetadataExt::nlink(&fs::metadata(path).ok()?);
-        let reason = "hard links, and each would have a WAL and locks of its own; keep one name of it";
-        (names > 1).then(|| format!("it has {names} {reason}"))
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = path;
-        None
-    }
-}
-
-fn warn_if_readable_by_others(path: &Path) {
-    #[cfg(unix)]
-    if let Ok(metadata) = fs::metadata(path)
-        && std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o077 != 0
-    {
-        say!(warn, "{} can be read by others; `chmod 600` keeps its data private", path.display());
-    }
+    schema::bring_up(&mut writer, shared_with_application)?;
+    Ok(writer)
 }
 
 /// A connection as all of ours are: patient, durable, with a cache of statements.
 pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_handler(Some(wait_for_lock))?;
+    // In older versions of the driver it takes a shared reference.
+    Connection::busy_handler(&mut connection, Some(wait_for_lock))?;
     connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
     // The partial indexes make SQLite build small tables while it writes; in memory each costs one page and not
     // the start of a page cache.
@@ -162,6 +103,30 @@ pub(super) fn make_durable(connection: &Connection) -> rusqlite::Result<Result<(
     )))
 }
 
+/// Reads back what makes a connection durable, before each commit. About a microsecond.
+pub(super) fn still_durable(connection: &Connection) -> DbResult<()> {
+    const NAME: &str = "synchronous";
+    const FULL: i64 = 2;
+    let mut pragma = connection.prepare_cached("PRAGMA synchronous").map_err(|e| failed(NAME, e))?;
+    let synchronous: i64 = pragma.query_row([], |row| row.get(0)).map_err(|e| failed(NAME, e))?;
+    if synchronous == FULL {
+        return Ok(());
+    }
+    let reason =
+        format!("the connection is no longer durable: it is at {synchronous}, where 2 (FULL) is needed");
+    let source = Box::<dyn std::error::Error + Send + Sync>::from(reason).into();
+    Err(DbError { statement: NAME, may_pass: false, source })
+}
+
+/// Puts what is in the log into the one file, as far as that needs no waiting for others who use it.
+pub(super) fn fold_the_log(connection: &Connection) {
+    let _ = connection.busy_timeout(Duration::ZERO);
+    // The first one keeps nobody from writing, and leaves little to the second.
+    for checkpoint in ["PRAGMA wal_checkpoint(PASSIVE)", "PRAGMA wal_checkpoint(TRUNCATE)"] {
+        let _ = connection.query_row(checkpoint, [], |_| Ok(()));
+    }
+}
+
 /// SQLite calls this while another process holds the lock. Short naps, because commits are short; after about
 /// five seconds the statement fails and the caller decides.
 fn wait_for_lock(tries: i32) -> bool {
@@ -171,8 +136,8 @@ fn wait_for_lock(tries: i32) -> bool {
     tries < TRIES_MAX
 }
 
-/// SQLite's message, with what to do where that can be said.
-fn in_words(error: &rusqlite::Error) -> String {
+/// SQLite's message, with what to do where that can be said, and the system's reason where there is one.
+fn in_words(path: &Path, error: &rusqlite::Error) -> String {
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => {
             format!("it is not an SQLite database, or it is encrypted ({error}); name another file")
@@ -182,6 +147,12 @@ fn in_words(error: &rusqlite::Error) -> String {
                 "it is damaged ({error}); restore it from a backup, or look at it with `sqlite3 FILE .recover`"
             )
         }
+        Some(
+            ErrorCode::CannotOpen
+            | ErrorCode::ReadOnly
+            | ErrorCode::SystemIoFailure
+            | ErrorCode::PermissionDenied,
+        ) => why_not(path).unwrap_or_else(|| error.to_string()),
         _ => error.to_string(),
     }
 }

@@ -5,12 +5,14 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior};
 
 use super::open::make_durable;
-use crate::clock::{Stopwatch, block_for};
-use crate::limits::{BRING_UP_WITHIN, FULL_CHECK_BYTES_MAX};
+use crate::pure::clock::{Stopwatch, block_for};
+use crate::pure::limits::{BRING_UP_WITHIN, FULL_CHECK_BYTES_MAX};
 
 /// The schema version that this engine writes, shared by all DBOS SDKs.
 const VERSION: i64 = 125;
 const CREATE: &str = include_str!("schema_v125.sql");
+/// Tables of this engine beside them.
+const OWN: &str = include_str!("own_tables.sql");
 
 /// Why the file cannot be used. Nothing was changed.
 pub(super) enum Problem {
@@ -29,8 +31,8 @@ enum Content {
     Nothing,
     /// Tables of somebody else, none of them ours.
     OtherTables(String),
-    /// Our tables at this version.
-    Version(i64),
+    /// The tables of DBOS at this version, and whether those of this engine are beside them.
+    Version(i64, bool),
 }
 
 /// Recognises the file, then makes the connection durable and creates the tables if there are none.
@@ -60,16 +62,17 @@ fn try_to_bring_up(connection: &mut Connection, shared_with_application: bool) -
     drop(view);
     refuse_unless_usable(&content, shared_with_application)?;
     make_durable(connection)?.map_err(Problem::Refused)?;
-    if matches!(content, Content::Version(_)) {
+    if matches!(content, Content::Version(_, true)) {
         return Ok(());
     }
     // Another process may do the same: whoever gets the lock first creates, the others find it done.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let content = look(&transaction)?;
     refuse_unless_usable(&content, shared_with_application)?;
-    if !matches!(content, Content::Version(_)) {
+    if !matches!(content, Content::Version(..)) {
         transaction.execute_batch(CREATE)?;
     }
+    transaction.execute_batch(OWN)?;
     Ok(transaction.commit()?)
 }
 
@@ -77,12 +80,12 @@ fn refuse_unless_usable(content: &Content, shared_with_application: bool) -> Res
     let reason = match content {
         Content::Nothing => return Ok(()),
         Content::OtherTables(_) if shared_with_application => return Ok(()),
-        Content::Version(version) if *version >= VERSION => return Ok(()),
+        Content::Version(version, _) if *version >= VERSION => return Ok(()),
         Content::OtherTables(table) => format!(
             "it belongs to another program (it has a table `{table}`, and no DBOS tables); name another file, or \
              say shared_with_application() to add the engine's tables to it"
         ),
-        Content::Version(version) => format!(
+        Content::Version(version, _) => format!(
             "it is at schema version {version}, and this engine needs {VERSION}; bring it up with `dbos migrate` \
              of DBOS Python 3.4"
         ),
@@ -102,7 +105,8 @@ fn look(connection: &Connection) -> Result<Content, Problem> {
         let version: Option<i64> =
             connection.query_row("SELECT max(version) FROM dbos_migrations", [], |row| row.get(0))?;
         // The tables of a migration that died half way are not there; version 0 says so.
-        return Ok(Content::Version(version.unwrap_or(0)));
+        let own = table("piton_queues")? && table("piton_places")?;
+        return Ok(Content::Version(version.unwrap_or(0), own));
     }
     if table("workflow_status")? {
         return Err(Problem::Refused(
@@ -120,11 +124,13 @@ fn look(connection: &Connection) -> Result<Content, Problem> {
 }
 
 /// A small file is checked whole. Of a large one a row of each table is read.
-fn check_for_damage(connection: &Connection) -> Result<(), Problem> {
+pub(super) fn check_for_damage(connection: &Connection) -> Result<(), Problem> {
     let pages: u64 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
     let page_bytes: u64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
-    if pages.saturating_mul(page_bytes) <= FULL_CHECK_BYTES_MAX {
-        let report: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if pages.saturating_mul(page_bytes) <= FULL_CHECK_BYTES_MAX
+        && let Some(report) =
+            checked(connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0)))?
+    {
         if report != "ok" {
             return Err(Problem::Refused(format!(
                 "it is damaged ({report}); restore it from a backup, or look at it with `sqlite3 FILE .recover`"
@@ -136,9 +142,23 @@ fn check_for_damage(connection: &Connection) -> Result<(), Problem> {
         connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0")?;
     for name in tables.query_map([], |row| row.get::<_, String>(0))? {
         let quoted = name?.replace('"', "\"\"");
-        connection.query_row(&format!("SELECT 1 FROM \"{quoted}\" LIMIT 1"), [], |_| Ok(())).optional()?;
+        let one = format!("SELECT 1 FROM \"{quoted}\" LIMIT 1");
+        checked(connection.query_row(&one, [], |_| Ok(())).optional())?;
     }
     Ok(())
+}
+
+/// A check evaluates what the program has in its own tables, such as a `CHECK` that calls a function of its own. What
+/// fails there is no damage, and the check says nothing.
+fn checked<T>(result: rusqlite::Result<T>) -> rusqlite::Result<Option<T>> {
+    match result {
+        Err(rusqlite::Error::SqlInputError { error, .. } | rusqlite::Error::SqliteFailure(error, _))
+            if error.code == ErrorCode::Unknown =>
+        {
+            Ok(None)
+        }
+        other => other.map(Some),
+    }
 }
 
 #[cfg(test)]
@@ -154,6 +174,22 @@ mod tests {
         assert_eq!(count("SELECT count(*) FROM sqlite_schema WHERE type = 'table'"), 12);
         assert_eq!(count("SELECT count(*) FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"), 23);
         assert_eq!(count("SELECT version FROM dbos_migrations"), VERSION);
+    }
+
+    #[test]
+    fn a_table_that_needs_a_function_of_its_program_is_no_damage() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("shop.db");
+        let program = Connection::open(&path).unwrap();
+        // As a program leaves it that has the function.
+        program
+            .execute_batch(
+                "CREATE TABLE goods (sku TEXT); INSERT INTO goods VALUES ('a'); PRAGMA writable_schema = ON;
+                 UPDATE sqlite_schema SET sql = 'CREATE TABLE goods (sku TEXT CHECK (is_sku(sku)))'",
+            )
+            .unwrap();
+        drop(program);
+        assert!(check_for_damage(&Connection::open(&path).unwrap()).is_ok());
     }
 
     #[test]

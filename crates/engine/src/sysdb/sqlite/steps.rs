@@ -3,15 +3,16 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, params};
 
-use super::json_array;
 use super::statement::{Statement, failed};
 use super::workflows::is_owner;
-use crate::clock::Timestamp;
-use crate::id::{StepId, WorkflowId};
-use crate::limits::{PASTS_BYTES_MAX, PASTS_ROWS_MAX};
-use crate::sysdb::write::Refusal;
+use super::{column, json_array};
+use crate::pure::clock::Timestamp;
+use crate::pure::id::{StepId, WorkflowId};
+use crate::pure::limits::{PASTS_BYTES_MAX, PASTS_ROWS_MAX};
+use crate::sysdb::write::{BEFORE_FIRST_STEP, Refusal};
 use crate::sysdb::{DbResult, Owner, StepRow, Verdict};
 
 /// Records an outcome once, and only for the owner. Zero rows: not the owner, or recorded before.
@@ -30,14 +31,14 @@ const RECORD: Statement = Statement {
             ON CONFLICT (workflow_uuid, function_id) DO NOTHING",
 };
 
-/// ?1 workflow, ?2 step id after which to read, ?3 limit
+/// ?1 workflow, ?2 step id from which on to read, ?3 limit
 const READ: Statement = Statement {
     name: "read_steps",
     sql: "
         SELECT function_id, function_name, output, error, child_workflow_id,
                started_at_epoch_ms, completed_at_epoch_ms, serialization
           FROM operation_outputs
-         WHERE workflow_uuid = ?1 AND function_id > ?2
+         WHERE workflow_uuid = ?1 AND function_id >= ?2
          ORDER BY function_id LIMIT ?3",
 };
 
@@ -79,21 +80,32 @@ pub(super) fn record(connection: &Connection, owner: &Owner, step: &StepRow) -> 
         return Ok(Verdict::NotOwner);
     }
     // Only the owner writes here, and it takes each step id once: what is there is its own earlier try.
-    match read(connection, &owner.workflow, StepId(step.step_id.0.saturating_sub(1)), 1)?.pop() {
-        Some(found) if found.step_id == step.step_id && step.is_same_write(&found) => Ok(Verdict::Done),
+    match read_at(connection, &owner.workflow, step.step_id)? {
+        Some(found) if step.is_same_write(&found) => Ok(Verdict::Done),
         Some(found) => Ok(Verdict::Refused(Refusal::OtherStep { recorded: found.name.into_owned() })),
         None => Ok(Verdict::NotOwner),
     }
 }
 
-/// The recorded steps after `after`, in order.
+/// What is recorded in this place.
+pub(super) fn read_at(
+    connection: &Connection,
+    workflow: &WorkflowId,
+    at: StepId,
+) -> DbResult<Option<StepRow>> {
+    let found = READ.first(connection, params![workflow.as_str(), at.0, 1], step_row)?;
+    Ok(found.filter(|found| found.step_id == at))
+}
+
+/// The recorded steps after `after`, in order. From the first on, with what stands where no step can.
 pub(super) fn read(
     connection: &Connection,
     workflow: &WorkflowId,
     after: StepId,
     limit: u32,
 ) -> DbResult<Vec<StepRow>> {
-    READ.all(connection, params![workflow.as_str(), after.0, limit], step_row)
+    let from = if after == BEFORE_FIRST_STEP { i64::MIN } else { i64::from(after.0) + 1 };
+    READ.all(connection, params![workflow.as_str(), from, limit], step_row)
 }
 
 /// The steps of many workflows, until there is enough: a workflow that is missing has too many.
@@ -108,7 +120,7 @@ pub(super) fn read_pasts(
     let failed = |e| failed(READ_PASTS.name, e);
     let mut found = statement.query([json_array(ids)]).map_err(failed)?;
     while let Some(row) = found.next().map_err(failed)? {
-        let workflow = WorkflowId::stored(row.get(8).map_err(failed)?);
+        let workflow = column::id(row, 8).map_err(failed)?.shown();
         if rows >= PASTS_ROWS_MAX || bytes >= PASTS_BYTES_MAX {
             // In the order of their ids: this one and those behind it are not whole.
             pasts.retain(|id, _| *id < workflow);
@@ -122,15 +134,20 @@ pub(super) fn read_pasts(
     Ok(pasts)
 }
 
+/// A place that is none reads as one before the first or beyond the last: no run asks for it, so each run finds it left over and ends with a reason.
 fn step_row(row: &Row<'_>) -> rusqlite::Result<StepRow> {
+    let place = match row.get_ref(0)? {
+        ValueRef::Integer(place) => u32::try_from(place.max(0)).unwrap_or(u32::MAX),
+        _ => u32::MAX,
+    };
     Ok(StepRow {
-        step_id: StepId(row.get(0)?),
-        name: Cow::Owned(row.get(1)?),
-        output: row.get(2)?,
-        error: row.get(3)?,
-        child: row.get::<_, Option<String>>(4)?.map(WorkflowId::stored),
-        started_at: row.get::<_, Option<i64>>(5)?.map(Timestamp::from_millis),
-        completed_at: row.get::<_, Option<i64>>(6)?.map(Timestamp::from_millis),
-        serialization: row.get::<_, Option<String>>(7)?.map(Cow::Owned),
+        step_id: StepId(place),
+        name: Cow::Owned(column::text(row, 1)?.unwrap_or_default()),
+        output: column::text(row, 2)?,
+        error: column::text(row, 3)?,
+        child: column::text(row, 4)?.map(WorkflowId::stored),
+        started_at: column::time(row, 5)?,
+        completed_at: column::time(row, 6)?,
+        serialization: column::serialization(row, 7)?,
     })
 }

@@ -1,29 +1,30 @@
 //! Transaction steps: a user's writes and the record of the step, in one commit.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::file_identity::FileIdentity;
-use super::open::{connect, make_durable};
+use super::open::{connect, make_durable, still_durable};
 use super::statement::{Statement, failed};
 use super::{steps, workflows};
-use crate::id::StepId;
-use crate::limits::BODY_TRIES_MAX;
-use crate::sysdb::{DbError, DbResult, Owner, StepRow, Transacted, Verdict};
-use crate::testing::Gate;
+use crate::pure::causes;
+use crate::pure::id::StepId;
+use crate::pure::limits::BODY_TRIES_MAX;
+use crate::sysdb::testing::Gate;
+use crate::sysdb::{DbError, DbResult, Owner, StepRow, Transacted, Tx, Verdict};
 
 /// A connection of their own, so that nothing a user does to it (settings, temporary tables) reaches the
 /// engine's. Opened at the first use.
 pub(crate) struct TransactionSteps {
     path: PathBuf,
-    file: FileIdentity,
+    file: Arc<FileIdentity>,
     connection: Mutex<Option<Connection>>,
 }
 
 impl TransactionSteps {
-    pub(super) fn new(path: &Path, file: FileIdentity) -> Self {
+    pub(super) fn new(path: &Path, file: Arc<FileIdentity>) -> Self {
         Self { path: path.to_owned(), file, connection: Mutex::new(None) }
     }
 
@@ -34,7 +35,7 @@ impl TransactionSteps {
         owner: &Owner,
         earlier: Option<StepId>,
         gate: &Gate,
-        body: impl FnOnce(&Transaction<'_>) -> Result<(StepRow, T), E>,
+        body: impl FnOnce(&mut Tx<'_>) -> Result<(StepRow, T), E>,
     ) -> DbResult<Transacted<T, E>> {
         self.file.check()?;
         let mut slot = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
@@ -42,13 +43,19 @@ impl TransactionSteps {
             Some(connection) => connection,
             None => open(&self.path)?,
         };
-        let tried = try_once(&mut connection, owner, earlier, gate, body)?;
+        self.file.check_content(&connection)?;
+        let tried = self.file.note_damage(try_once(&mut connection, owner, earlier, gate, body))?;
         // One that failed or was misused, or that has tables of its own by now, is not used again.
         if !matches!(tried, Transacted::Misused(_)) && TEMPORARY.first(&connection, [], |_| Ok(()))?.is_none()
         {
             *slot = Some(connection);
         }
         Ok(tried)
+    }
+
+    /// Keeps no connection until the next attempt.
+    pub(crate) fn close(&self) {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
@@ -57,7 +64,7 @@ fn try_once<T, E>(
     owner: &Owner,
     earlier: Option<StepId>,
     gate: &Gate,
-    body: impl FnOnce(&Transaction<'_>) -> Result<(StepRow, T), E>,
+    body: impl FnOnce(&mut Tx<'_>) -> Result<(StepRow, T), E>,
 ) -> DbResult<Transacted<T, E>> {
     // A body may have changed them.
     connection.execute_batch(SETTINGS).map_err(|e| failed("settings_of_transaction_steps", e))?;
@@ -68,12 +75,13 @@ fn try_once<T, E>(
         return Ok(Transacted::NotOwner);
     }
     if let Some(place) = earlier
-        && let Some(recorded) = recorded_at(&transaction, owner, place)?
+        && let Some(recorded) = steps::read_at(&transaction, &owner.workflow, place)?
     {
         return Ok(Transacted::Recorded(recorded));
     }
+    still_durable(&transaction)?;
     HOLD.execute(&transaction, [])?;
-    let (step, value) = match body(&transaction) {
+    let (step, value) = match body(&mut Tx::on_sqlite(&transaction)) {
         Ok(done) => done,
         Err(error) => return Ok(Transacted::Failed(error)),
     };
@@ -100,7 +108,7 @@ fn try_once<T, E>(
     match committed {
         Ok(()) => Ok(Transacted::Committed(value)),
         // The answer may be lost while the commit is not: the record tells. Without it, the next try looks.
-        Err(error) => match recorded_at(connection, owner, step.step_id) {
+        Err(error) => match steps::read_at(connection, &owner.workflow, step.step_id) {
             Ok(Some(_)) => Ok(Transacted::Committed(value)),
             Ok(None) => Err(error),
             Err(_) => Err(DbError { may_pass: true, ..error }),
@@ -112,8 +120,7 @@ fn try_once<T, E>(
 /// another file, which the body opened itself. Errors that a body can make by itself (a lock that it waits for, a
 /// setting) are its own.
 pub(crate) fn tries_max(error: &(dyn std::error::Error + 'static), _lost: bool) -> u32 {
-    let mut chain = std::iter::successors(Some(error), |error| error.source());
-    let is_of_the_disk = chain.any(|error| {
+    let is_of_the_disk = causes::chain(error).any(|error| {
         let error = error.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
         matches!(error, Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure))
     });
@@ -133,6 +140,9 @@ const TEMPORARY: Statement =
 const HOLD: Statement = Statement { name: "hold_transaction_step", sql: "SAVEPOINT piton_step" };
 const RELEASE: Statement = Statement { name: "release_transaction_step", sql: "RELEASE piton_step" };
 
+#[cfg(test)]
+pub(super) const ALL: &[Statement] = &[TEMPORARY, HOLD, RELEASE];
+
 /// What makes it impossible to commit the effect together with its record.
 fn misuse(transaction: &Transaction<'_>) -> Option<&'static str> {
     if transaction.is_autocommit() {
@@ -151,12 +161,6 @@ fn open(path: &Path) -> DbResult<Connection> {
     let connection = connect(path).map_err(|e| failed(NAME, e))?;
     make_durable(&connection).map_err(|e| failed(NAME, e))?.map_err(|reason| unusable(&reason))?;
     Ok(connection)
-}
-
-/// Only the owner writes there, and it takes each place once: what is there is its own.
-fn recorded_at(connection: &Connection, owner: &Owner, place: StepId) -> DbResult<Option<StepRow>> {
-    let found = steps::read(connection, &owner.workflow, StepId(place.0.saturating_sub(1)), 1)?.pop();
-    Ok(found.filter(|found| found.step_id == place))
 }
 
 fn unusable(reason: &str) -> DbError {

@@ -1,15 +1,15 @@
 //! `workflow_status` and its payload tables: how a run begins, ends, and leaves its thread.
 
-use std::borrow::Cow;
-
 use rusqlite::{Connection, Row, params};
 
 use super::statement::Statement;
-use super::{AWAITS_PATH, json_array, steps};
-use crate::clock::Timestamp;
-use crate::id::{ExecutorId, WorkflowId};
-use crate::status::WorkflowStatus;
-use crate::sysdb::names::{INTERNAL_QUEUE, mark_of_message, mark_of_workflow};
+use super::{AWAITS_PATH, column, json_array, steps};
+use crate::pure::clock::Timestamp;
+use crate::pure::codec;
+use crate::pure::id::{ExecutorId, WorkflowId};
+use crate::pure::limits::WAITS_LOOKED_AT;
+use crate::pure::status::WorkflowStatus;
+use crate::sysdb::names::{INTERNAL_QUEUE, ended, mark_of_message, mark_of_workflow};
 use crate::sysdb::write::{Attempt, Existing, NewWorkflow, Refusal, Wake};
 use crate::sysdb::{DbResult, Outcome, Owner, StepRow, StoredInput, Verdict};
 
@@ -79,6 +79,16 @@ const SET_OUTPUT: Statement = Statement {
                           retention_timestamp = excluded.retention_timestamp",
 };
 
+/// Of a row whose id no other table can name: the error stands in the row itself. ?1 rowid, ?2 error, ?3 now
+const END_UNREADABLE: Statement = Statement {
+    name: "end_unreadable",
+    sql: "
+        UPDATE workflow_status
+           SET status = 'ERROR', error = ?2, completed_at = ?3, updated_at = ?3, deduplication_id = NULL,
+               owner_xid = NULL, serialization = 'portable_json'
+         WHERE rowid = ?1",
+};
+
 /// One that waits without a thread, if this is what it waits for. ?1 id, ?2 its mark, ?3 path of the mark, ?4 now
 const WAKE: Statement = Statement {
     name: "wake",
@@ -86,8 +96,8 @@ const WAKE: Statement = Statement {
         UPDATE workflow_status
            SET status = 'ENQUEUED', delay_until_epoch_ms = NULL, updated_at = ?4,
                attributes = json_remove(attributes, ?3)
-         WHERE workflow_uuid = ?1 AND status = 'DELAYED' AND json_valid(attributes)
-           AND json_extract(attributes, ?3) = ?2",
+         WHERE workflow_uuid = ?1 AND status = 'DELAYED'
+           AND CASE WHEN json_valid(attributes) THEN json_extract(attributes, ?3) END = ?2",
 };
 
 /// The attempt is given back: leaving a thread in order is not a crash. Attributes that are no JSON object cannot carry
@@ -96,7 +106,8 @@ const WAKE: Statement = Statement {
 /// ?1 id, ?2 token, ?3 due, ?4 queue, ?5 now, ?6 path of the mark, ?7 mark, ?8 awaited workflow, ?9 awaited topic
 const SUSPEND: Statement = Statement {
     name: "suspend",
-    sql: "
+    sql: concat!(
+        "
         UPDATE workflow_status
            SET status = 'DELAYED', delay_until_epoch_ms = ?3, queue_name = COALESCE(queue_name, ?4),
                owner_xid = NULL, started_at_epoch_ms = NULL, updated_at = ?5,
@@ -108,9 +119,12 @@ const SUSPEND: Statement = Statement {
          WHERE workflow_uuid = ?1 AND status = 'PENDING' AND owner_xid = ?2
            AND NOT EXISTS (SELECT 1 FROM workflow_status awaited
                             WHERE awaited.workflow_uuid = ?8
-                              AND awaited.status NOT IN ('PENDING', 'ENQUEUED', 'DELAYED'))
+                              AND awaited.status IN ",
+        ended!(),
+        ")
            AND NOT EXISTS (SELECT 1 FROM notifications
-                            WHERE destination_uuid = ?1 AND topic = ?9 AND consumed = FALSE)",
+                            WHERE destination_uuid = ?1 AND topic = ?9 AND consumed = FALSE)"
+    ),
 };
 
 /// ?1 id, ?2 token, ?3 queue, ?4 now, ?5 attempts to give back, ?6 the time from which on it may be claimed
@@ -123,6 +137,32 @@ const RELEASE: Statement = Statement {
                started_at_epoch_ms = NULL, updated_at = ?4,
                recovery_attempts = max(recovery_attempts - ?5, 0)
          WHERE workflow_uuid = ?1 AND status = 'PENDING' AND owner_xid = ?2",
+};
+
+/// ?1 workflow, ?2 one that may be among those it descends from
+const DESCENDS_FROM: Statement = Statement {
+    name: "descends_from",
+    sql: "
+        WITH RECURSIVE tree (id) AS (
+            SELECT ?1
+             UNION
+            SELECT s.parent_workflow_id FROM tree JOIN workflow_status s ON s.workflow_uuid = tree.id
+             WHERE s.parent_workflow_id IS NOT NULL)
+        SELECT 1 FROM tree WHERE id = ?2",
+};
+
+/// What it waits for without a thread, and what that waits for, and so on. ?1 id, ?2 path of the mark, ?3 how far
+const WAITS_OF: Statement = Statement {
+    name: "waits_of",
+    sql: "
+        WITH RECURSIVE tree (id, hops) AS (
+            SELECT ?1, 0
+             UNION ALL
+            SELECT substr(json_extract(s.attributes, ?2), 10), hops + 1
+              FROM tree JOIN workflow_status s ON s.workflow_uuid = tree.id
+             WHERE hops < ?3 AND s.status = 'DELAYED'
+               AND CASE WHEN json_valid(s.attributes) THEN json_extract(s.attributes, ?2) END LIKE 'workflow %')
+        SELECT id FROM tree ORDER BY hops",
 };
 
 /// ?1 id
@@ -160,6 +200,7 @@ pub(super) const ALL: &[Statement] = &[
     IS_OWNER,
     SETTLE,
     SET_OUTPUT,
+    END_UNREADABLE,
     WAKE,
     SUSPEND,
     RELEASE,
@@ -167,6 +208,8 @@ pub(super) const ALL: &[Statement] = &[
     INPUTS,
     OUTCOME,
     PARENT,
+    DESCENDS_FROM,
+    WAITS_OF,
 ];
 
 pub(super) fn is_owner(connection: &Connection, owner: &Owner) -> DbResult<bool> {
@@ -211,7 +254,8 @@ pub(super) fn start(connection: &Connection, new: &NewWorkflow) -> DbResult<Verd
 /// Whose the id of a new workflow is already.
 fn taken(connection: &Connection, new: &NewWorkflow) -> DbResult<Verdict> {
     let read = |row: &Row<'_>| {
-        Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?, row.get::<_, Option<String>>(2)?))
+        let name = column::text(row, 0)?.unwrap_or_default();
+        Ok((name, column::text(row, 1)?, column::text(row, 2)?))
     };
     let Some((name, creator, input)) = TAKEN_BY.first(connection, [new.id.as_str()], read)? else {
         return Ok(Verdict::Refused(Refusal::NoSuchWorkflow));
@@ -222,7 +266,9 @@ fn taken(connection: &Connection, new: &NewWorkflow) -> DbResult<Verdict> {
     if name != *new.name {
         return Ok(Verdict::Refused(Refusal::OtherWorkflow { name }));
     }
-    Ok(Verdict::AlreadyThere(Existing { same_input: input.as_deref() == Some(new.input.as_str()) }))
+    Ok(Verdict::AlreadyThere(Existing {
+        same_input: input.is_some_and(|input| codec::same_input(&input, &new.input)),
+    }))
 }
 
 /// The child and the parent's step that started it, both or neither.
@@ -236,6 +282,12 @@ pub(super) fn start_child(
         return Ok(Verdict::NotOwner);
     }
     let started = start(connection, child)?;
+    if matches!(started, Verdict::AlreadyThere(_)) {
+        let ids = [parent.workflow.as_str(), child.id.as_str()];
+        if DESCENDS_FROM.first(connection, ids, |_| Ok(()))?.is_some() {
+            return Ok(Verdict::Refused(Refusal::Ancestor));
+        }
+    }
     if matches!(started, Verdict::Refused(_)) {
         return Ok(started);
     }
@@ -262,7 +314,7 @@ pub(super) fn settle(
         return Ok(if found.as_ref() == Some(outcome) { Verdict::Done } else { Verdict::NotOwner });
     }
     SET_OUTPUT.execute(connection, params![id, outcome.output, outcome.error, at.as_millis()])?;
-    let parent = PARENT.first(connection, [id], |row| row.get::<_, Option<String>>(0))?.flatten();
+    let parent = PARENT.first(connection, [id], |row| column::sound_text(row, 0))?.flatten();
     let woke = wake_parent(connection, parent.as_deref(), id, at)?;
     Ok(if woke { Verdict::Woke } else { Verdict::Done })
 }
@@ -285,6 +337,17 @@ pub(super) fn wake(connection: &Connection, id: &str, mark: &str, at: Timestamp)
 /// Ends a workflow with an error that no execution of it reported.
 pub(super) fn set_error(connection: &Connection, id: &str, error: &str, at: Timestamp) -> DbResult<()> {
     SET_OUTPUT.execute(connection, params![id, None::<String>, error, at.as_millis()])?;
+    Ok(())
+}
+
+/// Ends a workflow that no execution could name.
+pub(super) fn end_unreadable(
+    connection: &Connection,
+    rowid: i64,
+    error: &str,
+    at: Timestamp,
+) -> DbResult<()> {
+    END_UNREADABLE.execute(connection, params![rowid, error, at.as_millis()])?;
     Ok(())
 }
 
@@ -337,8 +400,17 @@ pub(super) fn release(
     Ok(if released == 1 { Verdict::Done } else { Verdict::NotOwner })
 }
 
+pub(super) fn waits_of(connection: &Connection, workflow: &WorkflowId) -> DbResult<Vec<WorkflowId>> {
+    WAITS_OF.all(
+        connection,
+        params![workflow.as_str(), AWAITS_PATH, WAITS_LOOKED_AT],
+        super::claims::id_column,
+    )
+}
+
 pub(super) fn read_input(connection: &Connection, workflow: &WorkflowId) -> DbResult<StoredInput> {
-    let read = |row: &Row<'_>| Ok(StoredInput { text: row.get(0)?, serialization: row.get(1)? });
+    let read =
+        |row: &Row<'_>| Ok(StoredInput { text: column::text(row, 0)?, serialization: column::text(row, 1)? });
     let found = INPUT.first(connection, [workflow.as_str()], read)?;
     Ok(found.unwrap_or(StoredInput { text: None, serialization: None }))
 }
@@ -348,7 +420,7 @@ pub(super) fn read_inputs(
     ids: &[WorkflowId],
 ) -> DbResult<Vec<(WorkflowId, StoredInput)>> {
     INPUTS.all(connection, [json_array(ids)], |row| {
-        let input = StoredInput { text: row.get(1)?, serialization: row.get(2)? };
+        let input = StoredInput { text: column::text(row, 1)?, serialization: column::text(row, 2)? };
         Ok((WorkflowId::stored(row.get(0)?), input))
     })
 }
@@ -360,18 +432,10 @@ pub(super) fn read_outcome(connection: &Connection, workflow: &WorkflowId) -> Db
 /// Columns: id, status, output, error, serialization.
 pub(super) fn outcome_row(row: &Row<'_>) -> rusqlite::Result<Outcome> {
     Ok(Outcome {
-        workflow: WorkflowId::stored(row.get(0)?),
-        status: status_column(row, 1)?,
-        output: row.get(2)?,
-        error: row.get(3)?,
-        serialization: row.get::<_, Option<String>>(4)?.map(Cow::Owned),
-    })
-}
-
-pub(super) fn status_column(row: &Row<'_>, column: usize) -> rusqlite::Result<WorkflowStatus> {
-    let text: String = row.get(column)?;
-    WorkflowStatus::parse(&text).ok_or_else(|| {
-        let error = format!("`{text}` is not a workflow status");
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, error.into())
+        workflow: column::id(row, 0)?.shown(),
+        status: column::status(row, 1)?,
+        output: column::text(row, 2)?,
+        error: column::text(row, 3)?,
+        serialization: column::serialization(row, 4)?,
     })
 }

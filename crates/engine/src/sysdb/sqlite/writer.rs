@@ -1,33 +1,42 @@
 //! The one connection that writes: a batch is a transaction.
 
+use std::sync::Arc;
+
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::file_identity::FileIdentity;
+use super::open::{fold_the_log, still_durable};
 use super::statement::failed;
 use super::{claims, manage, messages, queues, steps, workflows};
-use crate::sysdb::{DbResult, Verdict, Write, Writer};
+use crate::sysdb::{DbError, DbResult, Verdict, Write, Writer};
 
 pub(super) struct SqliteWriter {
-    connection: Connection,
-    file: FileIdentity,
+    /// `None` once it is closed.
+    connection: Option<Connection>,
+    file: Arc<FileIdentity>,
     data_version: Option<i64>,
 }
 
 impl SqliteWriter {
-    pub(super) fn new(connection: Connection, file: FileIdentity) -> Self {
-        Self { connection, file, data_version: None }
+    pub(super) fn new(connection: Connection, file: Arc<FileIdentity>) -> Self {
+        Self { connection: Some(connection), file, data_version: None }
     }
 }
 
 impl Writer for SqliteWriter {
     fn commit(&mut self, batch: &[Write]) -> DbResult<Vec<Verdict>> {
-        self.file.check()?;
-        let transaction = self
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(|e| failed("begin", e))?;
-        let verdicts = batch.iter().map(|write| apply(&transaction, write)).collect::<DbResult<_>>()?;
-        transaction.commit().map_err(|e| failed("commit", e))?;
+        let connection = self.connection.as_mut().ok_or_else(closed)?;
+        self.file.check_content(connection)?;
+        still_durable(connection)?;
+        let verdicts = self.file.note_damage(commit(connection, batch))?;
+        let started = |(write, verdict): (&Write, &Verdict)| match (write, verdict) {
+            (Write::StartWorkflow(new), Verdict::Done) => Some(new.id.clone()),
+            _ => None,
+        };
+        if let Some(workflow) = batch.iter().zip(&verdicts).rev().find_map(started) {
+            self.file.note_start(&workflow);
+        }
         Ok(verdicts)
     }
 
@@ -35,11 +44,35 @@ impl Writer for SqliteWriter {
     /// microseconds and reads no table.
     fn others_committed(&mut self) -> DbResult<bool> {
         const NAME: &str = "data_version";
-        let mut pragma =
-            self.connection.prepare_cached("PRAGMA data_version").map_err(|e| failed(NAME, e))?;
+        let Some(connection) = &self.connection else { return Ok(false) };
+        let mut pragma = connection.prepare_cached("PRAGMA data_version").map_err(|e| failed(NAME, e))?;
         let version = pragma.query_row([], |row| row.get(0)).map_err(|e| failed(NAME, e))?;
         Ok(self.data_version.replace(version) != Some(version))
     }
+
+    fn close(&mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        if self.file.check().is_ok() {
+            fold_the_log(&connection);
+        } else {
+            // What is in the log belongs to another file.
+            let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        }
+    }
+}
+
+fn commit(connection: &mut Connection, batch: &[Write]) -> DbResult<Vec<Verdict>> {
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(|e| failed("begin", e))?;
+    let verdicts = batch.iter().map(|write| apply(&transaction, write)).collect::<DbResult<_>>()?;
+    transaction.commit().map_err(|e| failed("commit", e))?;
+    Ok(verdicts)
+}
+
+fn closed() -> DbError {
+    let source = Box::<dyn std::error::Error + Send + Sync>::from("the engine has shut down").into();
+    DbError { statement: "commit", may_pass: false, source }
 }
 
 /// One write inside the transaction. Conflicts are verdicts; an error fails the whole batch.

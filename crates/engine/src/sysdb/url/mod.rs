@@ -3,10 +3,9 @@
 #[cfg(feature = "postgres")]
 mod postgres;
 
-use std::fmt;
 use std::path::PathBuf;
 
-use crate::error::{Error, Result};
+use crate::pure::error::{Error, Result};
 
 #[cfg(feature = "postgres")]
 pub(crate) use postgres::{Host, PostgresUrl, Tls};
@@ -22,21 +21,25 @@ pub(crate) enum Url {
 impl Url {
     /// `sqlite:PATH`, or `SQLAlchemy`'s `sqlite:///PATH` that the DBOS SDKs use.
     pub(crate) fn parse(url: &str) -> Result<Self> {
-        let refuse =
-            |reason: &str| Err(Error::InvalidUrl { url: Masked(url).to_string(), reason: reason.to_owned() });
+        // Without a scheme that is known, any part of it may be a password, and the scheme is one that was mistaken.
         let Some((scheme, rest)) = url.split_once(':') else {
-            return refuse("it has no scheme; write sqlite:PATH, for example sqlite:shop.db");
+            return Err(refused(
+                NOTHING_SHOWN,
+                "it has no scheme; write sqlite:PATH, for example sqlite:shop.db, or postgresql://USER@HOST/DATABASE",
+            ));
         };
+        let refuse = |reason: &str| Err(refused("sqlite:***", reason));
         match scheme {
             "sqlite" => {}
             "postgres" | "postgresql" | "postgresql+psycopg" | "postgresql+psycopg2" => {
                 return postgres(rest);
             }
             _ => {
-                return refuse(
-                    "the scheme is unknown; write sqlite:PATH, for example sqlite:shop.db, or \
+                return Err(refused(
+                    NOTHING_SHOWN,
+                    "its scheme is unknown; write sqlite:PATH, for example sqlite:shop.db, or \
                      postgresql://USER@HOST/DATABASE",
-                );
+                ));
             }
         }
         let path = match rest.strip_prefix("//") {
@@ -68,10 +71,16 @@ impl Url {
     }
 }
 
-/// Nothing of it is shown when it is refused: any part may be one of the password.
+/// What stands for a URL of which nothing is understood.
+const NOTHING_SHOWN: &str = "***";
+
+/// Nothing of a URL is shown when it is refused: what was not understood may be a password, wherever it stands.
+fn refused(shown: &str, reason: &str) -> Error {
+    Error::InvalidUrl { url: shown.to_owned(), reason: reason.to_owned() }
+}
+
 fn postgres(rest: &str) -> Result<Url> {
-    let refuse =
-        |reason: &str| Error::InvalidUrl { url: "postgresql://***".to_owned(), reason: reason.to_owned() };
+    let refuse = |reason: &str| refused("postgresql://***", reason);
     #[cfg(not(feature = "postgres"))]
     {
         let _ = rest;
@@ -86,20 +95,6 @@ fn postgres(rest: &str) -> Result<Url> {
             rest.ok_or_else(|| refuse("it lacks the two slashes; write postgresql://USER@HOST/DATABASE"))?;
         let url = PostgresUrl::parse(rest).map_err(|reason| refuse(&reason))?;
         Ok(Url::Postgres(Box::new(url)))
-    }
-}
-
-/// A URL fit for logs and errors: no password, no options.
-struct Masked<'u>(&'u str);
-
-impl fmt::Display for Masked<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = self.0.split('?').next().unwrap_or_default();
-        match (shown.split_once("://"), shown.rsplit_once('@')) {
-            (Some((scheme, _)), Some((_, host))) => write!(f, "{scheme}://***@{host}"),
-            (None, Some((_, host))) => write!(f, "***@{host}"),
-            _ => f.write_str(&shown.escape_debug().to_string()),
-        }
     }
 }
 
@@ -162,8 +157,25 @@ mod tests {
             "mysql:root:s3cret@host",
             "redis://:s3cret@h/0",
             "sqlite:x?key=s3cret",
+            "host=db user=u password=s3cret",
+            "host=db user=u password=s3cret:5 dbname=x",
+            "password = 's3cret' options='-c a:b'",
+            "s3cret",
+            "s3cret:u@h/x",
+            "postgres ql://u:s3cret?1@h/x",
+            "PostgreSQL://u:s3cret@h/x",
+            " postgresql://u:s3cret@h/x",
+            "'postgresql://u:s3cret@h/x'",
+            "jdbc:postgresql://h/x?user=u&password=s3cret",
+            "postgresq://u:s3cret?x@h/x",
+            "sqlite://u:s3cret@h/x",
+            "sqlite://u:s3cret",
+            "sqlite:///postgresql://u:s3cret?a@h/x",
         ] {
-            assert!(!refusal(url).contains("s3cret"), "{url}");
+            let error = Url::parse(url).unwrap_err();
+            for shown in [error.to_string(), format!("{error:?}"), format!("{error:#?}")] {
+                assert!(!shown.contains("s3cret"), "{url} is shown as {shown}");
+            }
         }
     }
 }

@@ -81,7 +81,7 @@ const REFUSED: &[(&[&str], &str)] = &[
     ),
     (
         &["pgbouncer", "prepared_statements", "statement_cache_size", "default_query_exec_mode"],
-        "leave it out; a pooler must support prepared statements (PgBouncer 1.21 or newer)",
+        "leave it out; the engine finds out whether a pooler keeps sessions, and goes by that",
     ),
     (
         &["schema", "currentschema", "search_path"],
@@ -127,6 +127,14 @@ impl PostgresUrl {
             return Err(
                 "characters such as @ : / ? # in a user name or a password must be percent-encoded".into()
             );
+        }
+        let path = path_and_query.split('?').next().unwrap_or_default();
+        let hosts = authority.rsplit('@').next().unwrap_or_default();
+        if path.contains(['=', '&']) || hosts.contains(['=', '&', ' ']) {
+            return Err("a host or the database's name holds a space, a = or a &: it looks like options without the \
+                        `?` before them; write postgresql://USER@HOST/DATABASE?NAME=VALUE, and percent-encode what \
+                        belongs to the name"
+                .into());
         }
         let (user_info, hosts) = match authority.rsplit_once('@') {
             Some((user_info, hosts)) => (Some(user_info), hosts),
@@ -262,8 +270,9 @@ impl Options {
             let (name, value) =
                 pair.split_once('=').ok_or("an option after `?` has no value; write NAME=VALUE")?;
             let name = decoded(name)?.to_ascii_lowercase();
-            if options.insert(name.clone(), decoded(value)?).is_some() {
-                return Err(format!("option `{}` is given twice", name.escape_debug()));
+            let named = shown(&name);
+            if options.insert(name, decoded(value)?).is_some() {
+                return Err(format!("{named} is given twice"));
             }
         }
         Ok(Self(options))
@@ -306,8 +315,22 @@ impl Options {
         let refused = REFUSED.iter().find(|(names, _)| names.contains(&name.as_str()));
         Err(match refused {
             Some((_, instead)) => format!("option `{name}` is not supported: {instead}"),
-            None => format!("option `{}` is not known; known are {KNOWN}", name.escape_debug()),
+            // A password with a raw & or ? in it is read as an option.
+            None => format!(
+                "an option after `?` is not known; known are {KNOWN}. Characters such as & in a password must be \
+                 percent-encoded"
+            ),
         })
+    }
+}
+
+/// An option by its name, if the name is known: an unknown one may be a part of a password.
+fn shown(name: &str) -> String {
+    let is_refused = || REFUSED.iter().any(|(names, _)| names.contains(&name));
+    if KNOWN.split(", ").any(|known| known == name) || is_refused() {
+        format!("option `{name}`")
+    } else {
+        "an option after `?`".to_owned()
     }
 }
 
@@ -453,7 +476,8 @@ mod tests {
             ("postgresql://h/x?pgbouncer=true", "`pgbouncer`"),
             ("postgresql://h/x?sslcert=a", "`sslcert`"),
             ("postgresql://h/x?currentSchema=a", "EngineOptions::schema"),
-            ("postgresql://h/x?what=a", "`what` is not known; known are sslmode"),
+            ("postgresql://h/x?what=a", "an option after `?` is not known; known are sslmode"),
+            ("postgresql://h/x?what=a&what=b", "an option after `?` is given twice"),
             ("postgresql://h/x?pool_max=0", "`pool_max` is no number from 1"),
             ("postgresql://h/x?connect_timeout=soon", "`connect_timeout`"),
             (
@@ -466,6 +490,8 @@ mod tests {
             ("postgresql://a@h/x?user=b", "`user` is given twice"),
             ("postgresql://h/x?host=b", "given twice"),
             ("postgresql:///x?host=a,b&port=1,2,3", "as many ports"),
+            ("postgresql://h/xuser=u&password=p", "looks like options"),
+            ("postgresql://host=h password=p/x", "looks like options"),
             ("postgresql://h/%zz", "hexadecimal"),
             ("postgresql://h/%ff", "UTF-8"),
             ("postgresql://h/%00", "NUL"),
@@ -503,12 +529,19 @@ mod tests {
     fn no_part_of_a_password_is_ever_shown() {
         const SECRET: &str = "Xq7Zk9Wv";
         let url = format!("postgresql://user:{SECRET}@host:5432/shop?sslmode=disable&pool_max=3");
-        let mut spoilt = vec![url.clone(), format!("postgresql://h/x?password={SECRET}")];
-        for at in 13..=url.len() {
-            spoilt.push(url[..at].to_owned());
-            spoilt.extend((at < url.len()).then(|| format!("{}{}", &url[..at], &url[at + 1..])));
-            for c in ["@", ":", "/", "?", "#", "&", "=", "%", ",", "[", "]", " "] {
-                spoilt.push(format!("{}{c}{}", &url[..at], &url[at..]));
+        let in_the_query = format!("postgresql://h/x?user=u&password={SECRET}&sslmode=disable");
+        let of_libpq = format!("host=h user=u password={SECRET} dbname=x");
+        let mut spoilt = Vec::new();
+        for url in [url, in_the_query, of_libpq] {
+            spoilt.push(url.clone());
+            for at in 0..=url.len() {
+                spoilt.push(url[..at].to_owned());
+                spoilt.extend((at < url.len()).then(|| format!("{}{}", &url[..at], &url[at + 1..])));
+                for c in
+                    ["@", ":", "/", "?", "#", "&", "=", "%", ",", "[", "]", " ", "&a=", "=1&", "?a=", "://"]
+                {
+                    spoilt.push(format!("{}{c}{}", &url[..at], &url[at..]));
+                }
             }
         }
         for url in spoilt {
@@ -518,7 +551,8 @@ mod tests {
             };
             for part in SECRET.as_bytes().windows(4) {
                 let part = std::str::from_utf8(part).unwrap();
-                assert!(!shown.contains(part), "{url} is shown as {shown}");
+                let part = part.to_ascii_lowercase();
+                assert!(!shown.to_ascii_lowercase().contains(&part), "{url} is shown as {shown}");
             }
         }
     }

@@ -1,11 +1,10 @@
 //! A database on the server of this test process, and a connection beside the engine's.
 
+use engine::BoxError;
 use engine::postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use engine::postgres::{self, Client, GenericClient, NoTls, Row};
-use engine::{BoxError, Context, Result, StepInfo, StepOptions};
-use serde::{Serialize, de::DeserializeOwned};
 
-use crate::value::{FromValue, Params, Value};
+use crate::value::{FromValue, Value};
 
 pub(crate) struct Database {
     name: String,
@@ -14,11 +13,14 @@ pub(crate) struct Database {
 /// How a transaction of the engine begins.
 pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL SERIALIZABLE";
 
+/// How a transaction step names the table of workflows.
+pub(crate) const WORKFLOW_STATUS: &str = "dbos.workflow_status";
+
 /// Attributes that are no JSON object.
 pub(crate) const ODD_ATTRIBUTES: &[&str] = &["null", "[1]", "\"text\""];
 
-/// What the driver says.
-pub(crate) type SqlError = postgres::Error;
+/// Whether a column holds values of any type.
+pub(crate) const ANY_TYPE: bool = false;
 
 impl Database {
     pub(crate) fn new() -> Self {
@@ -27,6 +29,17 @@ impl Database {
 
     pub(crate) fn url(&self) -> String {
         cluster::shared().url(&self.name)
+    }
+
+    /// How the log calls it, at its end.
+    pub(crate) fn label(&self) -> String {
+        format!("/{}", self.name)
+    }
+
+    /// With everybody who is connected to it.
+    pub(crate) fn drop_for_all(&self) {
+        let mut client = Client::connect(&cluster::shared().url("postgres"), NoTls).unwrap();
+        client.batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", self.name)).unwrap();
     }
 
     /// New tables are the application's.
@@ -56,6 +69,16 @@ impl Database {
 
     fn count(&self, sql: &str) -> usize {
         usize::try_from(i64::from_value(self.column(sql, &[]).remove(0))).unwrap()
+    }
+
+    /// All messages get one time, as those of one millisecond do. For tables that are there.
+    pub(crate) fn let_the_clock_of_messages_stand(&self) {
+        drop(engine::Engine::options().open(&self.url()).unwrap());
+        self.batch(
+            "CREATE FUNCTION stand() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN NEW.created_at_epoch_ms := 1; RETURN NEW; END $$;
+             CREATE TRIGGER stands BEFORE INSERT ON notifications FOR EACH ROW EXECUTE FUNCTION stand()",
+        );
     }
 
     /// How many executors live or have died without leave.
@@ -90,12 +113,12 @@ fn references(params: &[Value]) -> Vec<&(dyn ToSql + Sync)> {
     params.iter().map(|value| value as &(dyn ToSql + Sync)).collect()
 }
 
-fn execute(client: &mut impl GenericClient, sql: &str, params: &[Value]) -> Result<usize, SqlError> {
+fn execute(client: &mut impl GenericClient, sql: &str, params: &[Value]) -> Result<usize, postgres::Error> {
     let changed = client.execute(&dollars(sql), &references(params))?;
     Ok(usize::try_from(changed).unwrap())
 }
 
-fn query(client: &mut impl GenericClient, sql: &str, params: &[Value]) -> Result<Vec<Row>, SqlError> {
+fn query(client: &mut impl GenericClient, sql: &str, params: &[Value]) -> Result<Vec<Row>, postgres::Error> {
     client.query(&dollars(sql), &references(params))
 }
 
@@ -109,11 +132,7 @@ fn value(row: &Row) -> Value {
 }
 
 impl ToSql for Value {
-    fn to_sql(
-        &self,
-        ty: &Type,
-        out: &mut postgres::types::private::BytesMut,
-    ) -> std::result::Result<IsNull, BoxError> {
+    fn to_sql(&self, ty: &Type, out: &mut postgres::types::private::BytesMut) -> Result<IsNull, BoxError> {
         match self {
             Self::Null => Ok(IsNull::Yes),
             Self::Int(number) if *ty == Type::INT4 => i32::try_from(*number)?.to_sql(ty, out),
@@ -132,47 +151,4 @@ impl ToSql for Value {
     }
 
     to_sql_checked!();
-}
-
-/// The transaction of a step.
-pub(crate) struct Tx<'t, 'c>(&'t mut postgres::Transaction<'c>);
-
-impl Tx<'_, '_> {
-    pub(crate) fn batch(&mut self, sql: &str) -> Result<(), SqlError> {
-        self.0.batch_execute(sql)
-    }
-
-    pub(crate) fn execute(&mut self, sql: &str, params: impl Params) -> Result<usize, SqlError> {
-        execute(self.0, sql, &params.values())
-    }
-
-    pub(crate) fn value<T: FromValue>(&mut self, sql: &str, params: impl Params) -> Result<T, SqlError> {
-        let rows = query(self.0, sql, &params.values())?;
-        Ok(T::from_value(value(&rows[0])))
-    }
-}
-
-pub(crate) fn transaction<T, E>(
-    ctx: &mut Context,
-    name: &str,
-    mut body: impl FnMut(&mut Tx<'_, '_>) -> Result<T, E>,
-) -> Result<T>
-where
-    T: Serialize + DeserializeOwned,
-    E: Into<BoxError>,
-{
-    ctx.pg_transaction(name, |tx| body(&mut Tx(tx)))
-}
-
-pub(crate) fn transaction_with<T, E>(
-    ctx: &mut Context,
-    name: &str,
-    options: &StepOptions,
-    mut body: impl FnMut(&mut Tx<'_, '_>, &StepInfo<'_>) -> Result<T, E>,
-) -> Result<T>
-where
-    T: Serialize + DeserializeOwned,
-    E: Into<BoxError>,
-{
-    ctx.pg_transaction_with(name, options, |tx, step| body(&mut Tx(tx), step))
 }

@@ -1,0 +1,372 @@
+//! The engine: open, register, launch, shut down. Assembles the parts; only what users call imports it.
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::fleet::recovery;
+use crate::flow::context::Context;
+use crate::flow::core::Core;
+use crate::flow::options::{EngineOptions, WorkflowOptions};
+use crate::flow::registry::Workflow;
+use crate::machines::worker::is_worker;
+use crate::pure::clock::Stopwatch;
+use crate::pure::error::{BoxError, Error, Result, Stop};
+use crate::pure::id::WorkflowId;
+use crate::pure::limits::{DROP_DEADLINE, LEAVE_WITHIN, SERVICE_GRACE};
+use crate::pure::queue::{Queue, QueueOptions};
+use crate::pure::sync::{Signal, lock, say};
+use crate::sysdb::write::Refusal;
+use crate::sysdb::{INTERNAL_QUEUE, Identity, Membership, Served, SystemDatabase, Verdict, Write};
+
+/// An open engine. Clones are the same engine; when the last one is dropped it shuts down.
+///
+/// A workflow function should not hold one: the engine holds the function, and neither would ever go.
+#[derive(Clone)]
+pub struct Engine {
+    guard: Arc<Guard>,
+}
+
+/// Owns the engine's own threads and ends them.
+struct Guard {
+    core: Arc<Core>,
+    launched: AtomicBool,
+    services: Arc<Services>,
+}
+
+struct Services {
+    fleet: Service,
+    committer: Service,
+}
+
+impl Engine {
+    /// Options for an engine; [`EngineOptions::open`] makes it.
+    pub fn options() -> EngineOptions {
+        EngineOptions::new()
+    }
+
+    pub(crate) fn assemble(options: EngineOptions, database: SystemDatabase) -> Result<Self> {
+        let core = Arc::new(Core::new(options, database));
+        let committer = Service::spawn("piton-committer", &core, |core| {
+            core.committer.serve_outside();
+            core.leave_if_last();
+        })?;
+        // From the start: an engine that is never launched has handles that wait, too.
+        let fleet = Service::spawn("piton-fleet", &core, |core| {
+            crate::fleet::service::serve(core);
+            core.leave_if_last();
+        });
+        let fleet = fleet.inspect_err(|_| core.committer.close())?;
+        let services = Arc::new(Services { fleet, committer });
+        Ok(Self { guard: Arc::new(Guard { core, launched: AtomicBool::new(false), services }) })
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.guard.core
+    }
+
+    /// Makes a function a workflow under a name that is recorded with every run. Keep the name when the function
+    /// is renamed: runs in the database go on under it.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyRegistered`], [`Error::AlreadyLaunched`], [`Error::InvalidName`].
+    pub fn register<I, O, E>(
+        &self,
+        name: &str,
+        function: impl Fn(&mut Context, I) -> Result<O, E> + Send + Sync + 'static,
+    ) -> Result<Workflow<I, O>>
+    where
+        I: DeserializeOwned,
+        O: Serialize + DeserializeOwned,
+        E: Into<BoxError> + 'static,
+    {
+        self.register_with(name, WorkflowOptions::new(), function)
+    }
+
+    /// The same with options.
+    ///
+    /// # Errors
+    /// As [`Engine::register`].
+    pub fn register_with<I, O, E>(
+        &self,
+        name: &str,
+        options: WorkflowOptions,
+        function: impl Fn(&mut Context, I) -> Result<O, E> + Send + Sync + 'static,
+    ) -> Result<Workflow<I, O>>
+    where
+        I: DeserializeOwned,
+        O: Serialize + DeserializeOwned,
+        E: Into<BoxError> + 'static,
+    {
+        self.core().registry.register(name, options, function)
+    }
+
+    /// Gives an error type a name, under which it is recorded with its fields as data, wherever it is returned: from a
+    /// step, from a workflow, in a box, or as the cause of another error. Whoever sees the failure gets it back by
+    /// [`crate::Failure::data`], also in another program. Keep the name when the type is renamed.
+    ///
+    /// With the feature `anyhow` an `anyhow::Error` is known by the error that it was made of.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyRegistered`] for a name or a type that is registered, [`Error::AlreadyLaunched`],
+    /// [`Error::InvalidName`]; names that begin with `Piton` or `DBOS` are the engine's.
+    ///
+    /// # Example
+    /// ```
+    /// # use engine::{Context, Engine, Error, Result};
+    /// #[derive(Debug, serde::Serialize, serde::Deserialize, thiserror::Error)]
+    /// #[error("card {card} was declined")]
+    /// struct Declined { card: u8 }
+    ///
+    /// # fn main() -> Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = Engine::options().open_file(dir.path().join("x.db"))?;
+    /// engine.register_error::<Declined>("card_declined")?;
+    /// let pay = engine.register("pay", |ctx: &mut Context, card: u8| {
+    ///     ctx.step("charge", |_| Err::<u32, _>(Declined { card }))
+    /// })?;
+    /// engine.launch()?;
+    /// let Err(Error::WorkflowFailed { failure, .. }) = pay.start(&engine, 4)?.result() else { panic!() };
+    /// assert_eq!(failure.name(), "card_declined");
+    /// assert_eq!(failure.data::<Declined>()?.card, 4);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn register_error<E>(&self, name: &str) -> Result<()>
+    where
+        E: std::error::Error + Serialize + DeserializeOwned + 'static,
+    {
+        self.core().registry.register_error::<E>(name)
+    }
+
+    /// Makes this program serve a queue, with these limits. Names are unique in a database.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyRegistered`], [`Error::AlreadyLaunched`], [`Error::InvalidName`], [`Error::InvalidOption`] for
+    /// limits without meaning. That the name belongs to another application is found by [`Engine::launch`].
+    ///
+    /// # Example
+    /// ```
+    /// # use engine::{Context, Engine, EnqueueOptions, Error, QueueOptions, Result};
+    /// # fn main() -> Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = Engine::options().open_file(dir.path().join("x.db"))?;
+    /// let mail = engine.register("mail", |ctx: &mut Context, to: String| ctx.step("send", |_| Ok::<_, Error>(to.len())))?;
+    /// let queue = engine.register_queue("mails", QueueOptions::new().concurrency(10))?;
+    /// engine.launch()?;
+    /// let urgent = EnqueueOptions::new().id("mail-1");
+    /// let handles = [
+    ///     mail.enqueue(&engine, &queue, "a@example.org".to_owned())?,
+    ///     mail.enqueue_with(&engine, &queue, &urgent, "b@example.org".to_owned())?,
+    /// ];
+    /// for handle in handles {
+    ///     assert_eq!(handle.result()?, 13);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn register_queue(&self, name: &str, options: QueueOptions) -> Result<Queue> {
+        self.core().registry.register_queue(name, options)
+    }
+
+    /// Starts to run workflows: those to come, and those that an executor left behind when it died. After an error
+    /// it can be called again.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyLaunched`], [`Error::ShuttingDown`], [`Error::Forked`], [`Error::QueueInUse`], [`Error::Open`] when this process
+    /// cannot show the others that it lives, [`Error::Unanswered`], [`Error::Database`].
+    pub fn launch(&self) -> Result<()> {
+        let core = self.core();
+        core.refuse_in_a_fork()?;
+        if core.is_stopping() {
+            return Err(Error::ShuttingDown);
+        }
+        if self.guard.launched.swap(true, Ordering::SeqCst) {
+            return Err(Error::AlreadyLaunched);
+        }
+        let launched = self.guard.enter_the_fleet();
+        if launched.is_err() {
+            self.guard.launched.store(false, Ordering::SeqCst);
+        }
+        launched
+    }
+
+    /// Takes no more work, lets running steps end and be recorded, and gives the workflows back: another
+    /// executor, or the next start, goes on with them. Waits at most about `deadline` and returns the workflows whose
+    /// step still runs then; those are taken over when this process ends.
+    pub fn shutdown(&self, deadline: Duration) -> Vec<WorkflowId> {
+        if self.core().enter("Engine::shutdown").is_err() {
+            return Vec::new();
+        }
+        self.guard.services.shut_down(self.core(), deadline)
+    }
+}
+
+impl Guard {
+    fn enter_the_fleet(&self) -> Result<()> {
+        let core = &self.core;
+        let about = Membership {
+            app: core.options.app.clone(),
+            version: core.options.version.clone(),
+            workflows: core.registry.freeze().to_vec(),
+            queues: std::iter::once(INTERNAL_QUEUE.to_owned())
+                .chain(core.registry.queues().into_keys())
+                .collect(),
+        };
+        let executor = core.liveness.join(core.options.label.as_deref(), &about)?;
+        let (app, version) = (about.app.as_str().into(), about.version.as_str().into());
+        let identity = Arc::new(Identity { executor, app, version });
+        let served = Served { identity: identity.clone(), names: about.workflows, queues: about.queues };
+        let served = self.make_known(served);
+        let served = served.inspect_err(|_| core.liveness.leave(&identity.executor, true))?;
+        core.set_served(served);
+        if core.is_stopping() {
+            // A shutdown came in between and saw nobody to take leave for.
+            core.liveness.leave(&identity.executor, true);
+            return Err(Error::ShuttingDown);
+        }
+        core.fleet.raise();
+        Ok(())
+    }
+}
+
+impl Guard {
+    /// Makes known what this executor serves, and takes up what waited for somebody who does.
+    fn make_known(&self, served: Served) -> Result<Served> {
+        let core = &self.core;
+        let (identity, at) = (&served.identity, core.options.clock.now());
+        core.commit_from_outside(Write::RegisterVersion { identity: identity.clone(), at })?;
+        for (name, options) in core.registry.queues() {
+            let (identity, queue) = (identity.clone(), name.as_str().into());
+            let registered =
+                core.commit_from_outside(Write::RegisterQueue { identity, queue, options, at })?;
+            if let Verdict::Refused(Refusal::OtherApplication { name: application }) = registered {
+                return Err(Error::QueueInUse { name, application });
+            }
+        }
+        recovery::revive(identity, &served.names, at, |write| core.commit_from_outside(write))?;
+        Ok(served)
+    }
+}
+
+impl Services {
+    fn shut_down(&self, core: &Arc<Core>, deadline: Duration) -> Vec<WorkflowId> {
+        let watch = Stopwatch::start();
+        // A healthy thread that was told to end needs a moment, however short the deadline.
+        let left = || deadline.saturating_sub(watch.elapsed()).max(SERVICE_GRACE);
+        core.stopping.store(true, Ordering::SeqCst);
+        for run in core.runs.all() {
+            run.tell_to_stop(Stop::ShuttingDown);
+        }
+        core.hub.wake_all();
+        core.fleet.raise();
+        // It may be in a commit that fails and fails: half of the time is for the workers.
+        let fleet_ended = self.fleet.join_within((left() / 2).max(SERVICE_GRACE));
+        // What the fleet took up in its last moment.
+        for run in core.runs.all() {
+            run.tell_to_stop(Stop::ShuttingDown);
+        }
+        let all_ended = core.workers.close(deadline.saturating_sub(watch.elapsed()));
+        core.starts.wait_until_none(left());
+        core.committer.close();
+        let committer_ended = self.committer.join_within(left());
+        core.outage.notices.close();
+        if fleet_ended && all_ended && committer_ended {
+            leave_within(core, Core::leave);
+            return Vec::new();
+        }
+        // As long as a body runs, or a commit, this process lives in the eyes of the others, or they would run its
+        // workflows too. The last one to end takes leave.
+        leave_within(core, Core::leave_after_the_last);
+        core.runs.all().iter().map(|run| run.workflow().clone()).collect()
+    }
+}
+
+/// Takes leave of the others. A database that does not answer is not waited for: they find out by themselves.
+fn leave_within(core: &Arc<Core>, leave: fn(&Core)) {
+    match Service::spawn("piton-leave", core, move |core| leave(core)) {
+        Ok(leaving) => drop(leaving.join_within(LEAVE_WITHIN)),
+        Err(_) => leave(core),
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let (core, services) = (self.core.clone(), self.services.clone());
+        if core.refuse_in_a_fork().is_err() {
+            // To close the parent's connections here would take its locks away.
+            std::mem::forget((core, services));
+            return;
+        }
+        let end = move || {
+            let left = services.shut_down(&core, DROP_DEADLINE);
+            if !left.is_empty() {
+                say!(warn, "the engine was dropped while {} workflows ran a step", left.len());
+            }
+        };
+        // In the body of a step: the shutdown waits for that step, so it must not wait here.
+        if is_worker() {
+            let _ = thread::Builder::new().name("piton-shutdown".to_owned()).spawn(end);
+        } else {
+            end();
+        }
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("options", &self.core().options).finish_non_exhaustive()
+    }
+}
+
+/// A thread of the engine's own.
+struct Service {
+    thread: Mutex<Option<JoinHandle<()>>>,
+    ended: Arc<Signal>,
+}
+
+impl Service {
+    fn spawn(name: &str, core: &Arc<Core>, body: impl FnOnce(&Arc<Core>) + Send + 'static) -> Result<Self> {
+        let ended = Arc::<Signal>::default();
+        let (core, ends) = (core.clone(), RaisedAtTheEnd(ended.clone()));
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let _ends = ends;
+            body(&core);
+        });
+        let refuse =
+            |e: io::Error| Error::InvalidOption { what: format!("thread {name}"), reason: e.to_string() };
+        Ok(Self { thread: Mutex::new(Some(thread.map_err(refuse)?)), ended })
+    }
+
+    /// Says whether it has ended by then. A thread that drops the last engine from within cannot wait for itself.
+    fn join_within(&self, time: Duration) -> bool {
+        let mut thread = lock(&self.thread);
+        if thread.as_ref().is_none_or(|thread| thread.thread().id() == thread::current().id()) {
+            return true;
+        }
+        let watch = Stopwatch::start();
+        while self.ended.now() == 0 {
+            let Some(left) = time.checked_sub(watch.elapsed()) else { return false };
+            self.ended.wait_at_most(0, left);
+        }
+        if let Some(thread) = thread.take() {
+            let _ = thread.join();
+        }
+        true
+    }
+}
+
+/// Also when the thread ends by a panic.
+struct RaisedAtTheEnd(Arc<Signal>);
+
+impl Drop for RaisedAtTheEnd {
+    fn drop(&mut self) {
+        self.0.raise();
+    }
+}

@@ -1,0 +1,115 @@
+//! A handle: the way to a workflow from outside.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use crate::flow::child::{ended, result_of_outcome};
+use crate::flow::core::Core;
+use crate::machines::waiter::{Subscription, Topic};
+use crate::machines::worker::lending_the_slot;
+use crate::pure::clock::{Clock, Timestamp};
+use crate::pure::error::{Error, Result};
+use crate::pure::id::WorkflowId;
+use crate::pure::status::WorkflowStatus;
+use crate::pure::sync::Signal;
+use crate::sysdb::Outcome;
+
+/// One workflow, seen from outside. It can be waited for, by as many handles as you like, in any process.
+pub struct Handle<O> {
+    core: Arc<Core>,
+    id: WorkflowId,
+    /// The workflow was there before, so it may have ended before this handle looked.
+    attached: bool,
+    signal: Arc<Signal>,
+    subscription: Subscription,
+    output: PhantomData<fn() -> O>,
+}
+
+impl<O: DeserializeOwned> Handle<O> {
+    /// Subscribes before the workflow is started or looked at, so that its end is not missed.
+    pub(crate) fn new(core: &Arc<Core>, id: WorkflowId) -> Self {
+        let signal = Arc::<Signal>::default();
+        let subscription = core.hub.subscribe(Topic::Settled(id.clone()), signal.clone());
+        Self { core: core.clone(), id, attached: false, signal, subscription, output: PhantomData }
+    }
+
+    pub(crate) fn attached(mut self) -> Self {
+        self.attached = true;
+        self
+    }
+
+    /// The workflow's id.
+    pub fn id(&self) -> &WorkflowId {
+        &self.id
+    }
+
+    /// Whether the workflow was there before: the start that gave this handle started nothing.
+    pub fn is_attached(&self) -> bool {
+        self.attached
+    }
+
+    /// Waits until the workflow has ended and returns what it returned.
+    ///
+    /// # Errors
+    /// [`Error::WorkflowFailed`], [`Error::WorkflowCancelled`] or [`Error::RecoveryAttemptsExceeded`] when it
+    /// ended so; [`Error::NotFound`] when its row was deleted; [`Error::ShuttingDown`] when the engine stops first, and the workflow goes on later;
+    /// [`Error::Undecodable`] when the output is no `O`.
+    pub fn result(&self) -> Result<O> {
+        let outcome = self.wait_until(None)?;
+        result_of_outcome(&outcome.ok_or(Error::ShuttingDown)?)
+    }
+
+    /// The same, but waits at most this long; `None` when the workflow has not ended by then. This is the patience of the
+    /// caller, so it is real time, also where a test moves the engine's clock.
+    ///
+    /// # Errors
+    /// As [`Handle::result`].
+    pub fn wait(&self, timeout: Duration) -> Result<Option<O>> {
+        self.wait_until(Clock::real().now().checked_add(timeout))?
+            .map(|outcome| result_of_outcome(&outcome))
+            .transpose()
+    }
+
+    /// Where the workflow stands now.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such workflow, [`Error::Database`].
+    pub fn status(&self) -> Result<WorkflowStatus> {
+        self.core.enter("Handle::status")?;
+        let outcome = self.core.reader.outcome(&self.id)?;
+        outcome.map(|outcome| outcome.status).ok_or_else(|| Error::NotFound { workflow: self.id.clone() })
+    }
+
+    fn wait_until(&self, deadline: Option<Timestamp>) -> Result<Option<Outcome>> {
+        crate::pure::inside::refuse()?;
+        self.core.enter("Handle::result")?;
+        let clock = &Clock::real();
+        loop {
+            let seen = self.signal.now();
+            // Of a workflow that this handle started there is nothing to look up before its signal comes.
+            if (self.attached || seen > 0)
+                && let Some(outcome) = ended(&self.core, &self.id, &self.subscription)?
+            {
+                return Ok(Some(outcome));
+            }
+            if self.core.is_stopping() {
+                return Err(Error::ShuttingDown);
+            }
+            if deadline.is_some_and(|deadline| clock.now() >= deadline) {
+                return Ok(None);
+            }
+            // In a step, it may be this very slot that the awaited workflow needs.
+            lending_the_slot(|| self.signal.wait_past(seen, clock, deadline));
+        }
+    }
+}
+
+impl<O> fmt::Debug for Handle<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Handle({})", self.id)
+    }
+}

@@ -1,0 +1,191 @@
+//! What an operator does: look at workflows, cancel them, let them go on.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use crate::api::engine::Engine;
+use crate::api::handle::Handle;
+use crate::fleet::stranded;
+use crate::flow::core::Run;
+use crate::machines::waiter::Topic;
+use crate::pure::error::{Error, Result, Stop};
+use crate::pure::id::{OwnerToken, WorkflowId};
+use crate::pure::listing::{Progress, StepRecord, Stranded, WorkflowFilter, WorkflowInfo};
+use crate::pure::status::WorkflowStatus;
+use crate::sysdb::write::{BEFORE_FIRST_STEP, Refusal};
+use crate::sysdb::{Verdict, Write};
+
+impl Engine {
+    /// A handle to a workflow that was started before, here or elsewhere.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::InvalidName`], [`Error::Database`].
+    pub fn retrieve<O: DeserializeOwned>(&self, id: &str) -> Result<Handle<O>> {
+        let id = WorkflowId::new(id)?;
+        let handle = Handle::new(self.core(), id).attached();
+        handle.status()?;
+        Ok(handle)
+    }
+
+    /// The workflows that match, with inputs and outcomes. A row that others left half readable is among them:
+    /// [`WorkflowInfo::unreadable`] says what is wrong with it, and the log says so once.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn list(&self, filter: &WorkflowFilter) -> Result<Vec<WorkflowInfo>> {
+        let core = self.core();
+        core.enter("Engine::list")?;
+        let found = core.reader.list(&core.options.app, filter)?;
+        for info in found.iter().filter(|info| !info.unreadable.is_empty()) {
+            core.outage.names_row(&info.id, &info.unreadable.join(", "));
+        }
+        Ok(found)
+    }
+
+    /// How many workflows match; limit and offset do not count.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn count(&self, filter: &WorkflowFilter) -> Result<u64> {
+        self.core().enter("Engine::count")?;
+        Ok(self.core().reader.count(&self.core().options.app, filter)?)
+    }
+
+    /// What a workflow has recorded, in the order of its steps.
+    ///
+    /// # Errors
+    /// [`Error::Database`]. An unknown id has no steps.
+    pub fn steps(&self, id: &WorkflowId) -> Result<Vec<StepRecord>> {
+        self.core().enter("Engine::steps")?;
+        let all = u32::MAX >> 1;
+        let rows = self.core().reader.steps(id, BEFORE_FIRST_STEP, all)?;
+        Ok(rows.into_iter().map(StepRecord::from).collect())
+    }
+
+    /// The open workflows of this database that no living executor can take up, by what is missing: their application, its
+    /// version, their queue, or their name. Empty when there are none.
+    ///
+    /// The log says the same at the launch of an engine, and within some ten seconds of a change. Only workflows that wait
+    /// to be taken up are judged: `ENQUEUED` ones, and `DELAYED` ones, which will be. Those of another application are
+    /// given 30 s, for its program may be about to start. Those of programs in other languages are not judged while such
+    /// a program runs something of the same application, because their executors are not seen here.
+    ///
+    /// It looks at all that waits, so do not call it in a loop. The engine need not be launched.
+    ///
+    /// # Errors
+    /// [`Error::Database`], also when it is not known who lives.
+    ///
+    /// # Example
+    /// ```
+    /// # use engine::{Absent, Context, Engine, Error, Queue, Result};
+    /// # fn main() -> Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let file = dir.path().join("shop.db");
+    /// let open = |version: &str| Engine::options().app("shop").version(version).open_file(&file);
+    /// let old = open("1")?;
+    /// let order = old.register("order", |_: &mut Context, n: u32| Ok::<_, Error>(n))?;
+    /// order.enqueue(&old, &Queue::named("orders"), 1)?;
+    /// drop(old);
+    ///
+    /// let new = open("2")?;
+    /// new.launch()?;
+    /// let stranded = new.waiting_for_nobody()?;
+    /// assert_eq!((stranded[0].absent, stranded[0].count), (Absent::Version, 1));
+    /// assert!(stranded[0].to_string().starts_with("1 open workflow of version 1 of application shop: no living"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn waiting_for_nobody(&self) -> Result<Vec<Stranded>> {
+        stranded::look(self.core())
+    }
+
+    /// How far a workflow has come.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Database`].
+    pub fn progress(&self, id: &WorkflowId) -> Result<Progress> {
+        self.core().enter("Engine::progress")?;
+        let progress = self.core().reader.progress(id)?;
+        progress.ok_or_else(|| Error::NotFound { workflow: id.clone() })
+    }
+
+    /// Stops a workflow wherever it stands and says how it stands then: `CANCELLED`, or the outcome that came
+    /// first. A step that runs ends, but nothing more is recorded.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::ShuttingDown`], [`Error::Database`].
+    pub fn cancel(&self, id: &WorkflowId) -> Result<WorkflowStatus> {
+        self.cancel_some(id, false)
+    }
+
+    /// The same with its children, and theirs.
+    ///
+    /// # Errors
+    /// As [`Engine::cancel`].
+    pub fn cancel_with_children(&self, id: &WorkflowId) -> Result<WorkflowStatus> {
+        self.cancel_some(id, true)
+    }
+
+    fn cancel_some(&self, id: &WorkflowId, children: bool) -> Result<WorkflowStatus> {
+        let core = self.core();
+        let write = Write::Cancel { workflow: id.clone(), children, at: core.options.clock.now() };
+        // Those that run now: one that is claimed after a resume of somebody else is none of ours.
+        let running = core.runs.all();
+        match core.commit_from_outside(write)? {
+            Verdict::Changed(cancelled) => {
+                tell_to_stop(&running, &cancelled, &Stop::Cancelled);
+                for workflow in cancelled {
+                    core.hub.wake(&Topic::Settled(workflow));
+                }
+                Ok(WorkflowStatus::Cancelled)
+            }
+            verdict => stands(id, &verdict),
+        }
+    }
+
+    /// Lets a workflow go on from its last recorded step, with its attempts counted anew, and says how it stands
+    /// then: `ENQUEUED`, or `SUCCESS` when there is nothing left to do.
+    ///
+    /// Anything but a success can be resumed that is not an outcome of the work itself: a cancelled or parked
+    /// workflow, one that ended because the program did not fit it (its name was not registered, its steps had
+    /// changed, its values could not be decoded), and one that is `PENDING`, which is then taken from the
+    /// executor that has it.
+    ///
+    /// # Errors
+    /// [`Error::Final`] when it ended with an error of the work itself: its records would lead to the same error again,
+    /// so start a run under another id. [`Error::NotFound`], [`Error::ShuttingDown`], [`Error::Database`].
+    pub fn resume(&self, id: &WorkflowId) -> Result<WorkflowStatus> {
+        let core = self.core();
+        let (workflow, token) = (id.clone(), OwnerToken::generate());
+        let write = Write::Resume { workflow, token, at: core.options.clock.now() };
+        // Those that run now: the resume may be claimed here before this thread goes on.
+        let running = core.runs.all();
+        match core.commit_from_outside(write)? {
+            Verdict::Changed(resumed) => {
+                tell_to_stop(&running, &resumed, &Stop::NotOwner);
+                core.hub.resumed(id);
+                Ok(WorkflowStatus::Enqueued)
+            }
+            Verdict::Refused(Refusal::Stands(WorkflowStatus::Error)) => {
+                let outcome = core.reader.outcome(id)?;
+                let outcome = outcome.ok_or_else(|| Error::NotFound { workflow: id.clone() })?;
+                Err(Error::Final { workflow: id.clone(), failure: outcome.failure().of_the_work() })
+            }
+            verdict => stands(id, &verdict),
+        }
+    }
+}
+
+fn tell_to_stop(running: &[Arc<Run>], workflows: &[WorkflowId], reason: &Stop) {
+    for run in running.iter().filter(|run| workflows.contains(run.workflow())) {
+        run.tell_to_stop(reason.clone());
+    }
+}
+
+fn stands(id: &WorkflowId, verdict: &Verdict) -> Result<WorkflowStatus> {
+    match verdict {
+        Verdict::Refused(Refusal::Stands(status)) => Ok(*status),
+        _ => Err(Error::NotFound { workflow: id.clone() }),
+    }
+}

@@ -1,0 +1,8 @@
+//! What a program calls: open, register, launch, start, wait, send, manage.
+
+pub(crate) mod engine;
+pub(crate) mod handle;
+pub(crate) mod manage;
+pub(crate) mod open;
+pub(crate) mod send;
+pub(crate) mod start;

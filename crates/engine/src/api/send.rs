@@ -1,0 +1,64 @@
+//! Messages to workflows from outside.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use crate::api::engine::Engine;
+use crate::flow::message::new_message;
+use crate::machines::waiter::Topic;
+use crate::pure::error::{Error, Result};
+use crate::pure::id::{WorkflowId, check_name};
+use crate::sysdb::{Verdict, Write};
+
+impl Engine {
+    /// Sends a message to a workflow. It waits there until the workflow asks for one of its topic; `""` is the
+    /// topic of messages without one. One commit.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::InvalidName`], [`Error::Unencodable`], [`Error::ShuttingDown`],
+    /// [`Error::Database`].
+    pub fn send<T>(&self, destination: &WorkflowId, topic: &str, message: T) -> Result<()>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        self.send_as(Uuid::now_v7().to_string(), destination, topic, message)
+    }
+
+    /// The same, but at most once for each key and destination: a caller may repeat a send whose answer it did
+    /// not get.
+    ///
+    /// # Errors
+    /// As [`Engine::send`].
+    pub fn send_once<T>(&self, key: &str, destination: &WorkflowId, topic: &str, message: T) -> Result<()>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        check_name("idempotency key", key)?;
+        self.send_as(format!("{}::{destination}", unambiguous(key)), destination, topic, message)
+    }
+
+    fn send_as<T>(&self, id: String, destination: &WorkflowId, topic: &str, message: T) -> Result<()>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        let core = self.core();
+        let message = new_message(id, destination, topic, message, core.options.clock.now())?;
+        let sent = Topic::Message(destination.clone(), message.topic.clone());
+        if let Verdict::Refused(_) = core.commit_from_outside(Write::Send { message, sender: None })? {
+            return Err(Error::NotFound { workflow: destination.clone() });
+        }
+        core.hub.wake(&sent);
+        Ok(())
+    }
+}
+
+/// A key that contains the separator could end in the middle of another's destination; its hash cannot.
+fn unambiguous(key: &str) -> Cow<'_, str> {
+    if key.contains("::") || key.ends_with(':') {
+        return Uuid::new_v5(&Uuid::NAMESPACE_OID, key.as_bytes()).to_string().into();
+    }
+    key.into()
+}

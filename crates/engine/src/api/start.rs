@@ -1,0 +1,185 @@
+//! Starting a workflow from outside: one commit, then it runs, here or where its queue is served.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::api::engine::Engine;
+use crate::api::handle::Handle;
+use crate::flow::core::{Core, Run};
+use crate::flow::registry::Workflow;
+use crate::flow::workflow::{self, Assignment};
+use crate::machines::committer::Caller;
+use crate::pure::error::{Error, Result};
+use crate::pure::id::{OwnerToken, WorkflowId, check_name};
+use crate::pure::queue::{EnqueueOptions, Queue};
+use crate::pure::sync::say;
+use crate::sysdb::write::{NewWorkflow, Refusal};
+use crate::sysdb::{Owner, Verdict, Write};
+use crate::{pure::codec, pure::inside};
+
+impl<I, O> Workflow<I, O>
+where
+    I: Serialize + DeserializeOwned,
+    O: DeserializeOwned,
+{
+    /// Starts a run under a new id. When this returns, the run is recorded: it ends, whatever happens to this
+    /// process. One commit.
+    ///
+    /// # Errors
+    /// [`Error::NotLaunched`], [`Error::NotRegistered`], [`Error::Unencodable`] for an input that cannot be
+    /// recorded, [`Error::ShuttingDown`], [`Error::Database`].
+    pub fn start(&self, engine: &Engine, input: I) -> Result<Handle<O>> {
+        self.start_with_id(engine, &WorkflowId::generate(), input)
+    }
+
+    /// Starts the run of this id, or attaches to it if it is there already: then its first input stands. So a
+    /// caller may repeat a start whose answer it did not get.
+    ///
+    /// # Errors
+    /// As [`Workflow::start`], [`Error::InvalidName`], and [`Error::IdInUse`] when the id belongs to a run of
+    /// another workflow.
+    pub fn start_as(&self, engine: &Engine, id: &str, input: I) -> Result<Handle<O>> {
+        self.start_with_id(engine, &WorkflowId::new(id)?, input)
+    }
+
+    /// Puts a run into a queue, for whoever serves that: programs of this application, here or in other processes. When
+    /// this returns it is recorded. One commit; this engine need not be launched for it.
+    ///
+    /// # Errors
+    /// As [`Workflow::start`], but the workflow need not be registered here.
+    pub fn enqueue(&self, engine: &Engine, queue: &Queue, input: I) -> Result<Handle<O>> {
+        self.enqueue_with(engine, queue, &EnqueueOptions::new(), input)
+    }
+
+    /// The same with options.
+    ///
+    /// # Errors
+    /// As [`Workflow::enqueue`], [`Error::InvalidName`], [`Error::InvalidOption`], and [`Error::IdInUse`] when the id
+    /// belongs to a run of another workflow.
+    pub fn enqueue_with(
+        &self,
+        engine: &Engine,
+        queue: &Queue,
+        options: &EnqueueOptions<'_>,
+        input: I,
+    ) -> Result<Handle<O>> {
+        let core = engine.core();
+        inside::refuse()?;
+        core.refuse_in_a_fork()?;
+        let _under_way = core.starts.enter();
+        if core.is_stopping() {
+            return Err(Error::ShuttingDown);
+        }
+        let new = self.queued(core, queue, options, input)?;
+        let handle = Handle::new(core, new.id.clone());
+        match core.commit_from_outside(Write::StartWorkflow(new))? {
+            Verdict::Done => Ok(handle),
+            verdict => self.attach(handle, verdict),
+        }
+    }
+
+    /// The row of a run that waits in a queue, under the given id or a new one.
+    pub(crate) fn queued(
+        &self,
+        core: &Core,
+        queue: &Queue,
+        options: &EnqueueOptions<'_>,
+        input: I,
+    ) -> Result<NewWorkflow> {
+        let id = options.id.map_or_else(|| Ok(WorkflowId::generate()), WorkflowId::new)?;
+        check_name("workflow name", self.name())?;
+        check_name("queue name", queue.name())?;
+        if i32::try_from(options.priority).is_err() {
+            let reason = format!("{} is more than 2,147,483,647", options.priority);
+            return Err(Error::InvalidOption { what: "priority".to_owned(), reason });
+        }
+        let own = (core.options.app.as_str(), Some(core.options.version.as_str()));
+        let (app, version) = options.application.map_or(own, |app| (app, None));
+        let version = options.version.or(version);
+        check_name("application", app)?;
+        version.map_or(Ok(()), |version| check_name("application version", version))?;
+        Ok(NewWorkflow {
+            id,
+            name: self.shared_name(),
+            input: codec::encode_input(self.name(), input, options.spread)?,
+            parent: None,
+            app: app.into(),
+            version: version.map(Into::into),
+            token: OwnerToken::generate(),
+            claimed_by: None,
+            queue: Some(queue.shared_name()),
+            priority: options.priority,
+            at: core.options.clock.now(),
+        })
+    }
+
+    fn start_with_id(&self, engine: &Engine, id: &WorkflowId, input: I) -> Result<Handle<O>> {
+        let core = engine.core();
+        inside::refuse()?;
+        core.refuse_in_a_fork()?;
+        check_name("workflow name", self.name())?;
+        core.registry.get(self.name())?;
+        let identity = core.identity()?.clone();
+        let input = codec::encode_input(self.name(), input, false)?;
+        let _under_way = core.starts.enter();
+        if core.is_stopping() {
+            return Err(Error::ShuttingDown);
+        }
+        let handle = Handle::new(core, id.clone());
+        let slot = core.slot_of(&identity.executor);
+        let owner = Owner { workflow: id.clone(), token: OwnerToken::generate() };
+        let new = NewWorkflow {
+            id: id.clone(),
+            name: self.shared_name(),
+            input: input.clone(),
+            parent: None,
+            app: identity.app.clone(),
+            version: Some(identity.version.clone()),
+            token: owner.token.clone(),
+            claimed_by: slot.as_ref().map(|_| identity.executor.clone()),
+            queue: None,
+            priority: 0,
+            at: core.options.clock.now(),
+        };
+        let assignment = Assignment::fresh(Run::new(owner), self.shared_name(), input);
+        core.runs.enter(&assignment.run);
+        let verdict = core.commit_from_outside(Write::StartWorkflow(new));
+        match (verdict, slot) {
+            (Ok(Verdict::Done), Some(slot)) => {
+                workflow::dispatch(core, assignment, slot, Caller::Outside);
+                Ok(handle)
+            }
+            (Ok(Verdict::Done), None) => {
+                core.runs.leave(&assignment.run);
+                core.expect_backlog();
+                Ok(handle)
+            }
+            (verdict, _) => {
+                core.runs.leave(&assignment.run);
+                self.attach(handle, verdict?)
+            }
+        }
+    }
+
+    /// The id was taken before.
+    fn attach(&self, handle: Handle<O>, verdict: Verdict) -> Result<Handle<O>> {
+        match verdict {
+            Verdict::AlreadyThere(existing) => {
+                if !existing.same_input {
+                    say!(
+                        warn,
+                        "workflow {} was started before with another input; the first one stands",
+                        handle.id()
+                    );
+                }
+                Ok(handle.attached())
+            }
+            Verdict::Refused(Refusal::OtherWorkflow { name }) => Err(Error::IdInUse {
+                workflow: handle.id().clone(),
+                recorded: name,
+                asked: self.name().to_owned(),
+            }),
+            _ => Err(Error::NotFound { workflow: handle.id().clone() }),
+        }
+    }
+}

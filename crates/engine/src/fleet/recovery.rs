@@ -1,0 +1,182 @@
+//! What became of workflows whose executor is gone: a loop in every live executor, not only at its launch.
+
+use std::sync::Arc;
+
+use crate::flow::core::Core;
+use crate::flow::registry::listed;
+use crate::machines::committer::Caller;
+use crate::pure::clock::{Stopwatch, Timestamp};
+use crate::pure::error::{Failure, NOT_REGISTERED};
+use crate::pure::id::{ExecutorId, WorkflowId};
+use crate::pure::limits::{REFUSED_RETRY_MIN, TRACELESS_EVERY, UNKNOWN_AFTER};
+use crate::pure::listing::brief;
+use crate::pure::observer::Event;
+use crate::pure::sync::say;
+use crate::sysdb::write::{Attempt, Unknown};
+use crate::sysdb::{BusyExecutor, DbResult, Identity, Served, Verdict, Write};
+use crate::{flow::workflow, pure::codec};
+
+/// What is tried again by each sweep, for the log.
+const SHOW_LIFE: &str = "show_the_others_that_it_lives";
+const SEE_OTHERS: &str = "see_what_the_others_can_run";
+
+/// How many of many workflows a line names.
+const NAMED_MAX: usize = 5;
+
+/// Every now and then. `unknown_since` is for the next sweep: since when workflows wait whose names nobody knows.
+pub(crate) fn sweep(core: &Core, unknown_since: &mut Option<Stopwatch>) -> DbResult<()> {
+    // One that is not launched runs nothing, and takes nothing over.
+    let Ok(served) = core.served() else { return Ok(()) };
+    let identity = &served.identity;
+    match core.liveness.uphold(&identity.executor) {
+        Ok(()) => core.outage.notices.passed(SHOW_LIFE),
+        Err(error) => core.outage.notices.failed(SHOW_LIFE, &error.to_string()),
+    }
+    for executor in core.liveness.dead() {
+        take_over(core, &executor);
+    }
+    release_the_lost(core, identity)?;
+    refuse_the_unknown(core, served, unknown_since)
+}
+
+/// Conditional statements: a second one, here or in another process, finds nothing. Failures are logged by the
+/// committer; the next sweep finds the dead one again.
+pub(crate) fn take_over(core: &Core, dead: &ExecutorId) {
+    let mut workflows = 0;
+    loop {
+        let requeue = Write::Requeue { executor: dead.clone(), at: core.options.clock.now() };
+        let requeued = core.committer.commit(requeue, Caller::Engine);
+        match requeued {
+            Ok(Verdict::Changed(some)) if !some.is_empty() => workflows += some.len(),
+            Ok(_) => break,
+            Err(_) => return,
+        }
+    }
+    core.liveness.forget(dead);
+    if workflows > 0 {
+        say!(info, "executor {} died; {workflows} workflows go on", dead.as_str());
+        core.options.observers.tell(|| Event::Recovered { workflows });
+    }
+}
+
+/// What was refused because nobody knew its name goes on, for these are known. It takes several commits if there is much.
+pub(crate) fn revive<E>(
+    identity: &Arc<Identity>,
+    known: &[String],
+    at: Timestamp,
+    commit: impl Fn(Write) -> Result<Verdict, E>,
+) -> Result<(), E> {
+    loop {
+        match commit(Write::Revive { identity: identity.clone(), known: known.to_vec(), at })? {
+            Verdict::Changed(revived) if !revived.is_empty() => {}
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Executors that have workflows and of which there is no trace, as after a restore from a backup. One of them may be
+/// about to put its trace back. Where a row names none, nobody can say whether it lives.
+pub(crate) fn without_trace(core: &Core) -> DbResult<Vec<ExecutorId>> {
+    let mut busy = Vec::new();
+    for executor in core.reader.busy_executors()? {
+        match executor {
+            BusyExecutor::Known(executor) => busy.push(executor),
+            BusyExecutor::Unreadable(shown) => core.outage.notices.name(
+                &format!("executor {shown}"),
+                "workflows are PENDING under it, which is no executor's id; they are left alone, and `resume` frees \
+                 them",
+            ),
+        }
+    }
+    Ok(core.liveness.without_trace(busy))
+}
+
+/// Workflows that are `PENDING` under this process and that it does not run: it could neither end them nor give
+/// them back when the database failed.
+fn release_the_lost(core: &Core, identity: &Identity) -> DbResult<()> {
+    let mut released = Vec::new();
+    for owner in core.reader.owned_by(&identity.executor)? {
+        if !core.runs.has(&owner) {
+            let run = crate::flow::core::Run::new(owner);
+            if workflow::release(core, &run, Attempt::Counted, Some(REFUSED_RETRY_MIN), Caller::Engine) {
+                released.push(run.workflow().clone());
+            }
+        }
+    }
+    if !released.is_empty() {
+        say!(warn, "{} left behind; they go on", some_of(&released));
+    }
+    Ok(())
+}
+
+/// Workflows that wait for a name which no living executor of this application knows.
+fn refuse_the_unknown(core: &Core, served: &Served, unknown_since: &mut Option<Stopwatch>) -> DbResult<()> {
+    let identity = &served.identity;
+    let at = core.options.clock.now();
+    let waiting_since = at.saturating_sub(UNKNOWN_AFTER);
+    if !core.reader.unknown_wait(served, waiting_since)? {
+        *unknown_since = None;
+        return Ok(());
+    }
+    // While it is not known who knows what, nothing is refused.
+    let Some(known) = known_names(core, identity) else { return Ok(()) };
+    let all = Served { names: known.clone(), ..served.clone() };
+    if !core.reader.unknown_wait(&all, waiting_since)? {
+        *unknown_since = None;
+        return Ok(());
+    }
+    // A living one whose traces were removed puts them back meanwhile.
+    if unknown_since.get_or_insert_with(Stopwatch::start).elapsed() < TRACELESS_EVERY {
+        return Ok(());
+    }
+    let failure = Failure::by_engine(
+        NOT_REGISTERED,
+        format!(
+            "no running program of application {} registers this workflow; registered are: {}. It goes on when one \
+             does",
+            identity.app,
+            listed(known.iter())
+        ),
+    );
+    let error = codec::encode_failure(&failure);
+    let refuse = Write::RefuseUnknown(Unknown { served: all, error, waiting_since, at });
+    let refused = match core.committer.commit(refuse, Caller::Engine) {
+        Ok(Verdict::Changed(refused)) if !refused.is_empty() => refused,
+        _ => return Ok(()),
+    };
+    say!(error, "{}: {failure}", some_of(&refused));
+    // A program that was launched in between has looked for such workflows before they were refused.
+    let mut new = known_names(core, identity).unwrap_or_default();
+    new.retain(|name| !known.contains(name));
+    if !new.is_empty() {
+        // Failures are logged by the committer.
+        let _ = revive(identity, &new, at, |write| core.committer.commit(write, Caller::Engine));
+    }
+    Ok(())
+}
+
+/// How many, and the first ones by name.
+fn some_of(workflows: &[WorkflowId]) -> String {
+    let named: Vec<_> = workflows.iter().take(NAMED_MAX).map(|id| brief(id.as_str(), 300)).collect();
+    let more = if workflows.len() > NAMED_MAX { ", .." } else { "" };
+    format!("{} workflows ({}{more})", workflows.len(), named.join(", "))
+}
+
+/// What the living executors of this application and version can run.
+fn known_names(core: &Core, identity: &Identity) -> Option<Vec<String>> {
+    let members = core.liveness.members();
+    let peers = match members {
+        Ok(members) => members.into_iter(),
+        Err(error) => {
+            core.outage.notices.failed(SEE_OTHERS, &error.to_string());
+            return None;
+        }
+    };
+    core.outage.notices.passed(SEE_OTHERS);
+    let peers = peers.filter(|peer| *peer.app == *identity.app && *peer.version == *identity.version);
+    let mut known: Vec<String> =
+        peers.flat_map(|peer| peer.workflows).chain(core.registry.freeze().iter().cloned()).collect();
+    known.sort();
+    known.dedup();
+    Some(known)
+}

@@ -1,0 +1,506 @@
+//! Child workflows: started and awaited, or run on the parent's own thread.
+//!
+//! The child's row and the parent's record of it are one commit, so there is never one without the other.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::flow::context::Context;
+use crate::flow::core::{Core, Run};
+use crate::flow::execution::Ended;
+use crate::flow::operation::{Begun, Entry, Place, Recorded, Replayed};
+use crate::flow::registry::Workflow;
+use crate::flow::workflow::{self, Assignment, Ending};
+use crate::machines::committer::Caller;
+use crate::machines::waiter::{Subscription, Topic};
+use crate::pure::codec::{self, Codec};
+use crate::pure::error::{
+    AWAITED_CANCELLED, AWAITED_PARKED, CIRCULAR_WAIT, Error, Failure, NOT_FOUND, Result, Stop,
+};
+use crate::pure::id::{OwnerToken, WorkflowId, check_name};
+use crate::pure::queue::{EnqueueOptions, Queue};
+use crate::pure::status::WorkflowStatus;
+use crate::sysdb::write::{NewWorkflow, Refusal, Wake};
+use crate::sysdb::{Outcome, Owner, StepRow, Verdict, Write};
+
+/// The name under which the outcome of a child is recorded in its parent, as DBOS has it.
+const GET_RESULT: &str = "DBOS.getResult";
+
+/// A child that was started; [`Child::result`] waits for it.
+pub struct Child<O> {
+    id: WorkflowId,
+    output: PhantomData<fn() -> O>,
+}
+
+impl<O: DeserializeOwned> Child<O> {
+    /// The child's workflow id.
+    pub fn id(&self) -> &WorkflowId {
+        &self.id
+    }
+
+    /// Waits for the child and returns what it returned. Takes one step id and one commit. A long wait takes no
+    /// thread.
+    ///
+    /// # Errors
+    /// [`Error::WorkflowFailed`], [`Error::WorkflowCancelled`] or [`Error::RecoveryAttemptsExceeded`] when the
+    /// child ended so, [`Error::NotFound`] when its row was deleted, [`Error::CircularWait`] when it waits for this
+    /// workflow. All of these are recorded. [`Error::Stopped`] when the engine ends this execution; hand that on.
+    pub fn result(&self, ctx: &mut Context) -> Result<O> {
+        let patience = ctx.core().options.suspend_after;
+        ctx.child_result(&self.id, patience)
+    }
+}
+
+impl<O> fmt::Debug for Child<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Child({})", self.id)
+    }
+}
+
+impl Context {
+    /// Runs a child on this thread and returns what it returned. It is a workflow of its own, `PARENT-STEP` by
+    /// id: recovered, listed and cancelled like any other. Takes two step ids.
+    ///
+    /// # Errors
+    /// As [`Context::start`] and [`Child::result`].
+    ///
+    /// # Example
+    /// ```
+    /// # use engine::{Context, Result, Workflow};
+    /// fn nightly(ctx: &mut Context, batch: &Workflow<u32, u64>) -> Result<u64> {
+    ///     let mut total = 0;
+    ///     for number in 0..10 {
+    ///         total += ctx.run(batch, number)?;
+    ///     }
+    ///     Ok(total)
+    /// }
+    /// ```
+    pub fn run<I, O>(&mut self, workflow: &Workflow<I, O>, input: I) -> Result<O>
+    where
+        I: Serialize + DeserializeOwned,
+        O: DeserializeOwned,
+    {
+        if self.depth >= crate::pure::limits::INLINE_DEPTH_MAX {
+            return self.start(workflow, input)?.result(self);
+        }
+        let mut patience = self.core().options.suspend_after;
+        let (id, assignment) = self.start_child(workflow, None, input, How::Inline)?;
+        if let Some(assignment) = assignment {
+            match workflow::run_inline(self, assignment) {
+                Ending::Settled(outcome) => return self.record_child_result(&id, &outcome),
+                // It sleeps long: so does its parent.
+                Ending::Suspended => patience = Duration::ZERO,
+                Ending::Left => {}
+            }
+        }
+        self.child_result(&id, patience)
+    }
+
+    /// Starts a child, which runs beside this workflow. Takes one step id and one commit.
+    ///
+    /// # Errors
+    /// [`Error::NotRegistered`] when this program has no such workflow, [`Error::Unencodable`] for an input that
+    /// cannot be recorded, [`Error::Stopped`] when the engine ends this execution; hand that on.
+    ///
+    /// # Example
+    /// ```
+    /// # use engine::{Context, Result, Workflow};
+    /// fn all(ctx: &mut Context, page: &Workflow<u32, u64>) -> Result<u64> {
+    ///     let children = (0..10).map(|number| ctx.start(page, number)).collect::<Result<Vec<_>>>()?;
+    ///     children.iter().map(|child| child.result(ctx)).sum()
+    /// }
+    /// ```
+    pub fn start<I, O>(&mut self, workflow: &Workflow<I, O>, input: I) -> Result<Child<O>>
+    where
+        I: Serialize + DeserializeOwned,
+    {
+        let (id, _) = self.start_child(workflow, None, input, How::Beside)?;
+        Ok(Child { id, output: PhantomData })
+    }
+
+    /// The same under an id of your choice. If it is taken by a run of the same workflow, that run is the child.
+    ///
+    /// # Errors
+    /// As [`Context::start`], and [`Error::StepFailed`] when the id belongs to another workflow, or to one of those
+    /// that this workflow descends from.
+    pub fn start_as<I, O>(&mut self, workflow: &Workflow<I, O>, id: &str, input: I) -> Result<Child<O>>
+    where
+        I: Serialize + DeserializeOwned,
+    {
+        let id = WorkflowId::new(id)?;
+        let (id, _) = self.start_child(workflow, Some(id), input, How::Beside)?;
+        Ok(Child { id, output: PhantomData })
+    }
+
+    /// Puts a child into a queue, for whoever serves that. Takes one step id and one commit.
+    ///
+    /// # Errors
+    /// As [`Context::start`], but the workflow need not be registered in this program.
+    pub fn enqueue<I, O>(&mut self, workflow: &Workflow<I, O>, queue: &Queue, input: I) -> Result<Child<O>>
+    where
+        I: Serialize + DeserializeOwned,
+        O: DeserializeOwned,
+    {
+        self.enqueue_with(workflow, queue, &EnqueueOptions::new(), input)
+    }
+
+    /// The same with options.
+    ///
+    /// # Errors
+    /// As [`Context::enqueue`], [`Error::InvalidName`], [`Error::InvalidOption`], and [`Error::StepFailed`] when the id
+    /// belongs to another workflow, or to one of those that this workflow descends from.
+    pub fn enqueue_with<I, O>(
+        &mut self,
+        workflow: &Workflow<I, O>,
+        queue: &Queue,
+        options: &EnqueueOptions<'_>,
+        input: I,
+    ) -> Result<Child<O>>
+    where
+        I: Serialize + DeserializeOwned,
+        O: DeserializeOwned,
+    {
+        // All that can be refused is refused before the place is taken.
+        let new = workflow.queued(self.core(), queue, options, input)?;
+        let entry = self.begin(workflow.name().to_owned())?;
+        let id = self.id_of_child(entry.place(), options.id.map(|_| new.id.clone()))?;
+        let begun = match entry {
+            Entry::Replayed(recorded) => {
+                return began_before(&recorded, &id).map(|id| Child { id, output: PhantomData });
+            }
+            Entry::Fresh(begun) => begun,
+        };
+        let (parent, at) = (Some(self.workflow_id().clone()), self.execution.now());
+        self.record_start(begun, NewWorkflow { id: id.clone(), parent, at, ..new })?;
+        Ok(Child { id, output: PhantomData })
+    }
+
+    fn id_of_child(&self, place: &Place, given: Option<WorkflowId>) -> Result<WorkflowId> {
+        let id = given.map_or_else(|| WorkflowId::of_child(self.workflow_id(), place.step_id), Ok)?;
+        if id == *self.workflow_id() {
+            let (what, name) = ("id of a child", id.to_string());
+            return Err(Error::InvalidName { what, name, reason: "is the workflow's own".to_owned() });
+        }
+        Ok(id)
+    }
+
+    /// Records the start of a child. Inline, it gives back what to run; beside, it is on its way.
+    fn start_child<I, O>(
+        &mut self,
+        workflow: &Workflow<I, O>,
+        id: Option<WorkflowId>,
+        input: I,
+        how: How,
+    ) -> Result<(WorkflowId, Option<Assignment>)>
+    where
+        I: Serialize + DeserializeOwned,
+    {
+        check_name("workflow name", workflow.name())?;
+        self.core().registry.get(workflow.name())?;
+        let input = codec::encode_input(workflow.name(), input, false)?;
+        let entry = self.begin(workflow.name().to_owned())?;
+        let id = self.id_of_child(entry.place(), id)?;
+        let begun = match entry {
+            Entry::Replayed(recorded) => return began_before(&recorded, &id).map(|id| (id, None)),
+            Entry::Fresh(begun) => begun,
+        };
+        let core = self.core().clone();
+        let identity = core.identity()?.clone();
+        let slot = if how == How::Beside { core.slot_of(&identity.executor) } else { None };
+        let owner = Owner { workflow: id.clone(), token: OwnerToken::generate() };
+        let child = NewWorkflow {
+            id: id.clone(),
+            name: workflow.shared_name(),
+            input: input.clone(),
+            parent: Some(self.workflow_id().clone()),
+            app: identity.app.clone(),
+            version: Some(identity.version.clone()),
+            token: owner.token.clone(),
+            claimed_by: (how == How::Inline || slot.is_some()).then(|| identity.executor.clone()),
+            queue: None,
+            priority: 0,
+            at: self.execution.now(),
+        };
+        let assignment = Assignment::fresh(Run::new(owner), workflow.shared_name(), input);
+        core.runs.enter(&assignment.run);
+        let started = self.record_start(begun, child);
+        if !matches!(started, Ok(Verdict::Done)) {
+            core.runs.leave(&assignment.run);
+            return started.map(|_| (id, None));
+        }
+        match (how, slot) {
+            (How::Inline, _) => return Ok((id, Some(assignment))),
+            (How::Beside, Some(slot)) => workflow::dispatch(&core, assignment, slot, Caller::Engine),
+            (How::Beside, None) => {
+                core.runs.leave(&assignment.run);
+                core.expect_backlog();
+            }
+        }
+        Ok((id, None))
+    }
+
+    /// The row of the child and the parent's record of it, in one commit.
+    fn record_start(&mut self, begun: Begun, child: NewWorkflow) -> Result<Verdict> {
+        let id = child.id.clone();
+        let row = StepRow { child: Some(id.clone()), ..begun.row() };
+        let start = begun.end_by(row, |parent, step| Write::StartChild { parent, step, child });
+        let (begun, refusal) = match self.record(start)? {
+            Recorded::Done(verdict) => return Ok(verdict),
+            Recorded::Refused(begun, refusal) => (begun, refusal),
+        };
+        let failure = match refusal {
+            // The child would be a workflow that this one descends from.
+            Refusal::Ancestor => Failure::by_engine(
+                CIRCULAR_WAIT,
+                format!(
+                    "workflow {id} cannot be a child of {}, which descends from it: each would wait for the other; \
+                     choose another id",
+                    self.workflow_id()
+                ),
+            ),
+            Refusal::OtherWorkflow { name: recorded } => {
+                let asked = begun.place.name.to_string();
+                Failure::new("IdInUse", Error::IdInUse { workflow: id, recorded, asked }.to_string())
+            }
+            other => return Err(self.execution.misanswered("start_child", &Verdict::Refused(other))),
+        };
+        let (recording, error) = begun.fail(failure);
+        self.record(recording)?;
+        Err(error)
+    }
+
+    /// What the child returned; waits for it if that is not recorded.
+    fn child_result<O: DeserializeOwned>(&mut self, child: &WorkflowId, patience: Duration) -> Result<O> {
+        let begun = match self.begin(GET_RESULT)? {
+            Entry::Replayed(recorded) => return result_of(&recorded.row, self.workflow_id(), child),
+            Entry::Fresh(begun) => begun,
+        };
+        let row = match self.await_outcome(child, patience)? {
+            Ok(outcome) => outcome_row(begun.row(), &outcome),
+            Err(failure) => failure_row(begun.row(), child, &failure),
+        };
+        self.record_result(begun, row, child)
+    }
+
+    /// The same for an outcome that is at hand.
+    fn record_child_result<O: DeserializeOwned>(
+        &mut self,
+        child: &WorkflowId,
+        outcome: &Outcome,
+    ) -> Result<O> {
+        match self.begin(GET_RESULT)? {
+            Entry::Replayed(recorded) => result_of(&recorded.row, self.workflow_id(), child),
+            Entry::Fresh(begun) => {
+                let row = outcome_row(begun.row(), outcome);
+                self.record_result(begun, row, child)
+            }
+        }
+    }
+
+    fn record_result<O: DeserializeOwned>(
+        &mut self,
+        begun: Begun,
+        row: StepRow,
+        child: &WorkflowId,
+    ) -> Result<O> {
+        let result = result_of(&row, self.workflow_id(), child);
+        self.record(begun.end(row))?;
+        result
+    }
+
+    /// Waits for the end of a workflow: on the thread for a while, without one after that. A failure is that of the
+    /// wait: nothing can end it.
+    fn await_outcome(
+        &mut self,
+        workflow: &WorkflowId,
+        patience: Duration,
+    ) -> Result<Result<Outcome, Failure>> {
+        let hub = self.core().hub.clone();
+        let subscription = hub.subscribe(Topic::Settled(workflow.clone()), self.execution.run.signal.clone());
+        loop {
+            let core = self.core().clone();
+            let mut found = Ok(None);
+            self.wait_at_most(patience, || {
+                found = ended(&core, workflow, &subscription);
+                !matches!(found, Ok(None))
+            })?;
+            match found {
+                Ok(Some(outcome)) => return Ok(Ok(outcome)),
+                Ok(None) => {}
+                Err(error @ Error::NotFound { .. }) => {
+                    return Ok(Err(Failure::by_engine(NOT_FOUND, error.to_string())));
+                }
+                // Not the workflow's failure, so not its outcome.
+                Err(error) => {
+                    let reason = match error {
+                        Error::Database { statement, source } => format!("{statement}: {source}"),
+                        other => other.to_string(),
+                    };
+                    return Err(self.execution.end(Ended::Stopped(Stop::Database(reason.into()))));
+                }
+            }
+            if let Some(others) = self.circle_through(workflow) {
+                return Ok(Err(self.circular_wait(workflow, others)));
+            }
+            let left = self.suspend(Wake::WhenSettled(workflow.clone()), None);
+            if left.is_err() && self.circle_through(workflow).is_some() {
+                // The others left their threads at the same time. Whoever sees the whole circle looks again.
+                self.wake_again();
+            }
+            left?;
+        }
+    }
+
+    fn circular_wait(&self, awaited: &WorkflowId, others: Vec<WorkflowId>) -> Failure {
+        let data: Vec<_> = others.iter().map(WorkflowId::as_str).collect();
+        let data = serde_json::json!(data);
+        let (workflow, awaited) = (self.workflow_id().clone(), awaited.clone());
+        let error = Error::CircularWait { workflow, awaited, others };
+        Failure::by_engine(CIRCULAR_WAIT, error.to_string()).with_data(data)
+    }
+
+    /// Those through which `awaited` waits for this workflow, as far as they wait without a thread. A look that fails
+    /// has seen nothing; the workflow looks again when it is woken.
+    fn circle_through(&self, awaited: &WorkflowId) -> Option<Vec<WorkflowId>> {
+        let mut others = self.core().reader.waits_of(awaited).unwrap_or_default();
+        others.truncate(others.iter().position(|id| id == self.workflow_id())?);
+        // The first one is `awaited` itself.
+        Some(others.into_iter().skip(1).collect())
+    }
+
+    fn wake_again(&self) {
+        let (waiting, now) = (vec![self.workflow_id().clone()], self.execution.now());
+        // Failures are logged by the committer.
+        let _ = self.core().committer.commit(Write::WakeServed { waiting, now }, Caller::Engine);
+    }
+}
+
+/// Where a child runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// On its parent's thread, in its parent's slot.
+    Inline,
+    /// On a thread of its own, or later when there is none.
+    Beside,
+}
+
+/// The child that an earlier run started in this place.
+fn began_before(recorded: &Replayed, asked: &WorkflowId) -> Result<WorkflowId> {
+    if let Some(error) = recorded.error() {
+        return Err(error);
+    }
+    match &recorded.row.child {
+        Some(child) if child == asked => Ok(child.clone()),
+        Some(child) => Err(recorded.misfit(&format!("child {child}"), &format!("child {asked}"))),
+        None => Err(recorded.misfit("a step", &format!("child {asked}"))),
+    }
+}
+
+/// The record of an outcome in the workflow that waited for it.
+fn outcome_row(row: StepRow, outcome: &Outcome) -> StepRow {
+    let id = &outcome.workflow;
+    let failure = match outcome.status {
+        WorkflowStatus::Success => {
+            let (output, serialization) = (outcome.output.clone(), outcome.serialization.clone());
+            return StepRow { output, serialization, child: Some(id.clone()), ..row };
+        }
+        WorkflowStatus::Cancelled => {
+            Failure::by_engine(AWAITED_CANCELLED, format!("workflow {id} was cancelled"))
+        }
+        WorkflowStatus::MaxRecoveryAttemptsExceeded => {
+            Failure::by_engine(AWAITED_PARKED, outcome.failure().message())
+        }
+        WorkflowStatus::Error
+        | WorkflowStatus::Pending
+        | WorkflowStatus::Enqueued
+        | WorkflowStatus::Delayed
+        | WorkflowStatus::Unknown => outcome.failure().of_the_work(),
+    };
+    failure_row(row, id, &failure)
+}
+
+/// The record of a wait that ended with an error.
+fn failure_row(row: StepRow, awaited: &WorkflowId, failure: &Failure) -> StepRow {
+    let error = Some(codec::encode_failure(failure));
+    let serialization = Some(Codec::PortableJson.name().into());
+    StepRow { error, serialization, child: Some(awaited.clone()), ..row }
+}
+
+/// What such a record means to the one who waited.
+fn result_of<O: DeserializeOwned>(row: &StepRow, waiting: &WorkflowId, awaited: &WorkflowId) -> Result<O> {
+    let Some(failure) = row.failure() else {
+        return output_of(awaited, row.serialization.as_deref(), row.output.as_deref());
+    };
+    let workflow = awaited.clone();
+    Err(if failure.is(AWAITED_CANCELLED) {
+        Error::WorkflowCancelled { workflow }
+    } else if failure.is(AWAITED_PARKED) {
+        Error::RecoveryAttemptsExceeded { workflow, reason: failure.message().to_owned() }
+    } else if failure.is(NOT_FOUND) {
+        Error::NotFound { workflow }
+    } else if failure.is(CIRCULAR_WAIT) {
+        let others = Vec::<String>::deserialize(failure.data_value()).unwrap_or_default();
+        let others = others.into_iter().map(WorkflowId::stored).collect();
+        Error::CircularWait { workflow: waiting.clone(), awaited: workflow, others }
+    } else {
+        Error::WorkflowFailed { workflow, failure: failure.of_the_work() }
+    })
+}
+
+/// What a workflow that has ended means to a handle. Its status decides; its error may have any name.
+pub(crate) fn result_of_outcome<O: DeserializeOwned>(outcome: &Outcome) -> Result<O> {
+    let workflow = outcome.workflow.clone();
+    Err(match outcome.status {
+        WorkflowStatus::Success => {
+            return output_of(&workflow, outcome.serialization.as_deref(), outcome.output.as_deref());
+        }
+        WorkflowStatus::Cancelled => Error::WorkflowCancelled { workflow },
+        WorkflowStatus::MaxRecoveryAttemptsExceeded => {
+            Error::RecoveryAttemptsExceeded { workflow, reason: outcome.failure().message().to_owned() }
+        }
+        WorkflowStatus::Error
+        | WorkflowStatus::Pending
+        | WorkflowStatus::Enqueued
+        | WorkflowStatus::Delayed
+        | WorkflowStatus::Unknown => {
+            Error::WorkflowFailed { workflow, failure: outcome.failure().of_the_work() }
+        }
+    })
+}
+
+fn output_of<O: DeserializeOwned>(
+    workflow: &WorkflowId,
+    serialization: Option<&str>,
+    output: Option<&str>,
+) -> Result<O> {
+    codec::decode(&format!("output of workflow {workflow}"), serialization, output)
+}
+
+/// The outcome of a workflow that has ended: as its waker had it, or as the database has it. A look that fails in a
+/// way that may pass has seen nothing; the hub wakes whoever waits for another one.
+pub(crate) fn ended(
+    core: &Core,
+    workflow: &WorkflowId,
+    subscription: &Subscription,
+) -> Result<Option<Outcome>> {
+    // Only a success is final for good: anything else may have been resumed since, here or elsewhere.
+    if let Some(outcome) = subscription.take_outcome().filter(|o| o.status == WorkflowStatus::Success) {
+        return Ok(Some(outcome.as_ref().clone()));
+    }
+    match core.reader.outcome(workflow) {
+        Ok(Some(outcome)) => {
+            if outcome.status == WorkflowStatus::Unknown {
+                let what = "its status is none that this program knows; it is left alone, and what waits for it waits on";
+                core.outage.names_row(workflow, what);
+            }
+            Ok(outcome.status.is_terminal().then_some(outcome))
+        }
+        Ok(None) => Err(Error::NotFound { workflow: workflow.clone() }),
+        Err(error) if error.may_pass => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,323 @@
+//! What the parts of one engine share.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Once, OnceLock};
+use std::time::Duration;
+
+use crate::flow::options::EngineOptions;
+use crate::flow::registry::Registry;
+use crate::machines::committer::{Caller, CommitError, Committer, Surroundings};
+use crate::machines::waiter::Hub;
+use crate::machines::worker::{Slot, Workers};
+use crate::pure::blocking::Blocking;
+use crate::pure::clock::Stopwatch;
+use crate::pure::due::Dues;
+use crate::pure::error::{Error, Result, Stop};
+use crate::pure::id::{ExecutorId, OwnerToken, WorkflowId};
+use crate::pure::sync::{Inflight, Signal, lock};
+use crate::sysdb::outage::Outage;
+use crate::sysdb::{Identity, Liveness, Owner, Reader, Served, SystemDatabase, Verdict, Write};
+
+pub(crate) struct Core {
+    pub(crate) options: EngineOptions,
+    pub(crate) registry: Registry,
+    pub(crate) committer: Committer,
+    pub(crate) reader: Arc<dyn Reader>,
+    pub(crate) liveness: Arc<dyn Liveness>,
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    pub(crate) transactions: crate::sysdb::TransactionSteps,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) workers: Workers,
+    pub(crate) runs: Runs,
+    pub(crate) dues: Dues,
+    blocking: Blocking,
+    /// Raised when there may be work for the fleet's thread.
+    pub(crate) fleet: Arc<Signal>,
+    pub(crate) sweep_every: Duration,
+    pub(crate) outage: Arc<Outage>,
+    pub(crate) stopping: AtomicBool,
+    /// Starts of callers that are under way. A shutdown lets them come to their end.
+    pub(crate) starts: Inflight,
+    /// The process that opened the engine.
+    process: u32,
+    backlog: AtomicBool,
+    /// The engine has shut down over a running body.
+    leaving: AtomicBool,
+    left: Once,
+    served: OnceLock<Arc<Served>>,
+}
+
+impl Core {
+    pub(crate) fn new(options: EngineOptions, database: SystemDatabase) -> Self {
+        let (fleet, outage) = (database.fleet, database.outage);
+        let around = Surroundings {
+            gate: options.gate.clone(),
+            observers: options.observers.clone(),
+            fleet: fleet.clone(),
+            outage: outage.clone(),
+            steady_clock: options.clock.steady(),
+        };
+        let committer = Committer::new(database.writer, around);
+        Self {
+            workers: Workers::new(options.workers_max, options.stack_bytes),
+            registry: Registry::default(),
+            committer,
+            reader: database.reader,
+            liveness: database.liveness,
+            #[cfg(any(feature = "sqlite", feature = "postgres"))]
+            transactions: database.transactions,
+            sweep_every: database.sweep_every,
+            outage,
+            hub: Arc::default(),
+            runs: Runs::default(),
+            dues: Dues::default(),
+            blocking: Blocking::default(),
+            fleet,
+            stopping: AtomicBool::new(false),
+            starts: Inflight::default(),
+            process: std::process::id(),
+            backlog: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
+            left: Once::new(),
+            served: OnceLock::new(),
+            options,
+        }
+    }
+
+    /// Who this process is; known from the launch on.
+    pub(crate) fn identity(&self) -> Result<&Arc<Identity>> {
+        self.served().map(|served| &served.identity)
+    }
+
+    /// What it takes up; known from the launch on.
+    pub(crate) fn served(&self) -> Result<&Arc<Served>> {
+        self.served.get().ok_or(Error::NotLaunched)
+    }
+
+    /// Once, by the launch.
+    pub(crate) fn set_served(&self, served: Served) {
+        let _ = self.served.set(Arc::new(served));
+    }
+
+    /// Whether nobody takes this executor for dead: one that others may take for it takes nothing up.
+    pub(crate) fn is_alive(&self, executor: &ExecutorId) -> bool {
+        self.liveness.covers(executor, Stopwatch::start())
+    }
+
+    /// A slot for what this executor is about to start, if it may run it at once.
+    pub(crate) fn slot_of(&self, executor: &ExecutorId) -> Option<Slot> {
+        if self.is_alive(executor) { self.workers.try_slot() } else { None }
+    }
+
+    /// After a fork, a call in the child would wait for threads that stayed in the parent, or spoil its connections.
+    pub(crate) fn refuse_in_a_fork(&self) -> Result<()> {
+        let (opened_in, this) = (self.process, std::process::id());
+        if opened_in == this { Ok(()) } else { Err(Error::Forked { opened_in, this }) }
+    }
+
+    /// To be called at the beginning of each call of a program, by its name: not in a fork, and a warning if it blocks a
+    /// task.
+    pub(crate) fn enter(&self, call: &'static str) -> Result<()> {
+        self.refuse_in_a_fork()?;
+        self.blocking.begins(call);
+        Ok(())
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// More waits in the database than there are slots: whoever frees one says so.
+    pub(crate) fn expect_backlog(&self) {
+        self.note_backlog(true);
+    }
+
+    pub(crate) fn note_backlog(&self, backlog: bool) {
+        self.backlog.store(backlog, Ordering::SeqCst);
+    }
+
+    pub(crate) fn has_backlog(&self) -> bool {
+        self.backlog.load(Ordering::SeqCst)
+    }
+
+    /// Calls the fleet when a good part of the slots is free: a claim is a commit, so it should take many. Fewer
+    /// are noticed by the fleet's next look. A queue may have a limit that has room again.
+    pub(crate) fn slot_was_freed(&self, run: &Run) {
+        if run.queue.is_some() || (self.has_backlog() && self.workers.many_slots_are_free()) {
+            self.fleet.raise();
+        }
+    }
+
+    /// Takes leave of the other executors and lets go of the database, whoever still holds the engine. Once: a second
+    /// call waits for the end of the first.
+    pub(crate) fn leave(&self) {
+        self.left.call_once(|| self.leave_now());
+    }
+
+    fn leave_now(&self) {
+        if let Ok(identity) = self.identity() {
+            let owns_nothing = self.reader.owned_by(&identity.executor).is_ok_and(|owned| owned.is_empty());
+            self.liveness.leave(&identity.executor, owns_nothing);
+        }
+        #[cfg(any(feature = "sqlite", feature = "postgres"))]
+        self.transactions.close();
+        self.reader.close();
+        self.committer.close_writer();
+    }
+
+    /// The same as soon as nothing runs here any more, after the committer has closed.
+    pub(crate) fn leave_after_the_last(&self) {
+        self.leaving.store(true, Ordering::SeqCst);
+        self.leave_if_last();
+    }
+
+    /// To be called when a run has ended.
+    pub(crate) fn leave_if_last(&self) {
+        if self.leaving.load(Ordering::SeqCst) && self.runs.all().is_empty() && self.committer.is_idle() {
+            self.leave();
+        }
+    }
+
+    /// A write of a caller's thread.
+    pub(crate) fn commit_from_outside(&self, write: Write) -> Result<Verdict> {
+        crate::pure::inside::refuse()?;
+        self.enter(match &write {
+            Write::StartWorkflow(_) => "Workflow::start",
+            Write::Send { .. } => "Engine::send",
+            Write::Cancel { .. } => "Engine::cancel",
+            Write::Resume { .. } => "Engine::resume",
+            _ => "Engine::launch",
+        })?;
+        self.committer.commit(write, Caller::Outside).map_err(|error| match error {
+            CommitError::Closed => Error::ShuttingDown,
+            CommitError::Refused(error) => error.into(),
+            CommitError::Unanswered { begun, reason } => Error::Unanswered { begun, reason },
+        })
+    }
+}
+
+/// The executions of this process.
+#[derive(Default)]
+pub(crate) struct Runs(Mutex<HashMap<OwnerToken, Vec<Arc<Run>>>>);
+
+/// One execution, as others see it: they can tell it to stop.
+pub(crate) struct Run {
+    pub(crate) owner: Owner,
+    /// The queue it came from, if that is not the engine's own.
+    pub(crate) queue: Option<Arc<str>>,
+    stop: Mutex<Option<Stop>>,
+    /// Its row is in the database, so one that is not there any more was deleted.
+    has_row: AtomicBool,
+    /// When it was last known to own its workflow: its claim came after this.
+    sure_at: Mutex<Stopwatch>,
+    /// Raised when it should look up from whatever it waits for.
+    pub(crate) signal: Arc<Signal>,
+}
+
+impl Run {
+    /// Of an owner that is about to be.
+    pub(crate) fn new(owner: Owner) -> Arc<Self> {
+        Self::build(owner, None, Stopwatch::start(), false)
+    }
+
+    /// Of one that has been since some time after `asked`.
+    pub(crate) fn claimed(owner: Owner, queue: Option<Arc<str>>, asked: Stopwatch) -> Arc<Self> {
+        Self::build(owner, queue, asked, true)
+    }
+
+    fn build(owner: Owner, queue: Option<Arc<str>>, asked: Stopwatch, has_row: bool) -> Arc<Self> {
+        let (sure_at, has_row) = (Mutex::new(asked), AtomicBool::new(has_row));
+        Arc::new(Self { owner, queue, stop: Mutex::default(), has_row, sure_at, signal: Arc::default() })
+    }
+
+    /// To be called after its start was committed.
+    pub(crate) fn was_started(&self) {
+        self.has_row.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn workflow(&self) -> &WorkflowId {
+        &self.owner.workflow
+    }
+
+    pub(crate) fn stop(&self) -> Option<Stop> {
+        lock(&self.stop).clone()
+    }
+
+    pub(crate) fn sure_at(&self) -> Stopwatch {
+        *lock(&self.sure_at)
+    }
+
+    pub(crate) fn is_sure_since(&self, looked: Stopwatch) {
+        *lock(&self.sure_at) = looked;
+    }
+
+    /// The first reason stays.
+    pub(crate) fn tell_to_stop(&self, reason: Stop) {
+        lock(&self.stop).get_or_insert(reason);
+        self.signal.raise();
+    }
+}
+
+impl Runs {
+    /// Entered before its claim is committed: what is `PENDING` under this executor and not here was lost.
+    pub(crate) fn enter(&self, run: &Arc<Run>) {
+        lock(&self.0).entry(run.owner.token.clone()).or_default().push(run.clone());
+    }
+
+    pub(crate) fn leave(&self, run: &Arc<Run>) {
+        let mut runs = lock(&self.0);
+        if let Some(list) = runs.get_mut(&run.owner.token) {
+            list.retain(|other| !Arc::ptr_eq(other, run));
+            if list.is_empty() {
+                runs.remove(&run.owner.token);
+            }
+        }
+    }
+
+    /// Keeps a token for a claim of which it is not known yet what it takes.
+    pub(crate) fn reserve(&self, token: &OwnerToken) {
+        lock(&self.0).entry(token.clone()).or_default();
+    }
+
+    /// Ends what `reserve` began; the runs that were entered meanwhile stay.
+    pub(crate) fn unreserve(&self, token: &OwnerToken) {
+        let mut runs = lock(&self.0);
+        if runs.get(token).is_some_and(Vec::is_empty) {
+            runs.remove(token);
+        }
+    }
+
+    /// Whether it runs here, or may be about to: its token is reserved.
+    pub(crate) fn has(&self, owner: &Owner) -> bool {
+        let runs = lock(&self.0);
+        runs.get(&owner.token)
+            .is_some_and(|list| list.is_empty() || list.iter().any(|run| run.owner == *owner))
+    }
+
+    /// Of those whose row is in the database, or was.
+    pub(crate) fn owners(&self) -> Vec<Owner> {
+        let runs = lock(&self.0);
+        let there = runs.values().flatten().filter(|run| run.has_row.load(Ordering::SeqCst));
+        there.map(|run| run.owner.clone()).collect()
+    }
+
+    pub(crate) fn tell_to_stop(&self, owner: &Owner, reason: &Stop) {
+        let told: Vec<_> = lock(&self.0).get(&owner.token).into_iter().flatten().cloned().collect();
+        told.iter().filter(|run| run.owner == *owner).for_each(|run| run.tell_to_stop(reason.clone()));
+    }
+
+    /// How many that came from this queue run here.
+    pub(crate) fn count_of(&self, queue: &str) -> usize {
+        let runs = lock(&self.0);
+        runs.values().flatten().filter(|run| run.queue.as_deref() == Some(queue)).count()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.0).is_empty()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Run>> {
+        lock(&self.0).values().flatten().cloned().collect()
+    }
+}

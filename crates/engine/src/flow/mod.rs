@@ -1,0 +1,20 @@
+//! One run of a workflow, and its durable operations: one operation a file.
+
+pub(crate) mod attempts;
+pub(crate) mod child;
+pub(crate) mod context;
+pub(crate) mod core;
+pub(crate) mod drive;
+pub(crate) mod execution;
+pub(crate) mod history;
+pub(crate) mod known_errors;
+pub(crate) mod message;
+pub(crate) mod operation;
+pub(crate) mod options;
+pub(crate) mod registry;
+pub(crate) mod sequence;
+pub(crate) mod sleep;
+pub(crate) mod step;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) mod transaction;
+pub(crate) mod workflow;

@@ -1,0 +1,351 @@
+//! Options: `const` values with chained setters.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::pure::clock::Clock;
+use crate::pure::codec::Codec;
+use crate::pure::error::{Error, Result};
+use crate::pure::id::check_name;
+use crate::pure::limits;
+use crate::pure::observer::{Observer, Observers};
+use crate::pure::retry::RetryPolicy;
+use crate::sysdb::testing::Gate;
+
+/// Judges an error of a step's body: whether another attempt makes sense.
+pub type ShouldRetry = fn(&(dyn std::error::Error + 'static)) -> bool;
+
+/// How a step is run. Make it a `const` and give it a name that says why.
+///
+/// ```
+/// use std::time::Duration;
+/// use engine::StepOptions;
+///
+/// /// The payment provider drops about one call in a hundred.
+/// const FLAKY_HTTP: StepOptions = StepOptions::retries().attempts_max(5).interval(Duration::from_millis(200));
+/// # let _ = FLAKY_HTTP;
+/// ```
+#[derive(Clone, Copy)]
+pub struct StepOptions {
+    pub(crate) retry: RetryPolicy,
+    pub(crate) should_retry: ShouldRetry,
+    pub(crate) codec: Option<Codec>,
+}
+
+impl StepOptions {
+    /// One attempt.
+    pub const fn new() -> Self {
+        Self { retry: RetryPolicy::ONCE, should_retry: |_| true, codec: None }
+    }
+
+    /// Three attempts, the second after one second, the third after two more; waits double up to one hour.
+    pub const fn retries() -> Self {
+        Self::new().attempts_max(3)
+    }
+
+    /// How often the body is tried, the first time included.
+    #[must_use]
+    pub const fn attempts_max(mut self, attempts_max: u32) -> Self {
+        self.retry.attempts_max = attempts_max;
+        self
+    }
+
+    /// The wait after the first failed attempt (default 1 s).
+    #[must_use]
+    pub const fn interval(mut self, interval: Duration) -> Self {
+        self.retry.interval = interval;
+        self
+    }
+
+    /// Each wait is the one before times this (default 2). Below one, waits get shorter.
+    #[must_use]
+    pub const fn rate(mut self, rate: f64) -> Self {
+        self.retry.rate = rate;
+        self
+    }
+
+    /// No wait is longer than this (default 1 h).
+    #[must_use]
+    pub const fn cap(mut self, cap: Duration) -> Self {
+        self.retry.cap = cap;
+        self
+    }
+
+    /// Errors for which this says `false` are not tried again. Panics never are.
+    #[must_use]
+    pub const fn should_retry(mut self, should_retry: ShouldRetry) -> Self {
+        self.should_retry = should_retry;
+        self
+    }
+
+    /// How the output is written down, if not as the engine's options say.
+    #[must_use]
+    pub const fn codec(mut self, codec: Codec) -> Self {
+        self.codec = Some(codec);
+        self
+    }
+}
+
+impl Default for StepOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for StepOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StepOptions")
+            .field("retry", &self.retry)
+            .field("codec", &self.codec)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a workflow is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WorkflowOptions {
+    pub(crate) recovery_attempts_max: Option<u32>,
+}
+
+impl WorkflowOptions {
+    /// At most 100 recoveries.
+    pub const fn new() -> Self {
+        Self { recovery_attempts_max: Some(limits::RECOVERY_ATTEMPTS_MAX) }
+    }
+
+    /// How often the workflow is taken up again after its executor died under it. One more, and it is parked as
+    /// `MAX_RECOVERY_ATTEMPTS_EXCEEDED` until somebody resumes it: it may be what kills them.
+    #[must_use]
+    pub const fn recovery_attempts_max(mut self, max: u32) -> Self {
+        self.recovery_attempts_max = Some(max);
+        self
+    }
+
+    /// Taken up again for ever.
+    #[must_use]
+    pub const fn recovery_attempts_unlimited(mut self) -> Self {
+        self.recovery_attempts_max = None;
+        self
+    }
+}
+
+impl Default for WorkflowOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// How an engine is opened: [`Engine::options`](crate::Engine::options), some setters, [`EngineOptions::open`].
+#[derive(Clone)]
+pub struct EngineOptions {
+    pub(crate) app: String,
+    pub(crate) version: String,
+    pub(crate) label: Option<String>,
+    pub(crate) workers_max: usize,
+    pub(crate) stack_bytes: usize,
+    pub(crate) suspend_after: Duration,
+    pub(crate) codec: Codec,
+    pub(crate) observers: Observers,
+    pub(crate) clock: Clock,
+    pub(crate) gate: Gate,
+    pub(crate) shared_with_application: bool,
+    pub(crate) schema: String,
+    pub(crate) migrate: bool,
+    pub(crate) listen: bool,
+    pub(crate) takeover_within: Duration,
+    #[cfg(feature = "postgres")]
+    pub(crate) answers_within: Option<Duration>,
+}
+
+impl EngineOptions {
+    pub(crate) fn new() -> Self {
+        Self {
+            app: "piton".to_owned(),
+            version: "1".to_owned(),
+            label: None,
+            workers_max: limits::WORKERS_MAX,
+            stack_bytes: limits::STACK_BYTES,
+            suspend_after: limits::SUSPEND_AFTER,
+            codec: Codec::default(),
+            observers: Observers::default(),
+            clock: Clock::system(),
+            gate: Gate::default(),
+            shared_with_application: false,
+            schema: "dbos".to_owned(),
+            migrate: true,
+            listen: true,
+            takeover_within: limits::TAKEOVER_WITHIN,
+            #[cfg(feature = "postgres")]
+            answers_within: None,
+        }
+    }
+
+    /// Name of the application (default `piton`). Applications in one database leave each other's workflows
+    /// alone.
+    #[must_use]
+    pub fn app(mut self, app: impl Into<String>) -> Self {
+        self.app = app.into();
+        self
+    }
+
+    /// Version of the program's workflows (default `1`). In DBOS such a name belongs to one application of a database:
+    /// a Python program beside this one needs another. An executor takes up only workflows of its own version,
+    /// so change it when old runs must not meet new code. A rebuilt program with the same version goes on with
+    /// them; if the order of steps has changed, the recorded names tell.
+    #[must_use]
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.version = version.into();
+        self
+    }
+
+    /// A label for this process in listings: up to 64 letters, digits, `.`, `_`, `-`. Not an identity: every
+    /// process start has its own.
+    #[must_use]
+    pub fn executor(mut self, label: impl Into<String>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+
+    /// How many workflows run at once (default 256), each on its thread. More wait in the database. One that waits (for a
+    /// child, a message, the next try of a step) lets another one run and keeps its thread, for
+    /// [`EngineOptions::suspend_after`] at most where it can leave it.
+    /// [`crate::QueueOptions`] has a table of this limit and those of queues.
+    #[must_use]
+    pub fn workers_max(mut self, workers_max: usize) -> Self {
+        self.workers_max = workers_max;
+        self
+    }
+
+    /// Stack of a workflow's thread (default 2 MiB).
+    #[must_use]
+    pub fn stack_bytes(mut self, stack_bytes: usize) -> Self {
+        self.stack_bytes = stack_bytes;
+        self
+    }
+
+    /// How long a workflow may wait on its thread (default 5 s). After that it leaves the thread, and is replayed
+    /// from its history when what it waits for has come.
+    #[must_use]
+    pub fn suspend_after(mut self, suspend_after: Duration) -> Self {
+        self.suspend_after = suspend_after;
+        self
+    }
+
+    /// How outputs of steps are written down (default [`Codec::PortableJson`]).
+    #[must_use]
+    pub fn codec(mut self, codec: Codec) -> Self {
+        self.codec = codec;
+        self
+    }
+
+    /// Tells this one what happens. Called again, it adds one.
+    #[must_use]
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observers.add(observer);
+        self
+    }
+
+    /// The file may hold tables of the application that the engine did not make; the engine adds its own. Without
+    /// this, such a file is refused, because it is more often a wrong path.
+    #[must_use]
+    pub fn shared_with_application(mut self) -> Self {
+        self.shared_with_application = true;
+        self
+    }
+
+    /// On PostgreSQL: the schema of the engine's tables (default `dbos`).
+    #[must_use]
+    pub fn schema(mut self, schema: impl Into<String>) -> Self {
+        self.schema = schema.into();
+        self
+    }
+
+    /// On PostgreSQL: whether the database and its tables may be created (default true). If not, what is there is
+    /// checked, and used or refused.
+    #[must_use]
+    pub fn migrate(mut self, migrate: bool) -> Self {
+        self.migrate = migrate;
+        self
+    }
+
+    /// On PostgreSQL: whether processes tell each other of changes by NOTIFY (default true). If not, or where it does
+    /// not arrive, as behind a pooler in transaction mode, each looks once a second.
+    #[must_use]
+    pub fn listen_notify(mut self, listen: bool) -> Self {
+        self.listen = listen;
+        self
+    }
+
+    /// On PostgreSQL: within which time the workflows of a process that died go on in another (default 5 s, at least
+    /// 1 s). A process that is stopped for about as long, or cut off from the server, loses its workflows, too.
+    /// After an outage of the server it takes up to twice as long, so that nobody dies of it. On SQLite the kernel tells
+    /// at once who died.
+    #[must_use]
+    pub fn takeover_within(mut self, takeover_within: Duration) -> Self {
+        self.takeover_within = takeover_within;
+        self
+    }
+
+    /// The clock that a test moves.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn clock(mut self, clock: crate::sysdb::testing::FakeClock) -> Self {
+        self.clock = Clock::new(Arc::new(clock));
+        self
+    }
+
+    /// On PostgreSQL: how long the server may take for a statement (default 30 s, for one that writes 20 s). A little
+    /// later it counts as silent.
+    #[cfg(all(feature = "testing", feature = "postgres"))]
+    #[must_use]
+    pub fn answers_within(mut self, time: Duration) -> Self {
+        self.answers_within = Some(time);
+        self
+    }
+
+    /// A hook around every commit.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn commit_hook(mut self, hook: Arc<crate::sysdb::testing::CommitHook>) -> Self {
+        self.gate = Gate::new(hook);
+        self
+    }
+
+    /// Refuses what makes no sense.
+    pub(crate) fn check(&self) -> Result<()> {
+        check_name("application", &self.app)?;
+        check_name("application version", &self.version)?;
+        let refuse = |what: &str, reason: &str| {
+            Err(Error::InvalidOption { what: what.to_owned(), reason: reason.to_owned() })
+        };
+        let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        match &self.label {
+            Some(label) if label.is_empty() || label.len() > 64 || !label.chars().all(fits) => {
+                return refuse("executor", "a label has 1 to 64 of the characters a-z A-Z 0-9 . _ -");
+            }
+            _ => {}
+        }
+        check_name("schema", &self.schema)?;
+        if self.takeover_within < limits::TAKEOVER_WITHIN_MIN {
+            return refuse(
+                "takeover_within",
+                "at least 1 s must be allowed: a lease has to be renewed within it",
+            );
+        }
+        if self.workers_max == 0 {
+            return refuse("workers_max", "at least one workflow must be able to run");
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for EngineOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineOptions")
+            .field("app", &self.app)
+            .field("version", &self.version)
+            .field("workers_max", &self.workers_max)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,101 @@
+//! A step: run once, remember the outcome for good. The heart of the engine.
+//!
+//! [`Context::step`] looks for a recorded outcome. If there is one, the body does not run. If there is none, the
+//! body runs, its outcome is recorded, and only then does the workflow see it.
+//!
+//! A crash after the body and before the record runs the body again: a step is **at-least-once**.
+//! [`Context::transaction`] closes that gap for writes to the same database.
+//!
+//! Does not know: SQL, threads, queues.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::flow::attempts::{self, StepInfo, Tried};
+use crate::flow::context::Context;
+use crate::flow::operation::Entry;
+use crate::flow::options::StepOptions;
+use crate::pure::codec;
+use crate::pure::error::{BoxError, Result};
+
+impl Context {
+    /// Runs `body` unless its outcome is recorded, and returns the outcome either way.
+    ///
+    /// The name is part of the record: a replay that finds another one in this place refuses to go on. Takes one
+    /// step id and, on the first run, one commit.
+    ///
+    /// # Errors
+    /// - [`Error::StepFailed`](crate::Error::StepFailed) when the body failed or panicked, or its output cannot be recorded.
+    /// - [`Error::Stopped`](crate::Error::Stopped) when the engine ends this execution; hand it on.
+    /// - [`Error::NonDeterminism`](crate::Error::NonDeterminism) or [`Error::Undecodable`](crate::Error::Undecodable) when what is recorded here does not fit; the workflow ends.
+    /// - [`Error::InvalidName`](crate::Error::InvalidName), and [`Error::Unencodable`](crate::Error::Unencodable) for a type that no codec can read back: refused before the
+    ///   step begins.
+    ///
+    /// # Example
+    /// ```
+    /// # use engine::{Context, Result};
+    /// fn order(ctx: &mut Context, item: String) -> Result<u32> {
+    ///     let hold = ctx.step("reserve", |_| stock::reserve(&item))?;
+    ///     ctx.step("charge", |_| pay::charge(hold))
+    /// }
+    /// # mod stock { pub fn reserve(_: &str) -> Result<u32, std::fmt::Error> { Ok(7) } }
+    /// # mod pay { pub fn charge(n: u32) -> Result<u32, std::fmt::Error> { Ok(n) } }
+    /// ```
+    #[expect(clippy::missing_panics_doc, reason = "one attempt takes the body once")]
+    pub fn step<T, E>(&mut self, name: &str, body: impl FnOnce(&StepInfo) -> Result<T, E>) -> Result<T>
+    where
+        T: Serialize + DeserializeOwned,
+        E: Into<BoxError> + 'static,
+    {
+        let mut body = Some(body);
+        self.step_with(name, &StepOptions::new(), |step| {
+            body.take().expect("a step without retries runs its body once")(step)
+        })
+    }
+
+    /// The same with retries: the body runs until it succeeds, or its attempts are used up. Waits between them
+    /// take no worker. Nothing is recorded before the last attempt, so a crash in between starts them anew.
+    ///
+    /// # Errors
+    /// As [`Context::step`], [`Error::RetriesExhausted`](crate::Error::RetriesExhausted) with what the attempts said, and [`Error::InvalidOption`](crate::Error::InvalidOption).
+    pub fn step_with<T, E>(
+        &mut self,
+        name: &str,
+        options: &StepOptions,
+        mut body: impl FnMut(&StepInfo) -> Result<T, E>,
+    ) -> Result<T>
+    where
+        T: Serialize + DeserializeOwned,
+        E: Into<BoxError> + 'static,
+    {
+        let codec = options.codec.unwrap_or(self.core().options.codec);
+        options.retry.check(name)?;
+        codec.check_type::<T>(&what(name))?;
+
+        let begun = match self.begin_named(name)? {
+            Entry::Replayed(recorded) => return recorded.outcome(),
+            Entry::Fresh(begun) => begun,
+        };
+        let outcome = self.run_attempts(&begun, options, |ctx, step| {
+            let value = attempts::caught(&ctx.core().registry.errors, || body(step))?;
+            codec::encode(codec, &what(name), value).map_err(|error| Tried::unencodable(&error))
+        })?;
+        let (recording, result) = match outcome {
+            Ok(encoded) => {
+                let row = begun.success(encoded.text, codec.name());
+                (begun.end(row), Ok(encoded.value))
+            }
+            Err(failure) => {
+                let (recording, error) = begun.fail(failure);
+                (recording, Err(error))
+            }
+        };
+        self.record(recording)?;
+        result
+    }
+}
+
+/// How errors speak of a step's output.
+pub(crate) fn what(step: &str) -> String {
+    format!("output of step {step}")
+}

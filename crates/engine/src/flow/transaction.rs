@@ -1,0 +1,230 @@
+//! Transaction steps: the effect of a step and its record in one commit, so exactly once.
+//!
+//! Does not know: SQL, drivers. The body writes with a [`Tx`].
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::flow::attempts::{self, StepInfo, Tried};
+use crate::flow::context::Context;
+use crate::flow::execution::Ended;
+use crate::flow::operation::{Begun, Entry};
+use crate::flow::options::StepOptions;
+use crate::flow::step::what;
+use crate::machines::committer::CommitError;
+use crate::pure::codec::{self, Codec, Encoded};
+use crate::pure::error::{BoxError, Failure, Result, Stop};
+use crate::pure::id::StepId;
+use crate::pure::inside::Inside;
+#[cfg(feature = "postgres")]
+use crate::pure::limits::BODY_TRIES_MAX;
+use crate::pure::limits::COMMIT_RETRY_MIN;
+use crate::pure::sync::say;
+use crate::sysdb::outage::Part;
+use crate::sysdb::{DbResult, StepRow, Transacted, Tx};
+
+/// What one try came to, where a commit may have been refused altogether.
+type Attempt<T> = Result<DbResult<Transacted<T, Tried>>, CommitError>;
+
+impl Context {
+    /// Runs `body` in a transaction of the system database and commits what it wrote together with the record of the
+    /// step: a crash anywhere leaves both or neither, so the effect happens **exactly once**.
+    ///
+    /// The body may write tables of the application in the same database. It must leave the engine's tables and the
+    /// transaction itself alone, and call the engine before or after. An error or a panic rolls back. When the database
+    /// fails in a way that may pass, the body runs again in a new transaction; so a body that wraps an error of the
+    /// database must keep it as the source of its own. One step id, one commit.
+    ///
+    /// | | SQLite | PostgreSQL |
+    /// |---|---|---|
+    /// | beside other writes | nothing else writes to the file meanwhile, so keep the body short | yes, `SERIALIZABLE`; on a conflict (SQLSTATE 40001, 40P01) the body runs again |
+    /// | a body that idles | holds up all writes | the server ends the transaction after 60 s; the body runs again, ten times in all |
+    /// | round trips | none | six, and one for each statement of the body |
+    ///
+    /// # Errors
+    /// As [`Context::step`].
+    ///
+    /// # Example
+    /// ```
+    /// # use engine::{Context, Result};
+    /// # use engine::sql::SqlError;
+    /// fn deposit(ctx: &mut Context, (account, cents): (u32, i64)) -> Result<i64> {
+    ///     ctx.transaction("deposit", |tx| -> Result<i64, SqlError> {
+    ///         tx.execute("UPDATE account SET cents = cents + $2 WHERE id = $1", (account, cents))?;
+    ///         tx.query_one("SELECT cents FROM account WHERE id = $1", [account])?.get("cents")
+    ///     })
+    /// }
+    /// ```
+    pub fn transaction<T, E>(
+        &mut self,
+        name: &str,
+        mut body: impl FnMut(&mut Tx<'_>) -> Result<T, E>,
+    ) -> Result<T>
+    where
+        T: Serialize + DeserializeOwned,
+        E: Into<BoxError> + 'static,
+    {
+        self.transaction_with(name, &StepOptions::new(), |tx, _| body(tx))
+    }
+
+    /// Runs a transaction step with retries. Each attempt has a transaction of its own; a failed one leaves nothing.
+    ///
+    /// # Errors
+    /// As [`Context::step_with`].
+    pub fn transaction_with<T, E>(
+        &mut self,
+        name: &str,
+        options: &StepOptions,
+        mut body: impl FnMut(&mut Tx<'_>, &StepInfo) -> Result<T, E>,
+    ) -> Result<T>
+    where
+        T: Serialize + DeserializeOwned,
+        E: Into<BoxError> + 'static,
+    {
+        let codec = options.codec.unwrap_or(self.core().options.codec);
+        options.retry.check(name)?;
+        codec.check_type::<T>(&what(name))?;
+
+        let begun = match self.begin_named(name)? {
+            Entry::Replayed(recorded) => return recorded.outcome(),
+            Entry::Fresh(begun) => begun,
+        };
+        // Of the first try nothing can be recorded, of the next ones the answer may have been lost. An attempt that ends
+        // without a value does not change that.
+        let mut earlier = None;
+        let outcome = self.run_attempts(&begun, options, |ctx, step| {
+            ctx.try_transaction(&begun, &mut earlier, |earlier| {
+                attempt_transaction(&begun, codec, earlier, |tx| {
+                    attempts::caught(&begun.execution.core.registry.errors, || body(tx, step))
+                })
+            })
+        })?;
+        match outcome {
+            Ok(value) => {
+                begun.tell_recorded(true);
+                Ok(value)
+            }
+            Err(failure) => {
+                if earlier.is_some()
+                    && let Some(recorded) = self.recorded_meanwhile(&begun)?
+                {
+                    return begun.outcome_of(&recorded);
+                }
+                let (recording, error) = begun.fail(failure);
+                self.record(recording)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// The record of an earlier try whose answer was lost.
+    fn recorded_meanwhile(&self, begun: &Begun) -> Result<Option<StepRow>> {
+        let before = StepId(begun.place.step_id.0.saturating_sub(1));
+        let found =
+            self.core().reader.steps(self.workflow_id(), before, 1).map_err(|error| {
+                self.execution.end(Ended::Stopped(Stop::Database(error.to_string().into())))
+            })?;
+        Ok(found.into_iter().next().filter(|row| row.step_id == begun.place.step_id))
+    }
+
+    /// One attempt: again, from the body on, while the database fails in a way that may pass.
+    fn try_transaction<T: DeserializeOwned>(
+        &mut self,
+        begun: &Begun,
+        earlier: &mut Option<StepId>,
+        mut attempt: impl FnMut(Option<StepId>) -> Attempt<T>,
+    ) -> Result<T, Tried> {
+        let mut pause = COMMIT_RETRY_MIN;
+        let mut failures = 0;
+        loop {
+            let (tried, max) = match attempt(*earlier) {
+                Ok(Ok(Transacted::Committed(value))) => {
+                    self.core().outage.passed(Part::Writes);
+                    return Ok(value);
+                }
+                Ok(Ok(Transacted::Recorded(row))) => {
+                    return begun.outcome_of(&row).map_err(Tried::Stopped);
+                }
+                Ok(Ok(Transacted::Failed(tried))) => {
+                    let max = match &tried {
+                        Tried::Failed { error, .. } => {
+                            self.core().transactions.tries_max(error.as_ref(), false)
+                        }
+                        Tried::FailedForGood(_) | Tried::Stopped(_) => 1,
+                    };
+                    (tried, max)
+                }
+                #[cfg(feature = "postgres")]
+                Ok(Ok(Transacted::Conflict)) => {
+                    self.pause_longer(&mut pause).map_err(Tried::Stopped)?;
+                    continue;
+                }
+                #[cfg(feature = "postgres")]
+                Ok(Ok(Transacted::Lost { tried, error, timed_out })) => {
+                    let tried =
+                        tried.unwrap_or_else(|| Tried::failed(Failure::new("Error", error.to_string())));
+                    let max = match &tried {
+                        Tried::Failed { error, .. } if !timed_out => {
+                            self.core().transactions.tries_max(error.as_ref(), true)
+                        }
+                        // A panic may be an error of the lost connection, unwrapped.
+                        _ => BODY_TRIES_MAX,
+                    };
+                    (tried, max)
+                }
+                Ok(Ok(Transacted::Refused(reason))) => {
+                    return Err(Tried::failed(Failure::new("Error", reason)));
+                }
+                Ok(Ok(Transacted::Misused(reason))) => {
+                    return Err(Tried::FailedForGood(Failure::new("PitonTransactionMisused", reason)));
+                }
+                Ok(Ok(Transacted::NotOwner)) => return Err(Tried::Stopped(self.execution.lost())),
+                Ok(Err(error)) if error.may_pass => {
+                    self.core().outage.failed(Part::Writes, &error);
+                    self.pause_longer(&mut pause).map_err(Tried::Stopped)?;
+                    *earlier = Some(begun.place.step_id);
+                    continue;
+                }
+                Ok(Err(error)) => {
+                    return Err(Tried::Stopped(self.execution.commit_failed(&CommitError::Refused(error))));
+                }
+                Err(error) => return Err(Tried::Stopped(self.execution.commit_failed(&error))),
+            };
+            failures += u32::from(max < u32::MAX);
+            if failures >= max {
+                return Err(tried);
+            }
+            say!(debug, "step {}: the transaction failed; trying again in {pause:?}", begun.place.name);
+            self.pause_longer(&mut pause).map_err(Tried::Stopped)?;
+        }
+    }
+}
+
+/// One transaction: the body, the record of its value, the commit.
+fn attempt_transaction<T>(
+    begun: &Begun,
+    codec: Codec,
+    earlier: Option<StepId>,
+    body: impl FnOnce(&mut Tx<'_>) -> Result<T, Tried>,
+) -> Attempt<T>
+where
+    T: Serialize + DeserializeOwned,
+{
+    let core = &begun.execution.core;
+    let attempt = || {
+        let _inside = Inside::enter("a transaction step");
+        core.transactions.attempt(&begun.execution.run.owner, earlier, &core.options.gate, |tx| {
+            let value = body(tx)?;
+            let Encoded { text, value } = codec::encode(codec, &what(&begun.place.name), value)
+                .map_err(|error| Tried::unencodable(&error))?;
+            Ok((begun.success(text, codec.name()), value))
+        })
+    };
+    if core.transactions.stop_other_commits() { core.committer.alone(attempt) } else { Ok(attempt()) }
+}
+
+impl Tried {
+    fn failed(failure: Failure) -> Self {
+        Self::Failed { error: failure.clone().into(), failure }
+    }
+}

@@ -1,0 +1,503 @@
+//! Group commit: what waits while a commit runs becomes durable with the next one.
+//!
+//! An engine thread that is alone in line leads: it commits its write at once, on its own thread. When several wait,
+//! the committer's own thread leads: it commits all of them together, so 64 writers share one fsync, and has one of
+//! them hand out the verdicts while it commits what has come meanwhile. A thread that is not the engine's never leads:
+//! it may belong to an async runtime, where a driver that blocks would panic.
+//!
+//! Does not know: SQL, what the writes mean.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex};
+
+use crate::pure::clock::{Clock, Stopwatch, Timestamp};
+use crate::pure::limits::{
+    BATCH_WRITES_MAX, CALL_WITHIN, COMMIT_RETRY_MAX, COMMIT_RETRY_MIN, WHOLE_BATCH_PAUSE,
+};
+use crate::pure::observer::{Event, Observers};
+use crate::pure::sync::{Signal, lock, wait, wait_for};
+use crate::sysdb::outage::{Outage, Part};
+use crate::sysdb::testing::Gate;
+use crate::sysdb::{DbError, DbResult, Verdict, Write, Writer};
+
+/// Why a write has no verdict.
+#[derive(Debug, Clone)]
+pub(crate) enum CommitError {
+    /// The engine has shut down. Whether the write was committed is not known.
+    Closed,
+    /// The database refused it for good.
+    Refused(DbError),
+    /// The database does not answer, for this reason, and the caller waits no longer. Unless the write was not `begun`,
+    /// it may be committed yet.
+    Unanswered { begun: bool, reason: String },
+}
+
+/// Who asks for a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// A thread of the engine: may commit for others, and waits as long as it takes.
+    Engine,
+    /// Any other thread: waits at most [`CALL_WITHIN`].
+    Outside,
+}
+
+pub(crate) struct Committer {
+    line: Mutex<Line>,
+    /// Wakes the committer's own thread.
+    lead_for_outside: Condvar,
+    writer: Mutex<Box<dyn Writer>>,
+    /// Raised when the committer closes, to end a wait between retries.
+    closing: Signal,
+    around: Surroundings,
+}
+
+/// What a committer tells, and what it goes by.
+pub(crate) struct Surroundings {
+    pub(crate) gate: Gate,
+    pub(crate) observers: Observers,
+    /// Raised when a commit leaves work for the fleet.
+    pub(crate) fleet: Arc<Signal>,
+    pub(crate) outage: Arc<Outage>,
+    /// How long a caller has waited, whatever happens to the wall clock.
+    pub(crate) steady_clock: Clock,
+}
+
+/// Those who wait, in order.
+#[derive(Default)]
+struct Line {
+    tickets: VecDeque<Ticket>,
+    /// Somebody commits, or was told to.
+    led: bool,
+    /// The committer's own thread was told to.
+    outside_leads: bool,
+    closed: bool,
+}
+
+struct Ticket {
+    job: Job,
+    caller: Caller,
+    place: Arc<Place>,
+}
+
+enum Job {
+    Write(Box<Write>),
+    /// Nobody else may commit meanwhile: for a transaction on another connection.
+    Alone,
+}
+
+/// Where a waiting thread is told what to do.
+#[derive(Default)]
+struct Place {
+    turn: Mutex<Told>,
+    told: Condvar,
+}
+
+#[derive(Default)]
+enum Told {
+    #[default]
+    Nothing,
+    Turn(Turn),
+    /// The thread has gone.
+    InVain,
+}
+
+enum Turn {
+    Lead,
+    Alone,
+    Verdict(Answer),
+    /// The verdict, and those of the others in the batch to hand out.
+    Courier(Answer, Vec<(Arc<Place>, Answer)>),
+}
+
+type Answer = Result<Verdict, CommitError>;
+
+/// From this size on the committer's own thread has one of a batch hand out its verdicts, and commits the next
+/// batch meanwhile.
+const COURIER_FROM: usize = 4;
+
+impl Place {
+    /// Gives the turn back when nobody waits for it any more.
+    fn tell(&self, turn: Turn) -> Result<(), Turn> {
+        let mut told = lock(&self.turn);
+        if matches!(*told, Told::InVain) {
+            return Err(turn);
+        }
+        *told = Told::Turn(turn);
+        self.told.notify_one();
+        Ok(())
+    }
+
+    fn is_to_lead(&self) -> bool {
+        matches!(*lock(&self.turn), Told::Turn(Turn::Lead))
+    }
+
+    /// Waits, for ever or until then; after that, what is told is told in vain.
+    fn wait(&self, clock: &Clock, until: Option<Timestamp>) -> Option<Turn> {
+        let mut told = lock(&self.turn);
+        loop {
+            if let Told::Turn(turn) = std::mem::take(&mut *told) {
+                return Some(turn);
+            }
+            told = match until.map(|until| clock.nap_until(until)) {
+                None => wait(&self.told, told),
+                Some(Some(nap)) => wait_for(&self.told, told, nap),
+                Some(None) => {
+                    *told = Told::InVain;
+                    return None;
+                }
+            };
+        }
+    }
+}
+
+impl Committer {
+    pub(crate) fn new(writer: Box<dyn Writer>, around: Surroundings) -> Self {
+        Self {
+            line: Mutex::default(),
+            lead_for_outside: Condvar::new(),
+            writer: Mutex::new(writer),
+            closing: Signal::default(),
+            around,
+        }
+    }
+
+    /// Makes a write durable and says what became of it.
+    pub(crate) fn commit(&self, write: Write, caller: Caller) -> Result<Verdict, CommitError> {
+        if caller == Caller::Engine && self.takes_the_lead()? {
+            let answer = self.commit_unharmed(std::slice::from_ref(&write)).pop();
+            self.pass_on();
+            return answer.unwrap_or(Err(CommitError::Closed));
+        }
+        let place = self.stand_in_line(Job::Write(Box::new(write)), caller)?;
+        let until = match caller {
+            Caller::Engine => None,
+            Caller::Outside => self.around.steady_clock.now().checked_add(CALL_WITHIN),
+        };
+        loop {
+            match place.wait(&self.around.steady_clock, until) {
+                Some(Turn::Lead) => self.lead(),
+                Some(Turn::Verdict(verdict)) => return verdict,
+                Some(Turn::Courier(verdict, others)) => {
+                    hand_out(others);
+                    return verdict;
+                }
+                Some(Turn::Alone) => {}
+                None => return Err(self.leave_line(&place)),
+            }
+        }
+    }
+
+    /// Nobody is in line, nobody leads: a thread of the engine commits without standing in line.
+    fn takes_the_lead(&self) -> Result<bool, CommitError> {
+        let mut line = lock(&self.line);
+        if line.closed {
+            return Err(CommitError::Closed);
+        }
+        Ok(!std::mem::replace(&mut line.led, true))
+    }
+
+    /// Of one who waits no longer.
+    fn leave_line(&self, place: &Arc<Place>) -> CommitError {
+        let mut line = lock(&self.line);
+        let before = line.tickets.len();
+        line.tickets.retain(|ticket| !Arc::ptr_eq(&ticket.place, place));
+        let reason = self.around.outage.reason().unwrap_or_else(|| "it is busy with other writes".to_owned());
+        CommitError::Unanswered { begun: line.tickets.len() == before, reason }
+    }
+
+    /// Runs `work` while nobody commits. Only for threads of the engine.
+    pub(crate) fn alone<T>(&self, work: impl FnOnce() -> T) -> Result<T, CommitError> {
+        let place = self.stand_in_line(Job::Alone, Caller::Engine)?;
+        loop {
+            match place.wait(&self.around.steady_clock, None) {
+                Some(Turn::Lead) => self.lead(),
+                Some(Turn::Alone) => {
+                    // The lead is passed on even if `work` panics.
+                    let _pass_on = PassOn(self);
+                    return Ok(work());
+                }
+                Some(Turn::Verdict(Err(error))) => return Err(error),
+                Some(Turn::Verdict(Ok(_)) | Turn::Courier(..)) | None => {}
+            }
+        }
+    }
+
+    /// Joins the line; leads at once if nobody does.
+    fn stand_in_line(&self, job: Job, caller: Caller) -> Result<Arc<Place>, CommitError> {
+        let place = Arc::new(Place::default());
+        let mut line = lock(&self.line);
+        if line.closed {
+            return Err(CommitError::Closed);
+        }
+        line.tickets.push_back(Ticket { job, caller, place: place.clone() });
+        if !line.led {
+            line.led = true;
+            self.appoint(&mut line);
+        }
+        Ok(place)
+    }
+
+    /// Tells the next one to lead: an engine thread that is alone in line, or else the committer's own.
+    fn appoint(&self, line: &mut Line) {
+        match line.tickets.front() {
+            Some(ticket) if line.tickets.len() == 1 && ticket.caller == Caller::Engine => {
+                // A thread of the engine waits as long as it takes.
+                let _ = ticket.place.tell(Turn::Lead);
+            }
+            _ => {
+                line.outside_leads = true;
+                self.lead_for_outside.notify_one();
+            }
+        }
+    }
+
+    /// Commits what waits, once, passes the lead on and hands out the verdicts.
+    fn lead(&self) {
+        hand_out(self.lead_once());
+    }
+
+    /// The same without handing out.
+    fn lead_once(&self) -> Vec<(Arc<Place>, Answer)> {
+        let batch = {
+            let mut line = lock(&self.line);
+            match line.tickets.front() {
+                Some(Ticket { job: Job::Alone, place, .. }) => {
+                    // It passes the lead on itself.
+                    let _ = place.tell(Turn::Alone);
+                    line.tickets.pop_front();
+                    return Vec::new();
+                }
+                _ => take_batch(&mut line.tickets),
+            }
+        };
+        let (writes, places): (Vec<Write>, Vec<Arc<Place>>) = batch.into_iter().unzip();
+        // The line is empty when the committer closed after it had appointed this thread.
+        let verdicts = if writes.is_empty() { Vec::new() } else { self.commit_unharmed(&writes) };
+        self.pass_on();
+        places.into_iter().zip(verdicts).collect()
+    }
+
+    fn pass_on(&self) {
+        let mut line = lock(&self.line);
+        if line.tickets.is_empty() {
+            line.led = false;
+        } else {
+            self.appoint(&mut line);
+        }
+    }
+
+    /// The lead and the places of those who wait survive a panic: a hook's, or a fault of ours.
+    fn commit_unharmed(&self, writes: &[Write]) -> Vec<Answer> {
+        catch_unwind(AssertUnwindSafe(|| self.commit_batch(writes))).unwrap_or_else(|payload| {
+            std::mem::forget(payload);
+            let error = DbError {
+                statement: "commit",
+                may_pass: false,
+                source: Box::<dyn std::error::Error + Send + Sync>::from("panicked; see the log").into(),
+            };
+            writes.iter().map(|_| Err(CommitError::Refused(error.clone()))).collect()
+        })
+    }
+
+    /// One transaction; again while the failure may pass; in halves when it will not, so that one bad write does
+    /// not fail its neighbours, and when it does not: it may be the size of the batch that fails it.
+    fn commit_batch(&self, writes: &[Write]) -> Vec<Answer> {
+        let mut pause = COMMIT_RETRY_MIN;
+        loop {
+            let seen = self.closing.now();
+            let watch = Stopwatch::start();
+            match self
+                .around
+                .gate
+                .around(|| writes.iter().map(Write::kind).collect(), || self.try_batch(writes))
+            {
+                Ok(verdicts) => {
+                    self.around.outage.passed(Part::Writes);
+                    self.around.outage.notices.all_passed(|| writes.iter().map(Write::kind));
+                    self.call_the_fleet(writes, &verdicts);
+                    self.around
+                        .observers
+                        .tell(|| Event::Committed { writes: writes.len(), took: watch.elapsed() });
+                    return verdicts.into_iter().map(Ok).collect();
+                }
+                Err(error) if error.may_pass => {
+                    self.around.outage.failed(Part::Writes, &error);
+                    self.closing.wait_at_most(seen, pause);
+                    if lock(&self.line).closed {
+                        return writes.iter().map(|_| Err(CommitError::Closed)).collect();
+                    }
+                    if pause >= WHOLE_BATCH_PAUSE && writes.len() > 1 {
+                        return self.commit_halves(writes, &error);
+                    }
+                    pause = (pause * 2).min(COMMIT_RETRY_MAX);
+                }
+                Err(error) => return self.commit_halves(writes, &error),
+            }
+        }
+    }
+
+    fn call_the_fleet(&self, writes: &[Write], verdicts: &[Verdict]) {
+        if writes.iter().zip(verdicts).any(|(write, verdict)| write.leaves_work(verdict)) {
+            self.around.fleet.raise();
+        }
+    }
+
+    /// Whether another process, or a transaction step of this one, has committed since the last call.
+    pub(crate) fn others_committed(&self) -> DbResult<bool> {
+        lock(&self.writer).others_committed()
+    }
+
+    fn try_batch(&self, writes: &[Write]) -> DbResult<Vec<Verdict>> {
+        lock(&self.writer).commit(writes)
+    }
+
+    fn commit_halves(&self, writes: &[Write], error: &DbError) -> Vec<Answer> {
+        if writes.len() <= 1 {
+            for write in writes {
+                self.around.outage.refused(write.kind(), error);
+            }
+            return writes.iter().map(|_| Err(CommitError::Refused(error.clone()))).collect();
+        }
+        let (first, second) = writes.split_at(writes.len() / 2);
+        let mut verdicts = self.commit_batch(first);
+        verdicts.extend(self.commit_batch(second));
+        verdicts
+    }
+
+    /// Leads for threads that may not and for many at once, until the committer closes. The body of the committer's own thread.
+    pub(crate) fn serve_outside(&self) {
+        loop {
+            let mut line = lock(&self.line);
+            while !line.outside_leads {
+                if line.closed {
+                    return;
+                }
+                line = wait(&self.lead_for_outside, line);
+            }
+            line.outside_leads = false;
+            drop(line);
+            let mut answers = self.lead_once();
+            if answers.len() < COURIER_FROM {
+                hand_out(answers);
+            } else if let Some((courier, answer)) = answers.pop()
+                && let Err(Turn::Courier(_, answers)) = courier.tell(Turn::Courier(answer, answers))
+            {
+                hand_out(answers);
+            }
+        }
+    }
+
+    /// Lets go of the database. To be called when it is closed and idle.
+    pub(crate) fn close_writer(&self) {
+        lock(&self.writer).close();
+    }
+
+    /// Whether nothing is being committed.
+    pub(crate) fn is_idle(&self) -> bool {
+        !lock(&self.line).led
+    }
+
+    /// Takes no more. What waits is told so, unless it is being committed.
+    pub(crate) fn close(&self) {
+        let left = {
+            let mut line = lock(&self.line);
+            line.closed = true;
+            let left = std::mem::take(&mut line.tickets);
+            // One that was told to lead and has not heard it yet hears only that all is over.
+            line.led &= !left.iter().any(|ticket| ticket.place.is_to_lead());
+            left
+        };
+        self.closing.raise();
+        self.lead_for_outside.notify_all();
+        for ticket in left {
+            let _ = ticket.place.tell(Turn::Verdict(Err(CommitError::Closed)));
+        }
+    }
+}
+
+/// Passes the lead on when dropped.
+struct PassOn<'c>(&'c Committer);
+
+impl Drop for PassOn<'_> {
+    fn drop(&mut self) {
+        self.0.pass_on();
+    }
+}
+
+fn hand_out(answers: Vec<(Arc<Place>, Answer)>) {
+    for (place, answer) in answers {
+        let _ = place.tell(Turn::Verdict(answer));
+    }
+}
+
+/// The writes at the head of the line, up to one that must be alone.
+fn take_batch(tickets: &mut VecDeque<Ticket>) -> Vec<(Write, Arc<Place>)> {
+    let mut batch = Vec::with_capacity(tickets.len().min(BATCH_WRITES_MAX));
+    while batch.len() < BATCH_WRITES_MAX
+        && let Some(ticket) = tickets.pop_front()
+    {
+        match ticket.job {
+            Job::Write(write) => batch.push((*write, ticket.place)),
+            Job::Alone => {
+                tickets.push_front(ticket);
+                break;
+            }
+        }
+    }
+    batch
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pure::observer::Observers;
+
+    struct Nowhere;
+
+    impl Writer for Nowhere {
+        fn commit(&mut self, batch: &[Write]) -> DbResult<Vec<Verdict>> {
+            Ok(vec![Verdict::Done; batch.len()])
+        }
+
+        fn others_committed(&mut self) -> DbResult<bool> {
+            Ok(false)
+        }
+    }
+
+    fn ticket(job: Job) -> Ticket {
+        Ticket { job, caller: Caller::Outside, place: Arc::default() }
+    }
+
+    #[test]
+    fn a_batch_is_bounded_and_ends_before_what_must_be_alone() {
+        let write = || {
+            let (executor, at) =
+                (crate::pure::id::ExecutorId::generate(None), crate::pure::clock::Timestamp::from_millis(0));
+            ticket(Job::Write(Box::new(Write::Requeue { executor, at })))
+        };
+        let mut line: VecDeque<_> = (0..=BATCH_WRITES_MAX).map(|_| write()).collect();
+        assert_eq!(take_batch(&mut line).len(), BATCH_WRITES_MAX);
+        line.push_back(ticket(Job::Alone));
+        line.push_back(write());
+        assert_eq!(take_batch(&mut line).len(), 1);
+        assert!(take_batch(&mut line).is_empty());
+        assert_eq!(line.len(), 2, "they keep their places");
+    }
+
+    #[test]
+    fn a_close_leaves_nobody_in_the_lead() {
+        let around = Surroundings {
+            gate: Gate::default(),
+            observers: Observers::default(),
+            fleet: Arc::default(),
+            outage: Arc::new(Outage::of(String::new())),
+            steady_clock: Clock::system().steady(),
+        };
+        let committer = Committer::new(Box::new(Nowhere), around);
+        let place = committer.stand_in_line(Job::Alone, Caller::Engine).ok().unwrap();
+        assert!(place.is_to_lead() && !committer.is_idle());
+        committer.close();
+        assert!(committer.is_idle(), "whoever leaves last takes leave");
+    }
+}

@@ -1,0 +1,277 @@
+//! Threads for workflows: one each, reused, up to a limit.
+//!
+//! A slot is the right to run. A workflow that waits gives its slot back and keeps its thread, so a parent that
+//! waits for a child cannot keep the child from running.
+
+use std::cell::RefCell;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use crate::pure::clock::Stopwatch;
+use crate::pure::limits::WORKER_KEEP_ALIVE;
+use crate::pure::sync::{contained, lock, wait, wait_for};
+
+type Job = Box<dyn FnOnce() + Send>;
+
+pub(crate) struct Workers {
+    pool: Arc<Pool>,
+    slots_max: usize,
+    stack_bytes: usize,
+}
+
+#[derive(Default)]
+struct Pool {
+    state: Mutex<State>,
+    /// Raised when a thread ends.
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    slots_taken: usize,
+    threads: usize,
+    /// Threads without a job, the last to become idle on top: it is the warmest.
+    idle: Vec<Arc<Mailbox>>,
+    closed: bool,
+}
+
+/// Where an idle thread gets its next job.
+#[derive(Default)]
+struct Mailbox {
+    job: Mutex<Option<Job>>,
+    filled: Condvar,
+}
+
+/// The right to run one workflow; given back when dropped.
+pub(crate) struct Slot(Arc<Pool>);
+
+thread_local! {
+    /// The slot of the workflow that runs on this thread.
+    static HELD: RefCell<Option<Arc<Slot>>> = const { RefCell::new(None) };
+}
+
+/// Whether a workflow runs on this thread.
+pub(crate) fn is_worker() -> bool {
+    HELD.with_borrow(Option::is_some)
+}
+
+/// Waits; if a workflow runs on this thread, without its slot, so that what it waits for can run.
+pub(crate) fn lending_the_slot<T>(wait: impl FnOnce() -> T) -> T {
+    match HELD.with_borrow(Clone::clone) {
+        Some(slot) => slot.without(wait),
+        None => wait(),
+    }
+}
+
+impl Workers {
+    pub(crate) fn new(slots_max: usize, stack_bytes: usize) -> Self {
+        Self { pool: Arc::default(), slots_max, stack_bytes }
+    }
+
+    /// A slot, if one is free.
+    pub(crate) fn try_slot(&self) -> Option<Slot> {
+        self.slots(1).pop()
+    }
+
+    /// As many slots as are free, at most `max`.
+    pub(crate) fn slots(&self, max: usize) -> Vec<Slot> {
+        let mut state = lock(&self.pool.state);
+        let free = self.slots_max.saturating_sub(state.slots_taken).min(max);
+        state.slots_taken += free;
+        (0..free).map(|_| Slot(self.pool.clone())).collect()
+    }
+
+    pub(crate) fn many_slots_are_free(&self) -> bool {
+        let free = self.slots_max.saturating_sub(lock(&self.pool.state).slots_taken);
+        free * 4 >= self.slots_max
+    }
+
+    /// Runs the job on a thread of its own. It is not run when the system has no thread left, for this reason, and after the
+    /// close, which needs none.
+    pub(crate) fn run(&self, job: Job) -> Result<(), Option<io::Error>> {
+        let mut state = lock(&self.pool.state);
+        if state.closed {
+            return Err(None);
+        }
+        if let Some(idle) = state.idle.pop() {
+            drop(state);
+            *lock(&idle.job) = Some(job);
+            idle.filled.notify_one();
+            return Ok(());
+        }
+        state.threads += 1;
+        drop(state);
+        let pool = self.pool.clone();
+        let builder = thread::Builder::new().name("piton-worker".to_owned()).stack_size(self.stack_bytes);
+        let spawned = builder.spawn(move || pool.work(job));
+        spawned.map(|_| ()).map_err(|error| {
+            lock(&self.pool.state).threads -= 1;
+            Some(error)
+        })
+    }
+
+    /// Idle threads end; busy ones do after their job. Says whether all had ended when `patience` was over.
+    pub(crate) fn close(&self, patience: Duration) -> bool {
+        let idle = {
+            let mut state = lock(&self.pool.state);
+            state.closed = true;
+            std::mem::take(&mut state.idle)
+        };
+        for mailbox in idle {
+            *lock(&mailbox.job) = Some(Box::new(|| {}));
+            mailbox.filled.notify_one();
+        }
+        let watch = Stopwatch::start();
+        let mut state = lock(&self.pool.state);
+        while state.threads > 0 {
+            let Some(left) = patience.checked_sub(watch.elapsed()).filter(|left| !left.is_zero()) else {
+                return false;
+            };
+            state = wait_for(&self.pool.ended, state, left);
+        }
+        true
+    }
+}
+
+impl Pool {
+    /// The life of a thread: jobs, until there has been none for a while.
+    fn work(self: Arc<Self>, mut job: Job) {
+        let mailbox = Arc::new(Mailbox::default());
+        loop {
+            // A job catches the panics of user code itself; this is the last net.
+            contained(job);
+            {
+                let mut state = lock(&self.state);
+                if state.closed {
+                    break;
+                }
+                state.idle.push(mailbox.clone());
+            }
+            match self.next_job(&mailbox) {
+                Some(next) => job = next,
+                None => break,
+            }
+        }
+        lock(&self.state).threads -= 1;
+        self.ended.notify_all();
+    }
+
+    fn next_job(&self, mailbox: &Arc<Mailbox>) -> Option<Job> {
+        let mut job = lock(&mailbox.job);
+        if job.is_none() {
+            job = wait_for(&mailbox.filled, job, WORKER_KEEP_ALIVE);
+        }
+        if job.is_some() {
+            return job.take();
+        }
+        drop(job);
+        let mut state = lock(&self.state);
+        let before = state.idle.len();
+        state.idle.retain(|idle| !Arc::ptr_eq(idle, mailbox));
+        if state.idle.len() < before {
+            return None;
+        }
+        // Taken from the stack in the last moment: the job is on its way.
+        drop(state);
+        let mut job = lock(&mailbox.job);
+        while job.is_none() {
+            job = wait(&mailbox.filled, job);
+        }
+        job.take()
+    }
+}
+
+impl Slot {
+    /// Runs a workflow in this slot.
+    pub(crate) fn holding<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> T {
+        let _returns = Returns(HELD.replace(Some(self.clone())));
+        work()
+    }
+
+    /// Gives the slot back for the time of a wait and takes it again afterwards, even if there is none left by
+    /// then: whoever was woken goes on.
+    pub(crate) fn without<T>(&self, wait: impl FnOnce() -> T) -> T {
+        lock(&self.0.state).slots_taken -= 1;
+        let _retaken = Retaken(&self.0);
+        wait()
+    }
+}
+
+/// Also after a panic: the slot is given back once more.
+struct Retaken<'p>(&'p Pool);
+
+impl Drop for Retaken<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.state).slots_taken += 1;
+    }
+}
+
+/// Also after a panic: the thread is used again.
+struct Returns(Option<Arc<Slot>>);
+
+impl Drop for Returns {
+    fn drop(&mut self) {
+        HELD.set(self.0.take());
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        lock(&self.0.state).slots_taken -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn slots_are_limited_and_come_back() {
+        let workers = Workers::new(2, 64 * 1024);
+        let taken = workers.slots(5);
+        assert_eq!(taken.len(), 2);
+        assert!(workers.try_slot().is_none());
+        taken[0].without(|| assert!(workers.try_slot().is_some(), "one that waits lends its slot"));
+        drop(taken);
+        assert_eq!(workers.slots(5).len(), 2);
+    }
+
+    #[test]
+    fn a_slot_that_was_lent_is_given_back_once_after_a_panic() {
+        let workers = Workers::new(2, 64 * 1024);
+        let slot = workers.try_slot().unwrap();
+        contained(|| slot.without(|| panic!("while it waits")));
+        drop(slot);
+        assert_eq!(lock(&workers.pool.state).slots_taken, 0);
+    }
+
+    #[test]
+    fn a_thread_is_used_again() {
+        let workers = Workers::new(1, 64 * 1024);
+        let (sender, receiver) = mpsc::channel();
+        for _ in 0..50 {
+            let sender = sender.clone();
+            let job = Box::new(move || sender.send(thread::current().id()).unwrap());
+            assert!(workers.run(job).is_ok());
+            receiver.recv().unwrap();
+            // The thread becomes idle just after it has sent.
+            while lock(&workers.pool.state).idle.is_empty() {
+                thread::yield_now();
+            }
+        }
+        assert_eq!(lock(&workers.pool.state).threads, 1);
+    }
+
+    #[test]
+    fn closing_ends_the_idle_threads() {
+        let workers = Workers::new(4, 64 * 1024);
+        for _ in 0..4 {
+            assert!(workers.run(Box::new(|| {})).is_ok());
+        }
+        assert!(workers.close(Duration::from_secs(60)));
+    }
+}

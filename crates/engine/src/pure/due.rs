@@ -1,0 +1,158 @@
+//! When waits of this process are over, whatever happens to the wall clock.
+//!
+//! A wake-up time is recorded as a date, because only a date means something to another process. The process that made it
+//! also knows how long it is until then, and its steady clock tells when that has passed: somebody who sets the wall
+//! clock back cannot keep its workflows waiting. What is not noted here goes by the date.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use crate::pure::clock::{Clock, Timestamp};
+use crate::pure::id::WorkflowId;
+use crate::pure::limits::{DUE_NOTES_MAX, WALL_CLOCK_LAG};
+use crate::pure::sync::lock;
+
+/// The end of a wait, by both clocks of one process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Due {
+    /// As it is recorded.
+    pub(crate) date: Timestamp,
+    /// On the steady clock.
+    pub(crate) steady: Timestamp,
+}
+
+impl Due {
+    /// This long from now; `None` when there is no such date.
+    pub(crate) fn after(clock: &Clock, time: Duration) -> Option<Self> {
+        let steady = clock.steady().now();
+        Some(Self { date: clock.now().checked_add(time)?, steady: steady.checked_add(time)? })
+    }
+
+    /// Of a recorded date of which nothing else is known.
+    fn at(clock: &Clock, date: Timestamp) -> Self {
+        let steady = clock.steady().now();
+        Self { date, steady: steady.checked_add(date.since(clock.now())).unwrap_or(date) }
+    }
+
+    /// How long until then.
+    pub(crate) fn left(self, clock: &Clock) -> Duration {
+        self.steady.since(clock.steady().now())
+    }
+}
+
+/// What this process knows of workflows that it suspended until a time.
+#[derive(Default)]
+pub(crate) struct Dues(Mutex<Notes>);
+
+#[derive(Default)]
+struct Notes {
+    of: HashMap<WorkflowId, Due>,
+    /// Those that were not woken yet, the first one first.
+    asleep: BTreeSet<(Timestamp, WorkflowId)>,
+}
+
+impl Dues {
+    /// To be called before the wait is recorded. What is too much is not noted.
+    pub(crate) fn note(&self, workflow: &WorkflowId, due: Due) {
+        let mut notes = lock(&self.0);
+        if let Some(before) = notes.of.remove(workflow) {
+            notes.asleep.remove(&(before.steady, workflow.clone()));
+        }
+        if notes.of.len() < DUE_NOTES_MAX {
+            notes.of.insert(workflow.clone(), due);
+            notes.asleep.insert((due.steady, workflow.clone()));
+        }
+    }
+
+    /// The end of a wait of this workflow until a recorded date: whichever clock comes to it first.
+    pub(crate) fn of(&self, workflow: &WorkflowId, date: Timestamp, clock: &Clock) -> Due {
+        let by_date = Due::at(clock, date);
+        let noted = lock(&self.0).of.get(workflow).copied().filter(|due| due.date == date);
+        noted.map_or(by_date, |due| Due { date, steady: due.steady.min(by_date.steady) })
+    }
+
+    /// Those whose time has passed while the date has not come, because the wall clock was set back: each once. The
+    /// others are woken by their date.
+    pub(crate) fn overdue(&self, clock: &Clock) -> Vec<WorkflowId> {
+        let (steady, wall) = (clock.steady().now(), clock.now());
+        let mut notes = lock(&self.0);
+        let mut overdue = Vec::new();
+        while let Some((_, workflow)) = notes.asleep.first().filter(|(due, _)| *due <= steady).cloned() {
+            let date = notes.of.get(&workflow).map_or(wall, |due| due.date);
+            let lag = date.since(wall);
+            if !lag.is_zero() && lag <= WALL_CLOCK_LAG {
+                // The two clocks do not tick as one; the date comes in a moment.
+                break;
+            }
+            notes.asleep.pop_first();
+            if lag.is_zero() {
+                notes.of.remove(&workflow);
+            } else {
+                // Kept for the run that asks how long is left.
+                overdue.push(workflow);
+            }
+        }
+        overdue
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "testing")]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::sysdb::testing::FakeClock;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const START: Timestamp = Timestamp::from_millis(1_767_225_600_000);
+
+    fn noted() -> (FakeClock, Clock, Dues, WorkflowId, Due) {
+        let fake = FakeClock::at(START);
+        let clock = Clock::new(Arc::new(fake.clone()));
+        let (dues, workflow) = (Dues::default(), WorkflowId::new("w").unwrap());
+        let due = Due::after(&clock, HOUR).unwrap();
+        dues.note(&workflow, due);
+        (fake, clock, dues, workflow, due)
+    }
+
+    #[test]
+    fn a_wall_clock_that_went_back_leaves_a_wait_as_long_as_it_was() {
+        let (fake, clock, dues, workflow, due) = noted();
+        fake.set(START.saturating_sub(HOUR));
+        assert_eq!(dues.of(&workflow, due.date, &clock).left(&clock), HOUR);
+        assert_eq!(dues.overdue(&clock), []);
+        fake.advance(HOUR);
+        assert_eq!(dues.overdue(&clock), std::slice::from_ref(&workflow));
+        assert_eq!(dues.overdue(&clock), [], "each once");
+        assert_eq!(dues.of(&workflow, due.date, &clock).left(&clock), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_wait_whose_date_has_come_is_over() {
+        let (fake, clock, dues, workflow, due) = noted();
+        fake.set(due.date);
+        assert_eq!(dues.of(&workflow, due.date, &clock).left(&clock), Duration::ZERO);
+        fake.advance(HOUR);
+        assert_eq!(dues.overdue(&clock), [], "the date wakes it");
+        assert!(lock(&dues.0).of.is_empty());
+    }
+
+    #[test]
+    fn another_date_of_the_same_workflow_is_not_the_noted_one() {
+        let (_, clock, dues, workflow, due) = noted();
+        let other = due.date.checked_add(HOUR).unwrap();
+        assert_eq!(dues.of(&workflow, other, &clock).left(&clock), 2 * HOUR);
+    }
+
+    #[test]
+    fn what_would_take_too_much_memory_goes_by_the_date() {
+        let (_, clock, dues, ..) = noted();
+        for n in 0..DUE_NOTES_MAX + 10 {
+            dues.note(&WorkflowId::new(format!("w{n}")).unwrap(), Due::after(&clock, HOUR).unwrap());
+        }
+        let notes = lock(&dues.0);
+        assert_eq!((notes.of.len(), notes.asleep.len()), (DUE_NOTES_MAX, DUE_NOTES_MAX));
+    }
+}

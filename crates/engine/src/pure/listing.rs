@@ -1,0 +1,287 @@
+//! Questions about workflows, and the rows that answer them. Plain data.
+
+use std::fmt;
+
+use crate::pure::clock::Timestamp;
+use crate::pure::error::Failure;
+use crate::pure::id::{StepId, WorkflowId};
+use crate::pure::status::WorkflowStatus;
+
+/// Which workflows to list or count. Every condition narrows; none means all of this application.
+///
+/// ```
+/// use engine::{WorkflowFilter, WorkflowStatus};
+/// let stuck = WorkflowFilter::new()
+///     .name("checkout")
+///     .status(WorkflowStatus::Pending)
+///     .status(WorkflowStatus::Enqueued)
+///     .limit(20);
+/// # let _ = stuck;
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct WorkflowFilter {
+    pub(crate) statuses: Vec<WorkflowStatus>,
+    pub(crate) name: Option<String>,
+    pub(crate) id_prefix: Option<String>,
+    pub(crate) parent: Option<WorkflowId>,
+    pub(crate) created_from: Option<Timestamp>,
+    pub(crate) created_before: Option<Timestamp>,
+    pub(crate) limit: Option<u32>,
+    pub(crate) offset: u32,
+    pub(crate) newest_first: bool,
+    pub(crate) all_applications: bool,
+}
+
+impl WorkflowFilter {
+    /// All workflows of this application, oldest first. What one caller started in order is listed in order, also within
+    /// one millisecond.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Only those in this state. Called again, it adds a state. [`WorkflowStatus::Unknown`] means all that this program
+    /// does not know.
+    #[must_use]
+    pub fn status(mut self, status: WorkflowStatus) -> Self {
+        self.statuses.push(status);
+        self
+    }
+
+    /// Only runs of the workflow registered under this name.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Only those whose id starts with this text, taken literally.
+    #[must_use]
+    pub fn id_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.id_prefix = Some(prefix.into());
+        self
+    }
+
+    /// Only the children of this workflow.
+    #[must_use]
+    pub fn parent(mut self, parent: WorkflowId) -> Self {
+        self.parent = Some(parent);
+        self
+    }
+
+    /// Only those created at this time or later.
+    #[must_use]
+    pub fn created_from(mut self, from: impl Into<Timestamp>) -> Self {
+        self.created_from = Some(from.into());
+        self
+    }
+
+    /// Only those created before this time.
+    #[must_use]
+    pub fn created_before(mut self, before: impl Into<Timestamp>) -> Self {
+        self.created_before = Some(before.into());
+        self
+    }
+
+    /// At most this many.
+    #[must_use]
+    pub fn limit(mut self, limit: u32) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+
+    /// Skips this many first.
+    #[must_use]
+    pub fn offset(mut self, offset: u32) -> Self {
+        self.offset = offset;
+        self
+    }
+
+    /// Newest first.
+    #[must_use]
+    pub fn newest_first(mut self) -> Self {
+        self.newest_first = true;
+        self
+    }
+
+    /// Also those of other applications in the same database.
+    #[must_use]
+    pub fn all_applications(mut self) -> Self {
+        self.all_applications = true;
+        self
+    }
+}
+
+/// One workflow as it stands in the database.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct WorkflowInfo {
+    /// Its id.
+    pub id: WorkflowId,
+    /// The name it was registered under.
+    pub name: String,
+    /// Where it stands.
+    pub status: WorkflowStatus,
+    /// How often an executor took it up since it started or was resumed: 1 for a run that never crashed.
+    pub attempts: u32,
+    /// The executor that has it or had it last.
+    pub executor: Option<String>,
+    /// The workflow that started it.
+    pub parent: Option<WorkflowId>,
+    /// Application it belongs to; none for a row that anyone may claim.
+    pub application: Option<String>,
+    /// Version of the program that runs it.
+    pub version: Option<String>,
+    /// When it was started.
+    pub created_at: Timestamp,
+    /// When its row changed last.
+    pub updated_at: Timestamp,
+    /// When it ended.
+    pub completed_at: Option<Timestamp>,
+    /// When it wakes up, if it is `DELAYED` until a time.
+    pub delayed_until: Option<Timestamp>,
+    /// Encoded input, as recorded.
+    pub input: Option<String>,
+    /// Encoded output, as recorded.
+    pub output: Option<String>,
+    /// What it ended with instead of an output.
+    pub failure: Option<Failure>,
+    /// What of its row could not be read, as `COLUMN holds VALUE`; empty for a sound row. Such a number is missing
+    /// above (or zero), such a text is shown as SQL writes it.
+    pub unreadable: Vec<String>,
+}
+
+/// What a column holds that should hold something else. Long values are cut.
+pub(crate) fn held(column: &str, value: &str) -> String {
+    format!("{column} holds {}", brief(value, 80))
+}
+
+/// The start of a text, in one line of a log.
+pub(crate) fn brief(text: &str, chars_max: usize) -> String {
+    let visible = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    let shown: String = text.chars().take(chars_max).map(visible).collect();
+    if text.chars().nth(chars_max).is_some() { format!("{shown}..") } else { shown }
+}
+
+/// One durable operation of a workflow as it is recorded.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct StepRecord {
+    /// Its place in the workflow.
+    pub step_id: StepId,
+    /// Name of the step, or of the operation (`DBOS.sleep`), or of the child workflow.
+    pub name: String,
+    /// Encoded output, as recorded.
+    pub output: Option<String>,
+    /// The error it ended with.
+    pub failure: Option<Failure>,
+    /// The workflow it started or waited for.
+    pub child: Option<WorkflowId>,
+    /// When it began.
+    pub started_at: Option<Timestamp>,
+    /// When it was recorded; for a sleep, when it ends.
+    pub completed_at: Option<Timestamp>,
+    /// How the output is written down.
+    pub serialization: Option<String>,
+}
+
+/// How far a workflow has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// Where it stands.
+    pub status: WorkflowStatus,
+    /// How often an executor took it up.
+    pub attempts: u32,
+    /// How many durable operations it has recorded.
+    pub steps_recorded: u64,
+    /// Name of the last of them.
+    pub last_step: Option<String>,
+    /// How many workflows it has started.
+    pub children: u64,
+    /// How many of those have ended.
+    pub children_done: u64,
+}
+
+/// Open workflows that no living executor can take up: what [`crate::Engine::waiting_for_nobody`] returns. As a text it
+/// says what is missing, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stranded {
+    /// What is missing.
+    pub absent: Absent,
+    /// The application they belong to; none for those that any may claim.
+    pub application: Option<String>,
+    /// The version they wait for. For those that name none it is the newest of their application. None where the
+    /// application is absent.
+    pub version: Option<String>,
+    /// The queue they wait in, where it or their name is absent.
+    pub queue: Option<String>,
+    /// Their name, where that is absent.
+    pub name: Option<String>,
+    /// How many they are.
+    pub count: u64,
+    /// When the oldest of them was started.
+    pub oldest: Timestamp,
+}
+
+/// What no living executor has, of all that it needs to take a workflow up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Absent {
+    /// No executor of the application lives.
+    Application,
+    /// Some do, but none of the version.
+    Version,
+    /// Some of the version do, but none serves the queue, or the queue was removed.
+    Queue,
+    /// Some serve the queue, but none of them registers the workflow's name.
+    Name,
+}
+
+impl Stranded {
+    /// What they are, without their count.
+    pub(crate) fn what(&self) -> String {
+        let mut what = String::from(if self.count == 1 { "open workflow" } else { "open workflows" });
+        let mut add = |part: &str, name: &Option<String>| {
+            if let Some(name) = name {
+                what.push_str(part);
+                what.push_str(name);
+            }
+        };
+        add(" named ", &self.name);
+        add(" of version ", &self.version);
+        add(" of application ", &self.application);
+        add(" in queue ", &self.queue);
+        what
+    }
+}
+
+impl fmt::Display for Stranded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { count, oldest, .. } = self;
+        let (app, version) = (self.application.as_deref(), self.version.as_deref());
+        let (app, version) = (app.unwrap_or("NAME"), version.unwrap_or("VERSION"));
+        write!(f, "{count} {}: ", self.what())?;
+        match self.absent {
+            Absent::Application => {
+                write!(f, "no living executor runs that application; start a program with app(\"{app}\")")
+            }
+            Absent::Version => write!(
+                f,
+                "no living executor runs that version; start a program with version(\"{version}\") until they have \
+                 ended, which may be the new program if its steps are those of the old one, or cancel them"
+            ),
+            Absent::Queue => write!(
+                f,
+                "no living executor serves that queue, or it was removed; start a program that calls register_queue \
+                 with its name, or cancel them"
+            ),
+            Absent::Name => write!(
+                f,
+                "no living executor that serves their queue registers that name; start a program that does, or cancel \
+                 them"
+            ),
+        }?;
+        write!(f, ". The oldest was started at {oldest}")
+    }
+}

@@ -1,0 +1,229 @@
+//! Queues: where workflows wait for an executor that serves them, and how many may run at once.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// A queue, by its name: what [`crate::Workflow::enqueue`] puts workflows into.
+///
+/// It is served by the executors that registered it ([`crate::Engine::register_queue`]), here or in other processes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Queue {
+    name: Arc<str>,
+}
+
+impl Queue {
+    /// The queue that other programs serve under this name: of another application, or written in another language.
+    pub fn named(name: &str) -> Self {
+        Self { name: name.into() }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn shared_name(&self) -> Arc<str> {
+        self.name.clone()
+    }
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Queue({})", self.name)
+    }
+}
+
+/// The limits of a queue. They are written into the system database, where all executors read them with every claim: those
+/// of the newest version of the application hold.
+///
+/// | limit | of all executors together, or of one | counts | does not count |
+/// |---|---|---|---|
+/// | [`QueueOptions::concurrency`] | all | workflows of the queue that are on a thread (`PENDING`) | those that wait without one, as in a long sleep |
+/// | [`QueueOptions::in_flight`] | all | workflows of the queue that have begun and not ended, waiting or not | those that wait for their first claim |
+/// | [`QueueOptions::worker_concurrency`] | one | workflows of the queue that are on a thread of this executor | those that wait without one |
+/// | [`EngineOptions::workers_max`](crate::EngineOptions::workers_max) | one | all workflows on a thread, whatever their queue | those that wait, with or without one |
+///
+/// So `concurrency` protects what a running body uses, such as the connections to a provider. `in_flight` protects what a
+/// workflow holds from its beginning to its end, such as a seat, a machine, or an order that must not overtake another.
+///
+/// ```
+/// use engine::QueueOptions;
+///
+/// /// The provider of mails allows ten connections, and one machine should not take them all.
+/// const MAIL: QueueOptions = QueueOptions::new().concurrency(10).worker_concurrency(4);
+/// /// The hall has three stages. A show has its stage until it ends, also while it waits for the audience.
+/// const SHOWS: QueueOptions = QueueOptions::new().in_flight(3);
+/// # let _ = (MAIL, SHOWS);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct QueueOptions {
+    pub(crate) concurrency: Option<u32>,
+    pub(crate) worker_concurrency: Option<u32>,
+    pub(crate) in_flight: Option<u32>,
+}
+
+impl QueueOptions {
+    /// As many at once as there are workers.
+    pub const fn new() -> Self {
+        Self { concurrency: None, worker_concurrency: None, in_flight: None }
+    }
+
+    /// How many of its workflows may be on a thread at once, in all executors together. One that waits without a thread
+    /// does not count, and has to find room again when it goes on. So with `concurrency(1)` two workflows may have begun
+    /// and not ended, while one of them sleeps. [`QueueOptions::in_flight`] counts both.
+    #[must_use]
+    pub const fn concurrency(mut self, max: u32) -> Self {
+        self.concurrency = Some(max);
+        self
+    }
+
+    /// How many of its workflows may have begun and not ended, in all executors together. One that waits counts, with a
+    /// thread or without; so does one whose executor died, until another has ended it. What has begun goes on before
+    /// anything else begins, whatever the priorities.
+    ///
+    /// A workflow that waits for a child in its own queue holds a place that the child may need. When all places are held
+    /// like that, nothing goes on; the log then names them. Put such children into another queue.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use engine::{Context, Engine, QueueOptions, Result};
+    /// # fn main() -> Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = Engine::options().open_file(dir.path().join("x.db"))?;
+    /// let show = engine.register("show", |ctx: &mut Context, n: u32| {
+    ///     ctx.sleep(Duration::from_millis(20))?; // the stage is its own meanwhile
+    ///     Ok::<_, engine::Error>(n)
+    /// })?;
+    /// let stage = engine.register_queue("stage", QueueOptions::new().in_flight(1))?;
+    /// engine.launch()?;
+    /// let shows = [show.enqueue(&engine, &stage, 1)?, show.enqueue(&engine, &stage, 2)?];
+    /// for (handle, n) in shows.iter().zip(1..) {
+    ///     assert_eq!(handle.result()?, n); // one after the other
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub const fn in_flight(mut self, max: u32) -> Self {
+        self.in_flight = Some(max);
+        self
+    }
+
+    /// How many of them may be on a thread at once in one executor.
+    #[must_use]
+    pub const fn worker_concurrency(mut self, max: u32) -> Self {
+        self.worker_concurrency = Some(max);
+        self
+    }
+
+    /// Why these limits make no sense, if they do not.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        let limits = [self.worker_concurrency, self.concurrency, self.in_flight];
+        if limits.contains(&Some(0)) {
+            return Err("with a limit of 0 nothing would ever run");
+        }
+        if limits.iter().flatten().any(|max| i32::try_from(*max).is_err()) {
+            return Err("at most 2,147,483,647 can be said");
+        }
+        let exceeds =
+            |one: Option<u32>, other: Option<u32>| one.zip(other).is_some_and(|(one, other)| one > other);
+        if exceeds(self.worker_concurrency, self.concurrency) {
+            return Err("worker_concurrency is more than concurrency");
+        }
+        if exceeds(self.concurrency, self.in_flight) {
+            return Err("concurrency is more than in_flight, so it would never be reached");
+        }
+        if exceeds(self.worker_concurrency, self.in_flight) {
+            return Err("worker_concurrency is more than in_flight, so it would never be reached");
+        }
+        Ok(())
+    }
+}
+
+/// How a workflow is enqueued, if not in the plainest way.
+///
+/// A program may enqueue for one that is written in another language and shares the database; this is for the function
+/// `add(x, y)` of the application `sums`:
+/// ```no_run
+/// # use engine::{Engine, EnqueueOptions, Queue, Result, Workflow};
+/// # fn ask(engine: &Engine) -> Result<()> {
+/// let add = Workflow::<(i64, i64), i64>::named("add");
+/// let there = EnqueueOptions::new().application("sums").spread_arguments();
+/// let sum = add.enqueue_with(engine, &Queue::named("work"), &there, (2, 3))?;
+/// assert_eq!(sum.result()?, 5);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EnqueueOptions<'o> {
+    pub(crate) id: Option<&'o str>,
+    pub(crate) priority: u32,
+    pub(crate) application: Option<&'o str>,
+    pub(crate) version: Option<&'o str>,
+    pub(crate) spread: bool,
+}
+
+impl<'o> EnqueueOptions<'o> {
+    /// Under a new id, first come, first served, for this application.
+    pub const fn new() -> Self {
+        Self { id: None, priority: 0, application: None, version: None, spread: false }
+    }
+
+    /// Under this id. If a run of the same workflow has it already, that one is meant.
+    #[must_use]
+    pub const fn id(mut self, id: &'o str) -> Self {
+        self.id = Some(id);
+        self
+    }
+
+    /// Lower goes first; 0, the default, before all. At most 2,147,483,647. Within a priority the first enqueued goes first:
+    /// what one caller enqueues in order begins in order.
+    #[must_use]
+    pub const fn priority(mut self, priority: u32) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// For the programs of another application in the same database.
+    #[must_use]
+    pub const fn application(mut self, application: &'o str) -> Self {
+        self.application = Some(application);
+        self
+    }
+
+    /// For programs of this version alone. Default: this program's own version, and for another application its newest.
+    #[must_use]
+    pub const fn version(mut self, version: &'o str) -> Self {
+        self.version = Some(version);
+        self
+    }
+
+    /// The fields of a struct become named arguments, the parts of a tuple positional ones: for functions of several
+    /// arguments in other languages. Without this the input is one argument.
+    #[must_use]
+    pub const fn spread_arguments(mut self) -> Self {
+        self.spread = true;
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_that_let_nothing_run_or_contradict_each_other_are_refused() {
+        let limits = QueueOptions::new();
+        assert!(limits.check().is_ok());
+        assert!(limits.concurrency(3).worker_concurrency(3).check().is_ok());
+        assert!(limits.concurrency(0).check().is_err());
+        assert!(limits.worker_concurrency(0).check().is_err());
+        assert!(limits.concurrency(2).worker_concurrency(3).check().is_err());
+        assert!(limits.concurrency(u32::MAX).check().is_err());
+        assert!(limits.in_flight(3).concurrency(3).worker_concurrency(1).check().is_ok());
+        assert!(limits.in_flight(0).check().is_err());
+        assert!(limits.in_flight(2).concurrency(3).check().is_err());
+        assert!(limits.in_flight(2).worker_concurrency(3).check().is_err());
+        assert!(limits.in_flight(u32::MAX).check().is_err());
+    }
+}

@@ -1,0 +1,119 @@
+//! Locks and signals. A panic while a lock is held leaves data that is still whole (each critical section is a
+//! few assignments), so a poisoned lock is opened and not passed on.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::pure::clock::{Clock, Stopwatch, Timestamp};
+
+/// Runs code of a guest (a logger, an observer) on a thread that others wait for: its panic ends here. The payload
+/// is leaked, because dropping it is the guest's code too.
+pub(crate) fn contained(guest: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(guest)) {
+        std::mem::forget(payload);
+    }
+}
+
+/// Logs, also through a logger that panics, as one does that prints to a closed pipe.
+macro_rules! say {
+    ($level:ident, $($message:tt)+) => {
+        $crate::pure::sync::contained(|| log::$level!($($message)+))
+    };
+}
+pub(crate) use say;
+
+/// Locks, poisoned or not.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits on a condition, poisoned or not.
+pub(crate) fn wait<'m, T>(condvar: &Condvar, guard: MutexGuard<'m, T>) -> MutexGuard<'m, T> {
+    condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) fn wait_for<'m, T>(
+    condvar: &Condvar,
+    guard: MutexGuard<'m, T>,
+    time: Duration,
+) -> MutexGuard<'m, T> {
+    condvar.wait_timeout(guard, time).unwrap_or_else(PoisonError::into_inner).0
+}
+
+/// How many are inside, for one who waits until nobody is.
+#[derive(Debug, Default)]
+pub(crate) struct Inflight {
+    count: Mutex<usize>,
+    left: Condvar,
+}
+
+/// One who is inside, until dropped.
+pub(crate) struct InflightGuard<'i>(&'i Inflight);
+
+impl Inflight {
+    pub(crate) fn enter(&self) -> InflightGuard<'_> {
+        *lock(&self.count) += 1;
+        InflightGuard(self)
+    }
+
+    /// Waits until nobody is inside, at most this long by the real clock.
+    pub(crate) fn wait_until_none(&self, time: Duration) {
+        let watch = Stopwatch::start();
+        let mut count = lock(&self.count);
+        while *count > 0
+            && let Some(rest) = time.checked_sub(watch.elapsed())
+        {
+            count = wait_for(&self.left, count, rest);
+        }
+    }
+}
+
+impl Drop for InflightGuard<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.count) -= 1;
+        self.0.left.notify_all();
+    }
+}
+
+/// Something happened: a count that only rises, so that nothing is missed between looking and waiting.
+#[derive(Debug, Default)]
+pub(crate) struct Signal {
+    count: Mutex<u64>,
+    raised: Condvar,
+}
+
+impl Signal {
+    /// Wakes everyone who waits.
+    pub(crate) fn raise(&self) {
+        *lock(&self.count) += 1;
+        self.raised.notify_all();
+    }
+
+    /// The count to hand to a wait later: what happens from here on ends that wait.
+    pub(crate) fn now(&self) -> u64 {
+        *lock(&self.count)
+    }
+
+    /// Waits until the signal was raised since `seen`, or the clock has come to `deadline`.
+    pub(crate) fn wait_past(&self, seen: u64, clock: &Clock, deadline: Option<Timestamp>) {
+        let mut count = lock(&self.count);
+        while *count == seen {
+            count = match deadline {
+                None => wait(&self.raised, count),
+                Some(deadline) => match clock.nap_until(deadline) {
+                    Some(nap) => wait_for(&self.raised, count, nap),
+                    None => return,
+                },
+            };
+        }
+    }
+
+    /// Waits at most this long by the real clock.
+    pub(crate) fn wait_at_most(&self, seen: u64, time: Duration) {
+        let count = lock(&self.count);
+        if *count == seen {
+            drop(wait_for(&self.raised, count, time));
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! `cargo xtask mutants`: small changes to the engine, each of which a fast test must notice.
+//!
+//! cargo-mutants makes them in a copy of the sources; `.cargo/mutants.toml` names those that mean nothing, each with its
+//! reason. Changes to SQL it does not make: the tests of the fences are about those.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+
+use crate::cargo::{cargo, root};
+
+const VERSION: &str = "27.1.0";
+
+/// Files of the engine whose mistakes lose or double something, and the tests that are quick to notice.
+struct Group {
+    files: &'static [&'static str],
+    suite: &'static str,
+}
+
+const GROUPS: [Group; 2] = [
+    Group {
+        files: &[
+            "committer.rs",
+            "history.rs",
+            "recovery.rs",
+            "fleet.rs",
+            "sysdb/sqlite/claims.rs",
+            "sysdb/sqlite/steps.rs",
+            "sysdb/sqlite/workflows.rs",
+        ],
+        suite: "conformance",
+    },
+    Group {
+        files: &[
+            "sysdb/postgres/batch.rs",
+            "sysdb/postgres/claims.rs",
+            "sysdb/postgres/steps.rs",
+            "sysdb/postgres/workflows.rs",
+        ],
+        suite: "conformance_postgres",
+    },
+];
+
+/// What `mutants` is asked for.
+#[derive(clap::Args, Default)]
+pub(crate) struct MutantsArgs {
+    /// Files below `crates/engine/src`, all that are listed in this program if none is named: `sysdb/sqlite/steps.rs`
+    #[arg(long, num_args = 1.., value_name = "FILE")]
+    files: Vec<String>,
+    /// Only say which changes would be made.
+    #[arg(long)]
+    list: bool,
+    /// How long the tests of one change may take, in seconds; those that hang end by themselves after three minutes.
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    timeout: u64,
+}
+
+/// Tries them all and fails if one was not noticed.
+pub(crate) fn all_are_noticed() -> anyhow::Result<()> {
+    let args = MutantsArgs { timeout: 300, ..MutantsArgs::default() };
+    ensure!(run(&args)? == ExitCode::SUCCESS, "some changes were not noticed");
+    Ok(())
+}
+
+pub(crate) fn run(args: &MutantsArgs) -> anyhow::Result<ExitCode> {
+    for file in &args.files {
+        let known = GROUPS.iter().any(|group| group.files.contains(&file.as_str()));
+        ensure!(known, "{file} is in no group of xtask/src/mutants.rs, which says what tests it");
+    }
+    let program = program()?;
+    let mut all_noticed = true;
+    for group in &GROUPS {
+        let asked = |file: &&&str| args.files.is_empty() || args.files.iter().any(|asked| asked == **file);
+        let files: Vec<&str> = group.files.iter().filter(asked).copied().collect();
+        if !files.is_empty() {
+            all_noticed &= command(&program, args, group.suite, &files).status()?.success();
+        }
+    }
+    Ok(if all_noticed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The changes to files that one suite tests.
+fn command(program: &PathBuf, args: &MutantsArgs, suite: &str, files: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(root()).args(["mutants", "--package", "engine", "--no-shuffle"]);
+    for file in files {
+        command.arg("--file").arg(format!("crates/engine/src/{file}"));
+    }
+    if args.list {
+        command.arg("--list");
+        return command;
+    }
+    let timeout = Duration::from_secs(args.timeout).as_secs().to_string();
+    command.args(["--timeout", &timeout, "--output"]).arg(root().join("target/mutants").join(suite));
+    for word in ["--lib", "--test", suite] {
+        command.arg(format!("--cargo-arg={word}"));
+    }
+    // Nothing here is about a disk that loses its power.
+    let in_memory = PathBuf::from("/dev/shm");
+    if suite == "conformance" {
+        // So the tests of the other backend are skipped.
+        command.env("PITON_PG_BIN", "none");
+        if in_memory.is_dir() {
+            command.env("TMPDIR", in_memory);
+        }
+    }
+    command
+}
+
+/// Where cargo-mutants is; installs it, of the version that the settings are for, where it is not.
+fn program() -> anyhow::Result<PathBuf> {
+    let tools = root().join("target/tools").join(VERSION);
+    let program = tools.join("bin").join(format!("cargo-mutants{}", std::env::consts::EXE_SUFFIX));
+    if !program.exists() {
+        let install = ["install", "cargo-mutants", "--locked", "--version", VERSION, "--root"];
+        let status = cargo().args(install).arg(&tools).status().context("cargo cannot be started")?;
+        ensure!(status.success(), "cargo-mutants {VERSION} cannot be installed: {status}");
+    }
+    Ok(program)
+}
