@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use engine::testing::FakeClock;
 use engine::{Engine, EngineOptions, Timestamp};
@@ -193,7 +193,8 @@ impl Latch {
     /// In the body: says that it is here and waits.
     pub(crate) fn hold(&self) {
         self.arrive();
-        self.wait_until("a latch to be opened", |state| state.open);
+        // As long as a test may take: what the test does meanwhile has limits of its own.
+        self.wait_until("a latch to be opened", watch::LIMIT, |state| state.open);
     }
 
     /// Says that it is here, and goes on.
@@ -205,7 +206,8 @@ impl Latch {
 
     /// In the test: waits until so many bodies are held or were.
     pub(crate) fn wait_for(&self, bodies: usize) {
-        self.wait_until(&format!("bodies at a latch, {bodies} of them"), |state| state.arrived >= bodies);
+        let what = format!("bodies at a latch, {bodies} of them");
+        self.wait_until(&what, watch::PATIENCE, |state| state.arrived >= bodies);
     }
 
     pub(crate) fn open(&self) {
@@ -214,16 +216,15 @@ impl Latch {
         changed.notify_all();
     }
 
-    fn wait_until(&self, what: &str, is_so: impl Fn(&State) -> bool) {
+    fn wait_until(&self, what: &str, within: Duration, is_so: impl Fn(&State) -> bool) {
         let _waiting = watch::waiting(what);
         let (state, changed) = &*self.0;
         let start = Instant::now();
         let mut state = state.lock().unwrap();
         while !is_so(&state) {
-            let left = watch::PATIENCE.checked_sub(start.elapsed());
-            let left = left.unwrap_or_else(|| {
-                panic!("waited {:?} for {what}; {} have come", watch::PATIENCE, state.arrived)
-            });
+            let left = within.checked_sub(start.elapsed());
+            let left =
+                left.unwrap_or_else(|| panic!("waited {within:?} for {what}; {} have come", state.arrived));
             state = changed.wait_timeout(state, left).unwrap().0;
         }
     }
