@@ -106,18 +106,27 @@ fn a_connection_that_falls_silent_is_replaced_and_said_once() {
         for within_an_answer in [false, true] {
             let silence = Silence::new();
             let (engine, workflow) = silence.engine();
-            let silenced = if within_an_answer {
-                silence.proxy.silence_within_answers(name)
-            } else {
-                silence.proxy.silence(name)
+            let fall_silent = || {
+                if within_an_answer {
+                    silence.proxy.silence_within_answers(name)
+                } else {
+                    silence.proxy.silence(name)
+                }
             };
-            assert!(silenced > 0, "{name}");
+            assert!(fall_silent() > 0, "{name}");
             let what = format!("{name}, within an answer: {within_an_answer}");
             within_bound(&what, || {
                 assert_eq!(workflow.start(&engine, 3).unwrap().result().unwrap(), 3);
                 assert_eq!(engine.count(&WorkflowFilter::new()).unwrap(), 2);
             });
-            eventually(&format!("{what}: said"), || silence.said().0 > 0);
+            let watch = Instant::now();
+            eventually(&format!("{what}: said"), || {
+                // On a busy machine the engine may just have replaced one whose login took too long.
+                if silence.said().0 == 0 && watch.elapsed() > BOUND / 2 {
+                    fall_silent();
+                }
+                silence.said().0 > 0
+            });
             eventually(&format!("{what}: over"), || silence.ended() > 0);
             assert_eq!((silence.said(), silence.ended()), ((1, 1), 1), "{what}");
             if name == "piton-writer" {
