@@ -6,8 +6,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 
 fn order(ctx: &mut Context, item: String) -> engine::Result<i64> {
     ctx.transaction("insert", |tx| {
-        tx.execute("INSERT INTO orders (item) VALUES (?1)", [&item])?;
-        Ok::<_, engine::rusqlite::Error>(tx.last_insert_rowid())
+        tx.query_one("INSERT INTO orders (item) VALUES ($1) RETURNING id", [item.as_str()])?.get::<i64>("id")
     })
 }
 
