@@ -179,8 +179,8 @@ impl Engine {
     /// it can be called again.
     ///
     /// # Errors
-    /// [`Error::AlreadyLaunched`], [`Error::ShuttingDown`], [`Error::Forked`], [`Error::QueueInUse`], [`Error::Open`] when this process
-    /// cannot show the others that it lives, [`Error::Unanswered`], [`Error::Database`].
+    /// [`Error::AlreadyLaunched`], [`Error::ShuttingDown`], [`Error::Forked`], [`Error::QueueInUse`], [`Error::Open`] when
+    /// this process cannot show the others that it lives, [`Error::Unanswered`], [`Error::Database`].
     pub fn launch(&self) -> Result<()> {
         let core = self.core();
         core.refuse_in_a_fork()?;

@@ -56,8 +56,8 @@ impl<O: DeserializeOwned> Handle<O> {
     ///
     /// # Errors
     /// [`Error::WorkflowFailed`], [`Error::WorkflowCancelled`] or [`Error::RecoveryAttemptsExceeded`] when it
-    /// ended so; [`Error::NotFound`] when its row was deleted; [`Error::ShuttingDown`] when the engine stops first, and the workflow goes on later;
-    /// [`Error::Undecodable`] when the output is no `O`.
+    /// ended so; [`Error::NotFound`] when its row was deleted; [`Error::ShuttingDown`] when the engine stops first, and
+    /// the workflow goes on later; [`Error::Undecodable`] when the output is no `O`.
     pub fn result(&self) -> Result<O> {
         let outcome = self.wait_until(None)?;
         result_of_outcome(&outcome.ok_or(Error::ShuttingDown)?)

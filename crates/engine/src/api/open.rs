@@ -17,8 +17,9 @@ impl EngineOptions {
     /// with the feature `postgres`.
     ///
     /// # Errors
-    /// [`Error::InvalidUrl`](crate::Error::InvalidUrl), [`Error::InvalidOption`](crate::Error::InvalidOption), and [`Error::Open`](crate::Error::Open) when the database is something else, is
-    /// damaged, or cannot be made durable. Such a database is not changed.
+    /// [`Error::InvalidUrl`](crate::Error::InvalidUrl), [`Error::InvalidOption`](crate::Error::InvalidOption), and
+    /// [`Error::Open`](crate::Error::Open) when the database is something else, is damaged, or cannot be made durable. Such
+    /// a database is not changed.
     pub fn open(self, url: &str) -> Result<Engine> {
         match Url::parse(url)? {
             Url::Sqlite(path) => self.open_file(path),

@@ -8,7 +8,7 @@ use crate::flow::execution::Execution;
 use crate::flow::operation::Entry;
 use crate::machines::worker::Slot;
 use crate::pure::error::Result;
-use crate::pure::id::{WorkflowId, check_name};
+use crate::pure::id::WorkflowId;
 
 /// A running workflow: every durable operation goes through it.
 ///
@@ -46,12 +46,6 @@ impl Context {
 
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.execution.core
-    }
-
-    /// Begins an operation whose name the user chose.
-    pub(crate) fn begin_named(&mut self, name: &str) -> Result<Entry> {
-        check_name("step name", name)?;
-        self.begin(name.to_owned())
     }
 
     /// Begins an operation whose name the engine chose or has checked.

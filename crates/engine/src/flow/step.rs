@@ -15,8 +15,9 @@ use crate::flow::attempts::{self, StepInfo, Tried};
 use crate::flow::context::Context;
 use crate::flow::operation::Entry;
 use crate::flow::options::StepOptions;
-use crate::pure::codec;
+use crate::pure::codec::{self, Codec};
 use crate::pure::error::{BoxError, Result};
+use crate::pure::id::check_name;
 
 impl Context {
     /// Runs `body` unless its outcome is recorded, and returns the outcome either way.
@@ -57,7 +58,8 @@ impl Context {
     /// take no worker. Nothing is recorded before the last attempt, so a crash in between starts them anew.
     ///
     /// # Errors
-    /// As [`Context::step`], [`Error::RetriesExhausted`](crate::Error::RetriesExhausted) with what the attempts said, and [`Error::InvalidOption`](crate::Error::InvalidOption).
+    /// As [`Context::step`], [`Error::RetriesExhausted`](crate::Error::RetriesExhausted) with what the attempts said,
+    /// and [`Error::InvalidOption`](crate::Error::InvalidOption).
     pub fn step_with<T, E>(
         &mut self,
         name: &str,
@@ -68,11 +70,8 @@ impl Context {
         T: Serialize + DeserializeOwned,
         E: Into<BoxError> + 'static,
     {
-        let codec = options.codec.unwrap_or(self.core().options.codec);
-        options.retry.check(name)?;
-        codec.check_type::<T>(&what(name))?;
-
-        let begun = match self.begin_named(name)? {
+        let (codec, entry) = self.begin_step::<T>(name, options)?;
+        let begun = match entry {
             Entry::Replayed(recorded) => return recorded.outcome(),
             Entry::Fresh(begun) => begun,
         };
@@ -92,6 +91,19 @@ impl Context {
         };
         self.record(recording)?;
         result
+    }
+
+    /// Begins a step: what cannot be recorded, or whose options contradict each other, is refused before anything runs.
+    pub(crate) fn begin_step<T: DeserializeOwned>(
+        &mut self,
+        name: &str,
+        options: &StepOptions,
+    ) -> Result<(Codec, Entry)> {
+        let codec = options.codec.unwrap_or(self.core().options.codec);
+        options.retry.check(name)?;
+        codec.check_type::<T>(&what(name))?;
+        check_name("step name", name)?;
+        Ok((codec, self.begin(name.to_owned())?))
     }
 }
 

@@ -81,11 +81,8 @@ impl Context {
         T: Serialize + DeserializeOwned,
         E: Into<BoxError> + 'static,
     {
-        let codec = options.codec.unwrap_or(self.core().options.codec);
-        options.retry.check(name)?;
-        codec.check_type::<T>(&what(name))?;
-
-        let begun = match self.begin_named(name)? {
+        let (codec, entry) = self.begin_step::<T>(name, options)?;
+        let begun = match entry {
             Entry::Replayed(recorded) => return recorded.outcome(),
             Entry::Fresh(begun) => begun,
         };

@@ -76,10 +76,10 @@ impl Notices {
         let mut said = lock(&self.said);
         let said = &mut *said;
         self.lasts.store(true, Ordering::Release);
-        said.failing.insert(what, Stopwatch::start());
-        said.since.get_or_insert_with(Stopwatch::start);
-        said.failures += 1;
         let (now, again_after, number) = (Stopwatch::start(), self.said_again_after, said.number);
+        said.failing.insert(what, now);
+        said.since.get_or_insert(now);
+        said.failures += 1;
         if let Some(known) = said.reasons.get_mut(reason) {
             let last = std::mem::replace(&mut known.last, now);
             let old = known.said_of != number && known.said.elapsed() >= again_after;
