@@ -381,6 +381,22 @@ fn an_odd_id_harms_its_workflow_alone() {
     all_fare(IDS, &spoiled(IDS, None, spoil));
 }
 
+/// What has begun of a queue gets its place when the queue is limited.
+#[test]
+fn an_odd_id_keeps_no_queue_from_being_limited() {
+    let app = App::new();
+    drop(app.open());
+    for id in if ANY_TYPE { &["NULL", "x'62'"][..] } else { &["''"][..] } {
+        let begun = "queue_name = 'q', status = 'PENDING', executor_id = 'piton-dead'";
+        app.batch(&format!("{} UPDATE workflow_status SET {begun}", waiting(id, "nobody")));
+    }
+    let engine = app.open();
+    let workflow = engine.register("w", |_: &mut Context, n: u32| Ok::<_, Error>(n)).unwrap();
+    let queue = engine.register_queue("q", QueueOptions::new().in_flight(10)).unwrap();
+    engine.launch().unwrap();
+    assert_eq!(workflow.enqueue(&engine, &queue, 7).unwrap().result().unwrap(), 7);
+}
+
 #[test]
 fn an_odd_payload_harms_its_workflow_alone() {
     let app = spoiled(PAYLOADS, Some("w"), |line| line.2.to_owned());

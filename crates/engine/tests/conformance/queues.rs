@@ -17,6 +17,18 @@ fn plus_one(engine: &Engine) -> Workflow<u32, u32> {
     engine.register("plus one", |ctx: &mut Context, n: u32| ctx.step("s", |_| Ok::<_, Error>(n + 1))).unwrap()
 }
 
+/// Its bodies wait at the latch, and then note what they were given.
+fn noting(engine: &Engine) -> (Latch, Arc<Mutex<Vec<u32>>>, Workflow<u32, ()>) {
+    let (latch, ran) = (Latch::default(), Arc::new(Mutex::new(Vec::new())));
+    let (held, noted) = (latch.clone(), ran.clone());
+    let workflow = engine.register("w", move |_: &mut Context, n: u32| -> Result<()> {
+        held.hold();
+        noted.lock().unwrap().push(n);
+        Ok(())
+    });
+    (latch, ran, workflow.unwrap())
+}
+
 fn id(text: &str) -> WorkflowId {
     WorkflowId::new(text).unwrap()
 }
@@ -56,14 +68,7 @@ fn a_queue_that_nobody_serves_keeps_its_workflows() {
 fn a_queue_is_emptied_by_priority_and_then_in_order() {
     let app = App::new();
     let engine = app.open();
-    let (latch, ran) = (Latch::default(), Arc::new(Mutex::new(Vec::new())));
-    let (held, noted) = (latch.clone(), ran.clone());
-    let workflow = engine.register("w", move |_: &mut Context, n: u32| -> Result<()> {
-        held.hold();
-        noted.lock().unwrap().push(n);
-        Ok(())
-    });
-    let workflow = workflow.unwrap();
+    let (latch, ran, workflow) = noting(&engine);
     let queue = engine.register_queue("q", QueueOptions::new().worker_concurrency(1)).unwrap();
     engine.launch().unwrap();
     let mut handles = vec![workflow.enqueue(&engine, &queue, 0).unwrap()];
@@ -84,14 +89,7 @@ fn a_queue_is_emptied_by_priority_and_then_in_order() {
 fn what_one_caller_enqueues_in_order_is_taken_in_order() {
     let app = App::new();
     let engine = app.open();
-    let (latch, ran) = (Latch::default(), Arc::new(Mutex::new(Vec::new())));
-    let (held, noted) = (latch.clone(), ran.clone());
-    let workflow = engine.register("w", move |_: &mut Context, n: u32| -> Result<()> {
-        held.hold();
-        noted.lock().unwrap().push(n);
-        Ok(())
-    });
-    let workflow = workflow.unwrap();
+    let (latch, ran, workflow) = noting(&engine);
     let queue = engine.register_queue("q", QueueOptions::new().worker_concurrency(1)).unwrap();
     let (child, of_child) = (Workflow::<u32, ()>::named("w"), queue.clone());
     let parent = engine.register("parent", move |ctx: &mut Context, (): ()| -> Result<()> {

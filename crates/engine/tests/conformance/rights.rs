@@ -56,6 +56,15 @@ impl Ground {
         command.uid(NOBODY).gid(NOBODY).current_dir("/");
         command
     }
+
+    /// In a database of another user: the superuser begins it, and is killed.
+    fn leave_a_workflow_of_the_superuser(&self) {
+        chown(self.directory(), Some(NOBODY), Some(NOBODY)).unwrap();
+        run(&mut self.errand_of_nobody("make_the_database_and_leave"));
+        let mut of_root = start(self.errand("hang_in_a_body").env("PITON_TEST_HANG", "1"));
+        of_root.wait_for("in the body");
+        of_root.kill();
+    }
 }
 
 fn open(path: &Path) -> (Engine, Workflow<bool, u32>) {
@@ -102,11 +111,7 @@ fn go_on_with_what_was_left() {
 #[test]
 fn what_the_superuser_left_behind_goes_on_under_the_owner_of_the_file() {
     let Some(ground) = Ground::of_the_superuser() else { return };
-    chown(ground.directory(), Some(NOBODY), Some(NOBODY)).unwrap();
-    run(&mut ground.errand_of_nobody("make_the_database_and_leave"));
-    let mut of_root = start(ground.errand("hang_in_a_body").env("PITON_TEST_HANG", "1"));
-    of_root.wait_for("in the body");
-    of_root.kill();
+    ground.leave_a_workflow_of_the_superuser();
     run(&mut ground.errand_of_nobody("go_on_with_what_was_left"));
 }
 
@@ -158,11 +163,7 @@ fn doubt_whether_one_lives() {
 #[test]
 fn an_executor_that_cannot_be_looked_at_is_named_once_with_the_way_out() {
     let Some(ground) = Ground::of_the_superuser() else { return };
-    chown(ground.directory(), Some(NOBODY), Some(NOBODY)).unwrap();
-    run(&mut ground.errand_of_nobody("make_the_database_and_leave"));
-    let mut of_root = start(ground.errand("hang_in_a_body").env("PITON_TEST_HANG", "1"));
-    of_root.wait_for("in the body");
-    of_root.kill();
+    ground.leave_a_workflow_of_the_superuser();
     // As an earlier version, or a restore, may have left it.
     let directory = ground.directory().join("shop.db-executors");
     let lock = fs::read_dir(&directory).unwrap().next().unwrap().unwrap().path();
