@@ -3,54 +3,13 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
-use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+#[path = "fleet/heard.rs"]
+mod heard;
+
+use std::time::Duration;
 
 use engine::{Context, Engine, EngineOptions, Error, Queue, QueueOptions, Result, Workflow, WorkflowStatus};
-
-/// Warnings and information of the engine, of all tests of this process.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<String>>>);
-
-impl log::Log for Log {
-    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.target().starts_with("engine") && metadata.level() <= log::Level::Info
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        if self.enabled(record.metadata()) {
-            self.0.lock().unwrap().push(format!("{} {}", record.level(), record.args()));
-        }
-    }
-
-    fn flush(&self) {}
-}
-
-impl Log {
-    fn of_the_engine() -> Self {
-        static LOG: OnceLock<Log> = OnceLock::new();
-        let log = LOG.get_or_init(|| {
-            let log = Self::default();
-            log::set_boxed_logger(Box::new(log.clone())).unwrap();
-            log::set_max_level(log::LevelFilter::Info);
-            log
-        });
-        log.clone()
-    }
-
-    fn with(&self, text: &str) -> Vec<String> {
-        self.0.lock().unwrap().iter().filter(|line| line.contains(text)).cloned().collect()
-    }
-}
-
-/// Waits until it is so.
-fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < Duration::from_secs(60), "not so within 60 s: {what}");
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
-}
+use watch::eventually;
 
 /// A database, and the prefix of the names in it.
 struct Ground {
@@ -68,8 +27,9 @@ impl Ground {
     }
 }
 
-fn on_each_database(test: impl Fn(&Ground, &Log) + Sync) {
-    let log = Log::of_the_engine();
+fn on_each_database(test: impl Fn(&Ground, &heard::Log) + Sync) {
+    watch::test(watch::LIMIT);
+    let log = heard::listen_to_the_log();
     let dir = tempfile::tempdir().unwrap();
     let file = Ground { url: format!("sqlite:{}", dir.path().join("x.db").display()), name: "sqlite" };
     let server = cluster::try_shared();
@@ -108,7 +68,7 @@ fn a_launch_says_what_waits_for_an_absent_version_once_and_when_it_does_no_longe
         let says = format!(
             "WARN 89 {what}: no living executor runs that version; start a program with version(\"1\")"
         );
-        eventually("the launch says it", || !log.with(&says).is_empty());
+        eventually("the launch says it", || !log.lines(&says).is_empty());
 
         let (_, old) = open("1");
         old.register_queue("q", QueueOptions::new()).unwrap();
@@ -116,8 +76,8 @@ fn a_launch_says_what_waits_for_an_absent_version_once_and_when_it_does_no_longe
         for id in handles {
             old.retrieve::<u32>(id.as_str()).unwrap().result().unwrap();
         }
-        eventually("and when it is over", || !log.with(&format!("INFO {what}: no longer")).is_empty());
-        assert_eq!(log.with(&format!("{what}: no living")).len(), 1, "said once");
+        eventually("and when it is over", || !log.lines(&format!("INFO {what}: no longer")).is_empty());
+        assert_eq!(log.lines(&format!("{what}: no living")).len(), 1, "said once");
     });
 }
 
@@ -134,7 +94,7 @@ fn what_comes_to_wait_for_nobody_is_said_by_an_idle_executor() {
             "WARN 1 open workflow of version 1 of application {} in queue nobody's: no",
             ground.name("idle")
         );
-        eventually("it is said", || !log.with(&says).is_empty());
+        eventually("it is said", || !log.lines(&says).is_empty());
     });
 }
 
@@ -161,7 +121,7 @@ fn a_parent_that_fills_the_queue_of_its_child_is_named_with_the_way_out() {
              place in queue {} (in_flight 1, all taken). Cancel one of them (Engine::cancel). Then raise in_flight",
             queue.name()
         );
-        eventually("it is said", || !log.with(&says).is_empty());
+        eventually("it is said", || !log.lines(&says).is_empty());
         let child = engine.retrieve::<u32>(&format!("{id}-1")).unwrap();
         assert_eq!(child.status().unwrap(), WorkflowStatus::Enqueued);
         engine.cancel(child.id()).unwrap();

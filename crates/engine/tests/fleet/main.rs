@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 mod bring_up;
+mod heard;
 mod in_flight;
 mod leases;
 mod lost_answers;

@@ -1,6 +1,6 @@
-use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+pub(crate) use crate::heard::{Log, listen_to_the_log};
 use cluster::Cluster;
 use engine::{Context, Engine, EngineOptions, Error, Workflow};
 pub(crate) use watch::eventually;
@@ -79,46 +79,4 @@ pub(crate) fn at_some_scale(first: Duration, holds: impl Fn(Duration) -> Result<
 /// Long runs of what is kept short otherwise.
 pub(crate) fn long(short: u32, long: u32) -> u32 {
     if std::env::var_os("PITON_LONG_TESTS").is_some() { long } else { short }
-}
-
-/// Warnings and information of the engine, of all tests of this process.
-#[derive(Clone, Default)]
-pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
-
-impl Log {
-    /// The lines that hold this text.
-    pub(crate) fn lines(&self, text: &str) -> Vec<String> {
-        self.0.lock().unwrap().iter().filter(|line| line.contains(text)).cloned().collect()
-    }
-
-    /// How many lines hold this text.
-    pub(crate) fn count(&self, text: &str) -> usize {
-        self.0.lock().unwrap().iter().filter(|line| line.contains(text)).count()
-    }
-}
-
-impl log::Log for Log {
-    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.target().starts_with("engine") && metadata.level() <= log::Level::Info
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        if self.enabled(record.metadata()) {
-            self.0.lock().unwrap().push(format!("{} {}", record.level(), record.args()));
-        }
-    }
-
-    fn flush(&self) {}
-}
-
-pub(crate) fn listen_to_the_log() -> Log {
-    static LOG: OnceLock<Log> = OnceLock::new();
-    let log = LOG.get_or_init(|| {
-        let log = Log::default();
-        if log::set_boxed_logger(Box::new(log.clone())).is_ok() {
-            log::set_max_level(log::LevelFilter::Info);
-        }
-        log
-    });
-    log.clone()
 }
