@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use engine::testing::Moment;
-use engine::{Engine, Handle, WorkflowFilter, WorkflowStatus};
+use engine::{Engine, EngineOptions, Handle, WorkflowFilter, WorkflowStatus};
 
 use crate::database::Database;
 use crate::ledger::Ledger;
@@ -42,9 +42,9 @@ pub struct WorkerArgs {
     /// Say what is in each commit before it is made
     #[arg(long)]
     pub tell_commits: bool,
-    /// Leases as long as they are by default, where leases tell who lives; otherwise short ones
-    #[arg(long)]
-    pub default_lease: bool,
+    /// How long its lease lasts, where leases tell who lives
+    #[arg(long, default_value = "short")]
+    pub lease: LeaseLength,
     /// Say what the workflow that does everything returned
     #[arg(long)]
     pub tell_result: bool,
@@ -73,8 +73,28 @@ pub fn ledger(dir: &Path) -> PathBuf {
     dir.join("effects.log")
 }
 
-/// Within which time a takeover is to happen: the least that the engine allows.
-pub const SHORT_LEASE: Duration = Duration::from_secs(1);
+/// Within which time others take over from a process that is dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LeaseLength {
+    /// A second, the least that the engine allows. A busy machine may make a live process lose it.
+    Short,
+    /// As the engine has it by default.
+    Default,
+    /// Half a minute: no machine is so busy that a live process loses it. Such a process waits as long after the start of
+    /// the server before it takes over from anybody.
+    Long,
+}
+
+impl LeaseLength {
+    /// These options with this length.
+    pub fn of(self, options: EngineOptions) -> EngineOptions {
+        match self {
+            Self::Short => options.takeover_within(Duration::from_secs(1)),
+            Self::Default => options,
+            Self::Long => options.takeover_within(Duration::from_secs(30)),
+        }
+    }
+}
 
 /// The body of a worker process.
 ///
@@ -94,8 +114,7 @@ pub fn work(args: &WorkerArgs) -> anyhow::Result<()> {
             }
             hook.at_commit(point)
         }));
-    let options = if args.default_lease { options } else { options.takeover_within(SHORT_LEASE) };
-    let engine = database.open(options)?;
+    let engine = database.open(args.lease.of(options))?;
     let workload = Workload::new(Ledger::open(&ledger(&args.dir))?, killer);
     let workflows = workload.register(&engine)?;
     if args.wait_for_go {

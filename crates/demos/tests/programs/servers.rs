@@ -97,14 +97,15 @@ fn fresh_with_a_url_that_cannot_be_read_deletes_nothing() {
     }
 }
 
-/// Each creates what the other may be creating: the database, the schema, the users table.
+/// Each creates what the other may be creating: the database, the schema, the users table. The users are not counted:
+/// the first step of either empties the table that both fill.
 #[test]
 fn two_may_begin_on_a_new_database_at_once() {
     let Some(url) = url() else { return };
     let demos = [Demo::new("ex1"), Demo::new("ex1")];
     let args = ["--database-url", url.as_str()];
     for running in demos.iter().map(|demo| demo.start(&args)).collect::<Vec<_>>() {
-        assert_eq!(running.end().exits(0).json()["unique_users"], 20);
+        assert_eq!(running.end().exits(0).json()["status"], "SUCCESS");
     }
 }
 

@@ -7,7 +7,7 @@ use engine::Engine;
 use nix::sys::signal::Signal;
 
 use torture::ledger::{Entry, Ledger};
-use torture::worker::ledger;
+use torture::worker::{LeaseLength, ledger};
 
 use crate::support::Ground;
 
@@ -38,7 +38,7 @@ fn the_workflows_of_a_killed_executor_go_on_elsewhere_within_five_seconds() {
     let mut ground = Ground::new();
     // Two here with the default: five seconds. The one that dies says by its own options how long its lease lasts.
     let live: Vec<Engine> = (0..2).map(|_| ground.executor_with(Engine::options())).collect();
-    let other = ground.spawn("--everything e --kill-at after-effect --hold --workers 1 --default-lease");
+    let other = ground.spawn("--everything e --kill-at after-effect --hold --workers 1 --lease default");
     other.wait_for("held");
     let (theirs, _) = owner(&ground, "e").unwrap();
     let load = ground.spawn("--start 0..60 --finish");
@@ -67,7 +67,7 @@ fn a_takeover_may_be_had_within_a_second() {
 
 fn quick_takeover() -> Duration {
     let mut ground = Ground::new();
-    let live = ground.executor_here();
+    let live = ground.executor_with(LeaseLength::Short.of(Engine::options()));
     let other = ground.spawn("--everything e --kill-at after-effect --hold --workers 1");
     other.wait_for("held");
     let (theirs, _) = owner(&ground, "e").unwrap();
@@ -90,12 +90,21 @@ enum GoesOn {
 /// A worker is stopped at this place for longer than its lease, while another one finishes, and goes on after that: it
 /// gives the other's outcome. It goes on at once, or after its lease lasts again.
 fn stopped_past_its_lease(place: &str, goes_on: GoesOn) -> Ground {
+    // A machine that is busy may let the lease run out before the place is reached.
+    const TRIES: usize = 10;
+    let stopped = (0..TRIES).find_map(|_| stopped_past_its_lease_if_it_holds(place, goes_on));
+    stopped.unwrap_or_else(|| panic!("in {TRIES} tries a lease of a second never lasted until {place}"))
+}
+
+fn stopped_past_its_lease_if_it_holds(place: &str, goes_on: GoesOn) -> Option<Ground> {
     let mut ground = Ground::new();
     let live = ground.executor_here();
     let mut zombie = ground.spawn(&format!("--everything e --kill-at {place} --hold --tell-result"));
-    zombie.wait_for("held");
-    let (executor, _) = owner(&ground, "e").unwrap();
+    if zombie.wait_for_one_of(&["held", "result "]) != "held" {
+        return None;
+    }
     zombie.signal(Signal::SIGSTOP);
+    let (executor, _) = owner(&ground, "e")?;
     let result = live.retrieve::<Vec<String>>("e").unwrap().result().unwrap();
     zombie.signal(Signal::SIGCONT);
     if goes_on == GoesOn::WithALease {
@@ -107,7 +116,7 @@ fn stopped_past_its_lease(place: &str, goes_on: GoesOn) -> Ground {
     assert!(ground.end(zombie).was_killed());
     drop(live);
     ground.assert_clean("a zombie");
-    ground
+    Some(ground)
 }
 
 /// In the body of a step: nothing that it writes afterwards is accepted.
@@ -115,10 +124,9 @@ fn stopped_past_its_lease(place: &str, goes_on: GoesOn) -> Ground {
 fn a_process_that_was_stopped_past_its_lease_writes_nothing() {
     for skip in 0..3 {
         let ground = stopped_past_its_lease(&format!("after-effect --skip {skip}"), GoesOn::AtOnce);
-        assert_eq!(
-            ground.number("SELECT recovery_attempts FROM workflow_status WHERE workflow_uuid = 'e'"),
-            2
-        );
+        let attempts =
+            ground.number("SELECT recovery_attempts FROM workflow_status WHERE workflow_uuid = 'e'");
+        assert!(attempts >= 2, "{attempts}");
     }
 }
 
@@ -140,7 +148,7 @@ fn a_process_that_was_stopped_past_its_lease_after_a_claim_runs_no_body_that_ano
     zombie.wait_for("held");
     let (executor, _) = owner(&ground, "e").unwrap();
     zombie.signal(Signal::SIGSTOP);
-    let mut other = ground.spawn("--kill-at after-effect --hold --finish");
+    let mut other = ground.spawn("--kill-at after-effect --hold --finish --lease long");
     other.wait_for("held");
     zombie.signal(Signal::SIGCONT);
     wait_for_a_lease(&ground, &executor);
@@ -176,7 +184,7 @@ fn first_bodies(ground: &Ground) -> usize {
 fn a_process_that_was_stopped_for_less_than_its_lease_keeps_its_workflows() {
     let mut ground = Ground::new();
     let live = ground.executor_with(Engine::options());
-    let mut other = ground.spawn("--everything e --kill-at after-effect --hold --finish --default-lease");
+    let mut other = ground.spawn("--everything e --kill-at after-effect --hold --finish --lease long");
     other.wait_for("held");
     let before = owner(&ground, "e").unwrap();
     other.signal(Signal::SIGSTOP);
@@ -198,10 +206,10 @@ fn a_process_that_was_stopped_for_less_than_its_lease_keeps_its_workflows() {
 #[test]
 fn two_processes_with_the_same_label_leave_each_other_alone() {
     let ground = Ground::new();
-    let open = || ground.executor_with(Engine::options().executor("web"));
+    let open = || ground.executor_with(LeaseLength::Long.of(Engine::options()).executor("web"));
     let (first, second) = (open(), open());
-    let workers: Vec<_> =
-        (0..2).map(|n| ground.spawn(&format!("--start {}..{} --finish", n * 100, n * 100 + 30))).collect();
+    let start = |n: u32| format!("--start {}..{} --finish --lease long", n * 100, n * 100 + 30);
+    let workers: Vec<_> = (0..2).map(|n| ground.spawn(&start(n))).collect();
     let mut ground = ground;
     for worker in workers {
         assert!(!ground.end(worker).was_killed());

@@ -29,7 +29,7 @@ fn two_processes_that_race_for_an_id_run_it_once() {
     for _ in 0..5 {
         let mut ground = Ground::new();
         let mut workers: Vec<_> =
-            (0..2).map(|_| ground.spawn("--start 0..20 --wait-for-go --finish")).collect();
+            (0..2).map(|_| ground.spawn("--start 0..20 --wait-for-go --finish --lease long")).collect();
         go_at_once(&mut workers);
         end_all(&mut ground, workers);
         ground.assert_clean("a race for ids");
@@ -47,7 +47,7 @@ fn processes_that_recover_at_once_take_each_workflow_once() {
     let mut ground = Ground::new();
     let killed = ground.run("--start 0..60 --kill-at after-effect --skip 60 --workers 64");
     assert!(killed.was_killed());
-    let mut workers: Vec<_> = (0..4).map(|_| ground.spawn("--wait-for-go --finish")).collect();
+    let mut workers: Vec<_> = (0..4).map(|_| ground.spawn("--wait-for-go --finish --lease long")).collect();
     go_at_once(&mut workers);
     end_all(&mut ground, workers);
     ground.assert_clean("a recovery by four");

@@ -13,7 +13,7 @@ use torture::database::Database;
 use torture::judge::WorkerProcess;
 use torture::ledger::Ledger;
 use torture::points::Killer;
-use torture::worker::{SHORT_LEASE, ledger};
+use torture::worker::{LeaseLength, ledger};
 use torture::workload::Workload;
 
 const SIGKILL: i32 = 9;
@@ -106,7 +106,7 @@ impl Ground {
 
     /// An executor in this process, which lives while others die.
     pub(crate) fn executor_here(&self) -> Engine {
-        self.executor_with(Engine::options().takeover_within(SHORT_LEASE))
+        self.executor_with(LeaseLength::Long.of(Engine::options()))
     }
 
     pub(crate) fn executor_with(&self, options: EngineOptions) -> Engine {
@@ -122,10 +122,15 @@ impl Ground {
 impl Worker {
     /// Waits until it says something that begins so.
     pub(crate) fn wait_for(&self, start: &str) {
-        let _waiting = watch::waiting(format!("a worker to say `{start}`"));
-        let said =
-            std::iter::from_fn(|| self.said.recv_timeout(PATIENCE).ok()).any(|said| said.starts_with(start));
-        assert!(said, "the worker ended without saying `{start}`");
+        self.wait_for_one_of(&[start]);
+    }
+
+    /// Waits until it says something that begins with one of these. Gives which.
+    pub(crate) fn wait_for_one_of<'a>(&self, starts: &[&'a str]) -> &'a str {
+        let _waiting = watch::waiting(format!("a worker to say one of {starts:?}"));
+        std::iter::from_fn(|| self.said.recv_timeout(PATIENCE).ok())
+            .find_map(|said| starts.iter().copied().find(|start| said.starts_with(start)))
+            .unwrap_or_else(|| panic!("the worker ended without saying one of {starts:?}"))
     }
 
     /// Gives it a line.
