@@ -47,6 +47,11 @@ pub(crate) fn build(package: &str, program: &str, release: bool) -> anyhow::Resu
     path.with_context(|| format!("cargo does not say where it put {program}"))
 }
 
+/// This program. The file that this process runs may be gone: tests build it anew, with other features of what it needs.
+pub(crate) fn xtask() -> anyhow::Result<PathBuf> {
+    build("xtask", "xtask", false)
+}
+
 /// Builds a program for speed and becomes it, as far as the caller can tell.
 pub(crate) fn hand_over(name: &str, first: &[OsString], rest: &[OsString]) -> anyhow::Result<ExitCode> {
     let program = build(name, name, true)?;

@@ -92,7 +92,7 @@ pub(super) fn same_seed_same_story() -> anyhow::Result<()> {
 /// `cargo xtask run … --json` from nothing to its end.
 fn report(through: &[&Path], args: &[&str]) -> anyhow::Result<(Option<i32>, Value)> {
     let (example, flags) = args.split_first().context("no example is named")?;
-    let this = std::env::current_exe()?;
+    let this = cargo::xtask()?;
     let mut words = through.iter().copied().chain([this.as_path()]);
     let mut command = Command::new(words.next().context("no program")?);
     command.args(words).args(["run", example, "--until-success", "--fresh", "--json"]).args(flags);

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
 
-use crate::cargo::cargo;
+use crate::cargo::{self, cargo};
 use crate::{beside, mutants};
 
 /// What `ci` is asked for.
@@ -89,7 +89,7 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
 }
 
 fn xtask() -> anyhow::Result<Command> {
-    Ok(Command::new(std::env::current_exe()?))
+    Ok(Command::new(cargo::xtask()?))
 }
 
 /// What somebody gets who depends on one crate only.

@@ -30,7 +30,7 @@ pub(super) fn ex6(bench: &Bench) -> anyhow::Result<()> {
 }
 
 fn finish_ex6(dir: &std::path::Path, url: Option<&str>) -> anyhow::Result<()> {
-    let mut run = Command::new(std::env::current_exe()?);
+    let mut run = Command::new(crate::cargo::xtask()?);
     run.args(["run", "ex6", "--until-success", "--fresh", "--json", "--dir"]).arg(dir);
     match url {
         Some(url) => run.env("DBOS_DATABASE_URL", url),
