@@ -185,7 +185,7 @@ fn each_thread_of_the_engine_stands_in_the_table_of_threads() {
         for (_, line) in code_lines(&file) {
             for name in line.split('"').skip(1).step_by(2) {
                 let Some(rest) = name.strip_prefix("piton-") else { continue };
-                let is_thread = line.contains(".name(") || line.contains("spawn(");
+                let is_thread = line.contains("name(\"") || line.contains("spawn(");
                 if is_thread && !rest.is_empty() && rest.chars().all(|c| c.is_ascii_lowercase()) {
                     found.insert(name.to_owned());
                 }

@@ -93,9 +93,15 @@ mod machines;
 mod pure;
 mod sysdb;
 
+#[cfg(feature = "tokio")]
+pub use api::async_engine::AsyncEngine;
 pub use api::engine::Engine;
 pub use api::handle::Handle;
+#[cfg(feature = "tokio")]
+pub use flow::async_context::AsyncContext;
 pub use flow::attempts::StepInfo;
+#[cfg(feature = "tokio")]
+pub use flow::child::AsyncChild;
 pub use flow::child::Child;
 pub use flow::context::Context;
 pub use flow::options::{EngineOptions, ShouldRetry, StepOptions, WorkflowOptions};
@@ -120,6 +126,21 @@ pub use postgres;
 pub use rusqlite;
 #[cfg(feature = "postgres")]
 pub use sysdb::postgres::PgConnector;
+
+/// `Ok` of this crate's [`Result`]: ends a closure that names no error type, such as the body of a step.
+///
+/// # Errors
+/// None.
+///
+/// ```
+/// # use engine::{Context, Result};
+/// fn twice(ctx: &mut Context, n: u32) -> Result<u32> {
+///     ctx.step("twice", |_| engine::ok(2 * n))
+/// }
+/// ```
+pub fn ok<T>(value: T) -> Result<T> {
+    Ok(value)
+}
 
 /// SQL of a program in its own tables: values, rows and errors, alike on both databases.
 ///

@@ -11,11 +11,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::fleet::recovery;
+#[cfg(feature = "tokio")]
+use crate::flow::async_context::AsyncContext;
 use crate::flow::context::Context;
 use crate::flow::core::Core;
 use crate::flow::options::{EngineOptions, WorkflowOptions};
 use crate::flow::registry::Workflow;
 use crate::machines::worker::is_worker;
+use crate::pure::blocking::is_in_an_async_task;
 use crate::pure::clock::Stopwatch;
 use crate::pure::error::{BoxError, Error, Result, Stop};
 use crate::pure::id::WorkflowId;
@@ -43,6 +46,8 @@ struct Guard {
 struct Services {
     fleet: Service,
     committer: Service,
+    #[cfg(feature = "tokio")]
+    timer: Service,
 }
 
 impl Engine {
@@ -63,7 +68,19 @@ impl Engine {
             core.leave_if_last();
         });
         let fleet = fleet.inspect_err(|_| core.committer.close())?;
-        let services = Arc::new(Services { fleet, committer });
+        #[cfg(feature = "tokio")]
+        let timer = Service::spawn("piton-timer", &core, |core| core.timer.serve()).inspect_err(|_| {
+            core.stopping.store(true, Ordering::SeqCst);
+            core.fleet.raise();
+            core.committer.close();
+        })?;
+        let services = Services {
+            fleet,
+            committer,
+            #[cfg(feature = "tokio")]
+            timer,
+        };
+        let services = Arc::new(services);
         Ok(Self { guard: Arc::new(Guard { core, launched: AtomicBool::new(false), services }) })
     }
 
@@ -105,6 +122,62 @@ impl Engine {
         E: Into<BoxError> + 'static,
     {
         self.core().registry.register(name, options, function)
+    }
+
+    /// Makes an async function a workflow, as [`Engine::register`] does for a plain one. It runs as a task of the runtime in
+    /// which the engine is launched, or of one of the engine's own if there is none. A run that a plain function began goes
+    /// on in an async function of its name that asks for the same steps, and the other way round.
+    ///
+    /// # Errors
+    /// As [`Engine::register`].
+    ///
+    /// # Example
+    /// ```
+    /// # use engine::{AsyncContext, Engine, Result};
+    /// async fn greet(mut ctx: AsyncContext, name: String) -> Result<String> {
+    ///     ctx.step("greet", async |_| engine::ok(format!("hello, {name}"))).await
+    /// }
+    ///
+    /// # fn main() -> Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let engine = Engine::options().open_file(dir.path().join("x.db"))?;
+    /// let greet = engine.register_async("greet", greet)?;
+    /// engine.launch()?;
+    /// assert_eq!(greet.start(&engine, "you".to_owned())?.result()?, "hello, you");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "tokio")]
+    pub fn register_async<I, O, E, F, Fut>(&self, name: &str, function: F) -> Result<Workflow<I, O>>
+    where
+        I: DeserializeOwned + Send + 'static,
+        O: Serialize + DeserializeOwned + Send,
+        E: Into<BoxError> + 'static,
+        F: FnOnce(AsyncContext, I) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<O, E>> + Send + 'static,
+    {
+        self.register_async_with(name, WorkflowOptions::new(), function)
+    }
+
+    /// The same with options.
+    ///
+    /// # Errors
+    /// As [`Engine::register`].
+    #[cfg(feature = "tokio")]
+    pub fn register_async_with<I, O, E, F, Fut>(
+        &self,
+        name: &str,
+        options: WorkflowOptions,
+        function: F,
+    ) -> Result<Workflow<I, O>>
+    where
+        I: DeserializeOwned + Send + 'static,
+        O: Serialize + DeserializeOwned + Send,
+        E: Into<BoxError> + 'static,
+        F: FnOnce(AsyncContext, I) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<O, E>> + Send + 'static,
+    {
+        self.core().registry.register_async(name, options, function)
     }
 
     /// Gives an error type a name, under which it is recorded with its fields as data, wherever it is returned: from a
@@ -211,6 +284,13 @@ impl Engine {
 impl Guard {
     fn enter_the_fleet(&self) -> Result<()> {
         let core = &self.core;
+        #[cfg(feature = "tokio")]
+        if core.registry.has_async() {
+            core.tasks.ensure_a_runtime().map_err(|error| Error::InvalidOption {
+                what: "async runtime".to_owned(),
+                reason: format!("none can be made: {error}"),
+            })?;
+        }
         let about = Membership {
             app: core.options.app.clone(),
             version: core.options.version.clone(),
@@ -273,10 +353,18 @@ impl Services {
             run.tell_to_stop(Stop::ShuttingDown);
         }
         let all_ended = core.workers.close(deadline.saturating_sub(watch.elapsed()));
+        #[cfg(feature = "tokio")]
+        let all_ended = end_tasks(core, deadline.saturating_sub(watch.elapsed())) && all_ended;
         core.starts.wait_until_none(left());
         core.committer.close();
         let committer_ended = self.committer.join_within(left());
         core.outage.notices.close();
+        #[cfg(feature = "tokio")]
+        {
+            core.errands.close();
+            core.timer.close();
+            self.timer.join_within(SERVICE_GRACE);
+        }
         if fleet_ended && all_ended && committer_ended {
             leave_within(core, Core::leave);
             return Vec::new();
@@ -286,6 +374,19 @@ impl Services {
         leave_within(core, Core::leave_after_the_last);
         core.runs.all().iter().map(|run| run.workflow().clone()).collect()
     }
+}
+
+/// Lets async bodies come to the end of their steps, and drops those that have not when the time is over.
+#[cfg(feature = "tokio")]
+fn end_tasks(core: &Core, patience: Duration) -> bool {
+    let mut all_ended = core.tasks.wait_until_all_ended(patience);
+    if !all_ended {
+        core.tasks.hurry();
+        core.runs.all().iter().for_each(|run| run.signal.raise());
+        all_ended = core.tasks.wait_until_all_ended(SERVICE_GRACE);
+    }
+    core.tasks.close();
+    all_ended
 }
 
 /// Takes leave of the others. A database that does not answer is not waited for: they find out by themselves.
@@ -310,8 +411,8 @@ impl Drop for Guard {
                 say!(warn, "the engine was dropped while {} workflows ran a step", left.len());
             }
         };
-        // In the body of a step: the shutdown waits for that step, so it must not wait here.
-        if is_worker() {
+        // In the body of a step the shutdown waits for that step, and a task must not block: it does not wait here.
+        if is_worker() || is_in_an_async_task() {
             let _ = thread::Builder::new().name("piton-shutdown".to_owned()).spawn(end);
         } else {
             end();

@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+#[cfg(feature = "tokio")]
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +27,7 @@ pub struct Handle<O> {
     /// The workflow was there before, so it may have ended before this handle looked.
     attached: bool,
     signal: Arc<Signal>,
-    subscription: Subscription,
+    subscription: Arc<Subscription>,
     output: PhantomData<fn() -> O>,
 }
 
@@ -33,7 +35,7 @@ impl<O: DeserializeOwned> Handle<O> {
     /// Subscribes before the workflow is started or looked at, so that its end is not missed.
     pub(crate) fn new(core: &Arc<Core>, id: WorkflowId) -> Self {
         let signal = Arc::<Signal>::default();
-        let subscription = core.hub.subscribe(Topic::Settled(id.clone()), signal.clone());
+        let subscription = Arc::new(core.hub.subscribe(Topic::Settled(id.clone()), signal.clone()));
         Self { core: core.clone(), id, attached: false, signal, subscription, output: PhantomData }
     }
 
@@ -84,14 +86,47 @@ impl<O: DeserializeOwned> Handle<O> {
         outcome.map(|outcome| outcome.status).ok_or_else(|| Error::NotFound { workflow: self.id.clone() })
     }
 
+    /// The same as [`Handle::result`] for a task, whose thread is not blocked.
+    #[cfg(feature = "tokio")]
+    async fn wait_as_a_task(&self) -> Result<Outcome> {
+        crate::pure::inside::refuse()?;
+        self.core.refuse_in_a_fork()?;
+        loop {
+            let seen = self.signal.now();
+            if let Some(outcome) = self.look_as_a_task(seen).await? {
+                return Ok(outcome);
+            }
+            if self.core.is_stopping() {
+                return Err(Error::ShuttingDown);
+            }
+            self.core.timer.raised_past(&self.signal, seen, None).await;
+        }
+    }
+
+    #[cfg(feature = "tokio")]
+    async fn look_as_a_task(&self, seen: u64) -> Result<Option<Outcome>> {
+        if !self.is_worth_a_look(seen) {
+            return Ok(None);
+        }
+        if let Some(outcome) = self.subscription.take_success() {
+            return Ok(Some(outcome));
+        }
+        let (core, id, subscription) = (self.core.clone(), self.id.clone(), self.subscription.clone());
+        self.core.errands.run(move || ended(&core, &id, &subscription)).await
+    }
+
+    /// Of a workflow that this handle started there is nothing to look up before its signal comes.
+    fn is_worth_a_look(&self, seen: u64) -> bool {
+        self.attached || seen > 0
+    }
+
     fn wait_until(&self, deadline: Option<Timestamp>) -> Result<Option<Outcome>> {
         crate::pure::inside::refuse()?;
         self.core.enter("Handle::result")?;
         let clock = &Clock::real();
         loop {
             let seen = self.signal.now();
-            // Of a workflow that this handle started there is nothing to look up before its signal comes.
-            if (self.attached || seen > 0)
+            if self.is_worth_a_look(seen)
                 && let Some(outcome) = ended(&self.core, &self.id, &self.subscription)?
             {
                 return Ok(Some(outcome));
@@ -105,6 +140,28 @@ impl<O: DeserializeOwned> Handle<O> {
             // In a step, it may be this very slot that the awaited workflow needs.
             lending_the_slot(|| self.signal.wait_past(seen, clock, deadline));
         }
+    }
+}
+
+/// A handle to the same workflow.
+impl<O: DeserializeOwned> Clone for Handle<O> {
+    fn clone(&self) -> Self {
+        let clone = Self::new(&self.core, self.id.clone());
+        // It may have ended since this one was made.
+        clone.signal.raise();
+        Self { attached: self.attached, ..clone }
+    }
+}
+
+/// Awaits the end of the workflow, as [`Handle::result`] does, and blocks no thread. To limit that, put a timeout of the
+/// runtime around it: a handle that is dropped changes nothing.
+#[cfg(feature = "tokio")]
+impl<O: DeserializeOwned + 'static> IntoFuture for Handle<O> {
+    type Output = Result<O>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Result<O>> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { result_of_outcome(&self.wait_as_a_task().await?) })
     }
 }
 

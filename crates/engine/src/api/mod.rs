@@ -1,5 +1,7 @@
 //! What a program calls: open, register, launch, start, wait, send, manage.
 
+#[cfg(feature = "tokio")]
+pub(crate) mod async_engine;
 pub(crate) mod engine;
 pub(crate) mod handle;
 pub(crate) mod manage;

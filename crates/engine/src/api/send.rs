@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use crate::api::engine::Engine;
+use crate::flow::core::Core;
 use crate::flow::message::new_message;
 use crate::machines::waiter::Topic;
 use crate::pure::error::{Error, Result};
@@ -36,8 +37,7 @@ impl Engine {
     where
         T: Serialize + DeserializeOwned,
     {
-        check_name("idempotency key", key)?;
-        self.send_as(format!("{}::{destination}", unambiguous(key)), destination, topic, message)
+        self.send_as(id_of_key(key, destination)?, destination, topic, message)
     }
 
     fn send_as<T>(&self, id: String, destination: &WorkflowId, topic: &str, message: T) -> Result<()>
@@ -47,12 +47,43 @@ impl Engine {
         let core = self.core();
         let message = new_message(id, destination, topic, message, core.options.clock.now())?;
         let sent = Topic::Message(destination.clone(), message.topic.clone());
-        if let Verdict::Refused(_) = core.commit_from_outside(Write::Send { message, sender: None })? {
-            return Err(Error::NotFound { workflow: destination.clone() });
-        }
-        core.hub.wake(&sent);
-        Ok(())
+        was_sent(core, &sent, &core.commit_from_outside(Write::Send { message, sender: None })?)
     }
+}
+
+/// Sends a message for a task, at most once for each key if there is one.
+#[cfg(feature = "tokio")]
+pub(crate) async fn send_as_a_task<T>(
+    core: &Core,
+    key: Option<&str>,
+    destination: &WorkflowId,
+    topic: &str,
+    message: T,
+) -> Result<()>
+where
+    T: Serialize + DeserializeOwned,
+{
+    let id = match key {
+        Some(key) => id_of_key(key, destination)?,
+        None => Uuid::now_v7().to_string(),
+    };
+    let message = new_message(id, destination, topic, message, core.options.clock.now())?;
+    let sent = Topic::Message(destination.clone(), message.topic.clone());
+    let verdict = core.commit_from_a_task(Write::Send { message, sender: None }).await?;
+    was_sent(core, &sent, &verdict)
+}
+
+fn was_sent(core: &Core, sent: &Topic, verdict: &Verdict) -> Result<()> {
+    if let (Topic::Message(destination, _), Verdict::Refused(_)) = (sent, verdict) {
+        return Err(Error::NotFound { workflow: destination.clone() });
+    }
+    core.hub.wake(sent);
+    Ok(())
+}
+
+fn id_of_key(key: &str, destination: &WorkflowId) -> Result<String> {
+    check_name("idempotency key", key)?;
+    Ok(format!("{}::{destination}", unambiguous(key)))
 }
 
 /// A key that contains the separator could end in the middle of another's destination; its hash cannot.

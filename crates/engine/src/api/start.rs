@@ -1,14 +1,17 @@
 //! Starting a workflow from outside: one commit, then it runs, here or where its queue is served.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::api::engine::Engine;
 use crate::api::handle::Handle;
-use crate::flow::core::{Core, Run};
+use crate::flow::core::{Core, Entered, Run};
 use crate::flow::registry::Workflow;
 use crate::flow::workflow::{self, Assignment};
 use crate::machines::committer::Caller;
+use crate::machines::slots::Slot;
 use crate::pure::error::{Error, Result};
 use crate::pure::id::{OwnerToken, WorkflowId, check_name};
 use crate::pure::queue::{EnqueueOptions, Queue};
@@ -16,6 +19,14 @@ use crate::pure::sync::say;
 use crate::sysdb::write::{NewWorkflow, Refusal};
 use crate::sysdb::{Owner, Verdict, Write};
 use crate::{pure::codec, pure::inside};
+
+/// A start on its way into the database.
+struct Start<'c, O> {
+    entered: Entered<'c>,
+    input: String,
+    slot: Option<Slot>,
+    handle: Handle<O>,
+}
 
 impl<I, O> Workflow<I, O>
 where
@@ -67,12 +78,41 @@ where
         inside::refuse()?;
         core.refuse_in_a_fork()?;
         let _under_way = core.starts.enter();
+        let (new, handle) = self.begin_enqueue(core, queue, options, input)?;
+        self.enqueued(handle, core.commit_from_outside(Write::StartWorkflow(new))?)
+    }
+
+    /// The same for a task.
+    #[cfg(feature = "tokio")]
+    pub(crate) async fn enqueue_as_a_task(
+        &self,
+        core: &Arc<Core>,
+        queue: &Queue,
+        options: &EnqueueOptions<'_>,
+        input: I,
+    ) -> Result<Handle<O>> {
+        let _under_way = core.starts.enter();
+        let (new, handle) = self.begin_enqueue(core, queue, options, input)?;
+        self.enqueued(handle, core.commit_from_a_task(Write::StartWorkflow(new)).await?)
+    }
+
+    fn begin_enqueue(
+        &self,
+        core: &Arc<Core>,
+        queue: &Queue,
+        options: &EnqueueOptions<'_>,
+        input: I,
+    ) -> Result<(NewWorkflow, Handle<O>)> {
         if core.is_stopping() {
             return Err(Error::ShuttingDown);
         }
         let new = self.queued(core, queue, options, input)?;
         let handle = Handle::new(core, new.id.clone());
-        match core.commit_from_outside(Write::StartWorkflow(new))? {
+        Ok((new, handle))
+    }
+
+    fn enqueued(&self, handle: Handle<O>, verdict: Verdict) -> Result<Handle<O>> {
+        match verdict {
             Verdict::Done => Ok(handle),
             verdict => self.attach(handle, verdict),
         }
@@ -117,16 +157,41 @@ where
         let core = engine.core();
         inside::refuse()?;
         core.refuse_in_a_fork()?;
+        let _under_way = core.starts.enter();
+        let (new, start) = self.begin_start(core, id, input)?;
+        let verdict = core.commit_from_outside(Write::StartWorkflow(new));
+        self.started(core, start, verdict, Caller::Outside)
+    }
+
+    /// The same for a task.
+    #[cfg(feature = "tokio")]
+    pub(crate) async fn start_as_a_task(
+        &self,
+        core: &Arc<Core>,
+        id: &WorkflowId,
+        input: I,
+    ) -> Result<Handle<O>> {
+        let _under_way = core.starts.enter();
+        let (new, start) = self.begin_start(core, id, input)?;
+        let verdict = core.commit_from_a_task(Write::StartWorkflow(new)).await;
+        self.started(core, start, verdict, Caller::Outside)
+    }
+
+    fn begin_start<'c>(
+        &self,
+        core: &'c Arc<Core>,
+        id: &WorkflowId,
+        input: I,
+    ) -> Result<(NewWorkflow, Start<'c, O>)> {
         check_name("workflow name", self.name())?;
         core.registry.get(self.name())?;
         let identity = core.identity()?.clone();
         let input = codec::encode_input(self.name(), input, false)?;
-        let _under_way = core.starts.enter();
         if core.is_stopping() {
             return Err(Error::ShuttingDown);
         }
         let handle = Handle::new(core, id.clone());
-        let slot = core.slot_of(&identity.executor);
+        let slot = core.slot_of(&identity.executor, self.name());
         let owner = Owner { workflow: id.clone(), token: OwnerToken::generate() };
         let new = NewWorkflow {
             id: id.clone(),
@@ -141,23 +206,28 @@ where
             priority: 0,
             at: core.options.clock.now(),
         };
-        let assignment = Assignment::fresh(Run::new(owner), self.shared_name(), input);
-        core.runs.enter(&assignment.run);
-        let verdict = core.commit_from_outside(Write::StartWorkflow(new));
-        match (verdict, slot) {
-            (Ok(Verdict::Done), Some(slot)) => {
-                workflow::dispatch(core, assignment, slot, Caller::Outside);
+        Ok((new, Start { entered: core.runs.entered(Run::new(owner)), input, slot, handle }))
+    }
+
+    fn started(
+        &self,
+        core: &Arc<Core>,
+        start: Start<'_, O>,
+        verdict: Result<Verdict>,
+        caller: Caller,
+    ) -> Result<Handle<O>> {
+        let Start { entered, input, slot, handle } = start;
+        match (verdict?, slot) {
+            (Verdict::Done, Some(slot)) => {
+                let assignment = Assignment::fresh(entered.keep(), self.shared_name(), input);
+                workflow::dispatch(core, assignment, slot, caller);
                 Ok(handle)
             }
-            (Ok(Verdict::Done), None) => {
-                core.runs.leave(&assignment.run);
+            (Verdict::Done, None) => {
                 core.expect_backlog();
                 Ok(handle)
             }
-            (verdict, _) => {
-                core.runs.leave(&assignment.run);
-                self.attach(handle, verdict?)
-            }
+            (verdict, _) => self.attach(handle, verdict),
         }
     }
 

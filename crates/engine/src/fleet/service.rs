@@ -10,8 +10,10 @@ use std::time::Duration;
 use crate::fleet::recovery;
 use crate::fleet::stranded::{self, Notice, Notices};
 use crate::flow::core::{Core, Run};
+use crate::flow::registry::Kind;
 use crate::flow::workflow::{self, Assignment};
 use crate::machines::committer::Caller;
+use crate::machines::slots::Slot;
 use crate::pure::clock::{Stopwatch, Timestamp};
 use crate::pure::id::{ExecutorId, OwnerToken};
 use crate::pure::limits::{
@@ -66,6 +68,16 @@ struct Fleet<'c> {
     notices: Notices,
     /// How often work was looked for.
     turn: usize,
+}
+
+/// For whom a claim has room.
+struct Room {
+    /// With the names of the kinds that have.
+    served: Arc<Served>,
+    slots: Vec<(Kind, Vec<Slot>)>,
+    limit: usize,
+    /// Another kind has none.
+    full: bool,
 }
 
 impl Fleet<'_> {
@@ -248,27 +260,25 @@ impl Fleet<'_> {
         if room == Some(0) {
             return false;
         }
-        let mut slots = self.core.workers.slots(room.unwrap_or(CLAIM_MAX).min(CLAIM_MAX));
-        if slots.is_empty() {
-            return true;
-        }
+        let most = room.unwrap_or(CLAIM_MAX).min(CLAIM_MAX);
+        let Some(Room { served, mut slots, limit, full }) = self.room_for(served, most) else { return true };
         let token = OwnerToken::generate();
         self.core.runs.reserve(&token);
         let asked = Stopwatch::start();
         let claimed = self.commit(Write::Claim(Claim {
-            served: served.clone(),
+            served,
             queue: queue.name.clone(),
             concurrency: queue.concurrency,
             in_flight: queue.in_flight,
             token: token.clone(),
-            limit: slots.len(),
+            limit,
             at: self.core.options.clock.now(),
         }));
         let mut rows = match claimed {
             Some(Verdict::Claimed(rows)) => rows,
             _ => Vec::new(),
         };
-        let more = rows.len() == slots.len() && room != Some(slots.len());
+        let more = full || (rows.len() == limit && room != Some(limit));
         for row in rows.extract_if(.., |row| row.unreadable) {
             self.core
                 .outage
@@ -285,7 +295,9 @@ impl Fleet<'_> {
         self.core.runs.unreserve(&token);
         let assignments = self.with_their_pasts(runs, &rows);
         for assignment in assignments {
-            if let Some(slot) = slots.pop() {
+            let kind = self.core.registry.kind_of(assignment.name()).unwrap_or(Kind::Plain);
+            if let Some(slot) = slots.iter_mut().find(|(of, _)| *of == kind).and_then(|(_, free)| free.pop())
+            {
                 workflow::dispatch(self.core, assignment, slot, Caller::Engine);
             } else {
                 // More than asked for: what an earlier try took whose answer was lost.
@@ -294,6 +306,28 @@ impl Fleet<'_> {
             }
         }
         more
+    }
+
+    /// The kinds of workflows for which there are free slots, at most `most` of each. `None` if there are none at all.
+    fn room_for(&self, served: &Arc<Served>, most: usize) -> Option<Room> {
+        let names = |kind: Kind| self.core.registry.of_kind(&served.names, kind);
+        let (mut slots, mut full) = (Vec::new(), Vec::new());
+        for kind in Kind::ALL.iter().copied().filter(|kind| *kind == Kind::Plain || !names(*kind).is_empty())
+        {
+            match self.core.slots_of(kind).take(most) {
+                free if free.is_empty() => full.push(kind),
+                free => slots.push((kind, free)),
+            }
+        }
+        // Each row may be of any of these kinds.
+        let limit = slots.iter().map(|(_, free)| free.len()).min()?;
+        let served = if full.is_empty() {
+            served.clone()
+        } else {
+            let names = slots.iter().flat_map(|(kind, _)| names(*kind)).collect();
+            Arc::new(Served { names, ..served.as_ref().clone() })
+        };
+        Some(Room { served, slots, limit, full: !full.is_empty() })
     }
 
     /// One question for all of them. Where it has no answer, a run asks by itself.

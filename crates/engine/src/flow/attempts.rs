@@ -11,7 +11,8 @@ use crate::flow::core::Run;
 use crate::flow::known_errors::KnownErrors;
 use crate::flow::operation::Begun;
 use crate::flow::options::StepOptions;
-use crate::pure::error::{BoxError, Error, Failure, Result, UNENCODABLE};
+use crate::pure::clock::{Clock, Timestamp};
+use crate::pure::error::{BoxError, Error, Failure, Result, TIMED_OUT, UNENCODABLE};
 use crate::pure::id::{StepId, WorkflowId};
 use crate::pure::observer::Event;
 use crate::pure::sync::contained;
@@ -24,6 +25,21 @@ pub struct StepInfo {
     step_id: StepId,
     attempt: u32,
     attempts_max: u32,
+    limit: Option<Limit>,
+}
+
+/// How long an attempt may take, and until when on the engine's steady clock.
+#[derive(Debug, Clone)]
+struct Limit {
+    time: Duration,
+    until: Timestamp,
+    clock: Clock,
+}
+
+impl Limit {
+    fn left(&self) -> Duration {
+        self.until.since(self.clock.now())
+    }
 }
 
 impl StepInfo {
@@ -41,6 +57,30 @@ impl StepInfo {
     /// 1 for the first attempt. A crash starts the attempts anew.
     pub fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// An idempotency key for outside systems: the same for each attempt of this step of this workflow, also after a
+    /// crash, and for no other step. `WORKFLOW:STEP`.
+    ///
+    /// ```
+    /// # use engine::{Context, Result};
+    /// fn pay(ctx: &mut Context, cents: u64) -> Result<u64> {
+    ///     ctx.step("charge", |step| bank::charge(cents, &step.key()))
+    /// }
+    /// # mod bank { pub fn charge(n: u64, _: &str) -> Result<u64, std::fmt::Error> { Ok(n) } }
+    /// ```
+    pub fn key(&self) -> String {
+        format!("{}:{}", self.run.workflow(), self.step_id)
+    }
+
+    /// How long this attempt may still take, where the step's options limit it: zero when its result comes too late.
+    pub fn time_left(&self) -> Option<Duration> {
+        self.limit.as_ref().map(Limit::left)
+    }
+
+    /// What an attempt gave, if it is not too late.
+    pub(crate) fn in_time<T>(&self, value: T) -> Result<T, Tried> {
+        in_time(self.limit.as_ref(), value)
     }
 
     /// How many attempts there may be.
@@ -67,6 +107,13 @@ impl std::fmt::Debug for StepInfo {
     }
 }
 
+fn in_time<T>(limit: Option<&Limit>, value: T) -> Result<T, Tried> {
+    match limit {
+        Some(limit) if limit.left().is_zero() => Err(Tried::timed_out(limit.time)),
+        _ => Ok(value),
+    }
+}
+
 /// Why a try of a step gave no value.
 pub(crate) enum Tried {
     /// The body returned an error; whether it may be tried again is for the options to say.
@@ -80,6 +127,14 @@ pub(crate) enum Tried {
 impl Tried {
     pub(crate) fn unencodable(error: &Error) -> Self {
         Self::FailedForGood(Failure::new(UNENCODABLE, error.to_string()))
+    }
+
+    pub(crate) fn failed(failure: Failure) -> Self {
+        Self::Failed { error: failure.clone().into(), failure }
+    }
+
+    pub(crate) fn timed_out(limit: Duration) -> Self {
+        Self::failed(Failure::new(TIMED_OUT, format!("the attempt took longer than {limit:?}")))
     }
 }
 
@@ -110,6 +165,10 @@ pub(crate) struct Attempts<'s> {
     /// From 1 on.
     attempt: u32,
     failed: FailedAttempts,
+    /// Of the attempt that runs.
+    limit: Option<Limit>,
+    /// When the time of all attempts is over.
+    over: Option<Timestamp>,
 }
 
 /// What follows an attempt that gave no value.
@@ -124,17 +183,43 @@ pub(crate) enum Next {
 
 impl<'s> Attempts<'s> {
     pub(crate) fn new(begun: &'s Begun, options: &'s StepOptions) -> Self {
-        Self { begun, options, attempt: 1, failed: FailedAttempts::none() }
+        let clock = begun.execution.core.options.clock.steady();
+        let over = options.total.and_then(|total| clock.now().checked_add(total));
+        Self { begun, options, attempt: 1, failed: FailedAttempts::none(), limit: None, over }
     }
 
-    /// What the body may know about the attempt that comes now.
-    pub(crate) fn info(&self) -> StepInfo {
+    /// Begins an attempt, and gives what its body may know of it.
+    pub(crate) fn begin(&mut self) -> StepInfo {
+        self.limit = self.limit_of_one();
         StepInfo {
+            limit: self.limit.clone(),
             run: self.begun.execution.run.clone(),
             step_id: self.begun.place.step_id,
             attempt: self.attempt,
             attempts_max: self.options.retry.attempts_max,
         }
+    }
+
+    fn limit_of_one(&self) -> Option<Limit> {
+        if self.options.timeout.is_none() && self.over.is_none() {
+            return None;
+        }
+        let clock = self.begun.execution.core.options.clock.steady();
+        let now = clock.now();
+        let of_this = self.options.timeout.and_then(|timeout| now.checked_add(timeout));
+        let until = of_this.into_iter().chain(self.over).min()?;
+        Some(Limit { time: until.since(now), until, clock })
+    }
+
+    /// What the attempt gave, if it is not too late.
+    pub(crate) fn in_time<T>(&self, value: T) -> Result<T, Tried> {
+        in_time(self.limit.as_ref(), value)
+    }
+
+    /// Whether the time of all attempts is over before another one, after such a wait, could begin.
+    fn is_over_after(&self, wait: Duration) -> bool {
+        let now = self.begun.execution.core.options.clock.steady().now();
+        self.over.is_some_and(|over| now.checked_add(wait).is_none_or(|next| next >= over))
     }
 
     /// After an attempt that gave a value.
@@ -148,7 +233,10 @@ impl<'s> Attempts<'s> {
             Tried::Stopped(error) => return Next::Stop(error),
             Tried::FailedForGood(failure) => (failure, Again::Never),
             Tried::Failed { failure, error } => {
-                let again = judge(self.options, self.attempt, error.as_ref());
+                let again = match judge(self.options, self.attempt, error.as_ref()) {
+                    Again::After(wait) if self.is_over_after(wait) => Again::UsedUp,
+                    again => again,
+                };
                 contained(|| drop(error));
                 (failure, again)
             }
@@ -191,7 +279,7 @@ enum Again {
 }
 
 fn judge(options: &StepOptions, attempt: u32, error: &(dyn std::error::Error + 'static)) -> Again {
-    let wanted = catch_unwind(AssertUnwindSafe(|| (options.should_retry)(error))).unwrap_or(false);
+    let wanted = catch_unwind(AssertUnwindSafe(|| options.is_worth_a_retry(error))).unwrap_or(false);
     if !wanted {
         Again::Never
     } else if attempt >= options.retry.attempts_max {

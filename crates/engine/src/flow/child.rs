@@ -4,24 +4,32 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "tokio")]
+use crate::flow::async_context::AsyncContext;
 use crate::flow::context::Context;
 use crate::flow::core::{Core, Run};
-use crate::flow::execution::Ended;
+use crate::flow::drive::{self, Flow, Waited};
+use crate::flow::execution::{Ended, Execution};
 use crate::flow::operation::{Begun, Entry, Place, Recorded, Replayed};
+#[cfg(feature = "tokio")]
+use crate::flow::registry::Kind;
 use crate::flow::registry::Workflow;
 use crate::flow::workflow::{self, Assignment, Ending};
 use crate::machines::committer::Caller;
 use crate::machines::waiter::{Subscription, Topic};
 use crate::pure::codec::{self, Codec};
+use crate::pure::due::Due;
 use crate::pure::error::{
     AWAITED_CANCELLED, AWAITED_PARKED, CIRCULAR_WAIT, Error, Failure, NOT_FOUND, Result, Stop,
 };
 use crate::pure::id::{OwnerToken, WorkflowId, check_name};
+use crate::pure::limits::INLINE_DEPTH_MAX;
 use crate::pure::queue::{EnqueueOptions, Queue};
 use crate::pure::status::WorkflowStatus;
 use crate::sysdb::write::{NewWorkflow, Refusal, Wake};
@@ -34,6 +42,50 @@ const GET_RESULT: &str = "DBOS.getResult";
 pub struct Child<O> {
     id: WorkflowId,
     output: PhantomData<fn() -> O>,
+}
+
+impl<O> Child<O> {
+    pub(crate) fn of(id: WorkflowId) -> Self {
+        Self { id, output: PhantomData }
+    }
+}
+
+/// A child that an async workflow started; [`AsyncChild::result`] waits for it.
+#[cfg(feature = "tokio")]
+pub struct AsyncChild<O> {
+    id: WorkflowId,
+    output: PhantomData<fn() -> O>,
+}
+
+#[cfg(feature = "tokio")]
+impl<O> AsyncChild<O> {
+    pub(crate) fn of(id: WorkflowId) -> Self {
+        Self { id, output: PhantomData }
+    }
+
+    /// The child's workflow id.
+    pub fn id(&self) -> &WorkflowId {
+        &self.id
+    }
+
+    /// Waits for the child and returns what it returned. As [`Child::result`].
+    ///
+    /// # Errors
+    /// As [`Child::result`], and [`Error::Dropped`].
+    pub fn result(&self, ctx: &mut AsyncContext) -> impl Future<Output = Result<O>> + use<O>
+    where
+        O: DeserializeOwned,
+    {
+        let (flow, before) = ctx.at_the_call();
+        ctx.open("result of a child", before, flow.child_result(&self.id, None))
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl<O> fmt::Debug for AsyncChild<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AsyncChild({})", self.id)
+    }
 }
 
 impl<O: DeserializeOwned> Child<O> {
@@ -50,8 +102,7 @@ impl<O: DeserializeOwned> Child<O> {
     /// child ended so, [`Error::NotFound`] when its row was deleted, [`Error::CircularWait`] when it waits for this
     /// workflow. All of these are recorded. [`Error::Stopped`] when the engine ends this execution; hand that on.
     pub fn result(&self, ctx: &mut Context) -> Result<O> {
-        let patience = ctx.core().options.suspend_after;
-        ctx.child_result(&self.id, patience)
+        drive::now(ctx.flow.child_result(&self.id, None))
     }
 }
 
@@ -84,20 +135,23 @@ impl Context {
         I: Serialize + DeserializeOwned,
         O: DeserializeOwned,
     {
-        if self.depth >= crate::pure::limits::INLINE_DEPTH_MAX {
+        let is_plain = self.flow.core().registry.get(workflow.name()).is_ok_and(|found| found.is_plain());
+        if !is_plain || self.depth >= INLINE_DEPTH_MAX {
             return self.start(workflow, input)?.result(self);
         }
-        let mut patience = self.core().options.suspend_after;
-        let (id, assignment) = self.start_child(workflow, None, input, How::Inline)?;
-        if let Some(assignment) = assignment {
+        let mut patience = None;
+        let started = drive::now(self.flow.start_child(workflow, None, input, How::Inline))?;
+        if let Some(assignment) = started.inline {
             match workflow::run_inline(self, assignment) {
-                Ending::Settled(outcome) => return self.record_child_result(&id, &outcome),
+                Ending::Settled(outcome) => {
+                    return drive::now(self.flow.record_child_result(&started.id, &outcome));
+                }
                 // It sleeps long: so does its parent.
-                Ending::Suspended => patience = Duration::ZERO,
+                Ending::Suspended => patience = Some(Duration::ZERO),
                 Ending::Left => {}
             }
         }
-        self.child_result(&id, patience)
+        drive::now(self.flow.child_result(&started.id, patience))
     }
 
     /// Starts a child, which runs beside this workflow. Takes one step id and one commit.
@@ -118,8 +172,7 @@ impl Context {
     where
         I: Serialize + DeserializeOwned,
     {
-        let (id, _) = self.start_child(workflow, None, input, How::Beside)?;
-        Ok(Child { id, output: PhantomData })
+        drive::now(self.flow.start_child(workflow, None, input, How::Beside)).map(Started::child)
     }
 
     /// The same under an id of your choice. If it is taken by a run of the same workflow, that run is the child.
@@ -132,8 +185,7 @@ impl Context {
         I: Serialize + DeserializeOwned,
     {
         let id = WorkflowId::new(id)?;
-        let (id, _) = self.start_child(workflow, Some(id), input, How::Beside)?;
-        Ok(Child { id, output: PhantomData })
+        drive::now(self.flow.start_child(workflow, Some(id), input, How::Beside)).map(Started::child)
     }
 
     /// Puts a child into a queue, for whoever serves that. Takes one step id and one commit.
@@ -164,38 +216,147 @@ impl Context {
         I: Serialize + DeserializeOwned,
         O: DeserializeOwned,
     {
+        drive::now(self.flow.enqueue(workflow, queue, options, input)).map(Child::of)
+    }
+}
+
+/// A child that was started.
+pub(crate) struct Started {
+    pub(crate) id: WorkflowId,
+    /// What is to run in the place of its parent.
+    inline: Option<Assignment>,
+}
+
+/// A child that is about to be started, and what its parent finds in its place.
+struct NewChild {
+    id: WorkflowId,
+    input: String,
+    entry: Entry,
+}
+
+impl Started {
+    fn beside(id: WorkflowId) -> Self {
+        Self { id, inline: None }
+    }
+
+    fn child<O>(self) -> Child<O> {
+        Child::of(self.id)
+    }
+}
+
+impl Flow {
+    /// Gives the id of the child.
+    pub(crate) fn enqueue<I, O>(
+        &self,
+        workflow: &Workflow<I, O>,
+        queue: &Queue,
+        options: &EnqueueOptions<'_>,
+        input: I,
+    ) -> impl Future<Output = Result<WorkflowId>> + use<I, O>
+    where
+        I: Serialize + DeserializeOwned,
+        O: DeserializeOwned,
+    {
+        let begun = self.begin_enqueue(workflow, queue, options, input);
+        let flow = self.clone();
+        async move {
+            let (new, entry) = begun?;
+            let id = new.id.clone();
+            match entry {
+                Entry::Replayed(recorded) => began_before(&recorded, &id),
+                Entry::Fresh(begun) => flow.record_start(begun, new).await.map(|_| id),
+            }
+        }
+    }
+
+    fn begin_enqueue<I, O>(
+        &self,
+        workflow: &Workflow<I, O>,
+        queue: &Queue,
+        options: &EnqueueOptions<'_>,
+        input: I,
+    ) -> Result<(NewWorkflow, Entry)>
+    where
+        I: Serialize + DeserializeOwned,
+        O: DeserializeOwned,
+    {
         // All that can be refused is refused before the place is taken.
         let new = workflow.queued(self.core(), queue, options, input)?;
         let entry = self.begin(workflow.name().to_owned())?;
         let id = self.id_of_child(entry.place(), options.id.map(|_| new.id.clone()))?;
-        let begun = match entry {
-            Entry::Replayed(recorded) => {
-                return began_before(&recorded, &id).map(|id| Child { id, output: PhantomData });
-            }
-            Entry::Fresh(begun) => begun,
-        };
-        let (parent, at) = (Some(self.workflow_id().clone()), self.execution.now());
-        self.record_start(begun, NewWorkflow { id: id.clone(), parent, at, ..new })?;
-        Ok(Child { id, output: PhantomData })
+        let (parent, at) = (Some(self.execution.workflow().clone()), self.execution.now());
+        Ok((NewWorkflow { id, parent, at, ..new }, entry))
     }
 
     fn id_of_child(&self, place: &Place, given: Option<WorkflowId>) -> Result<WorkflowId> {
-        let id = given.map_or_else(|| WorkflowId::of_child(self.workflow_id(), place.step_id), Ok)?;
-        if id == *self.workflow_id() {
+        let id = given.map_or_else(|| WorkflowId::of_child(self.execution.workflow(), place.step_id), Ok)?;
+        if id == *self.execution.workflow() {
             let (what, name) = ("id of a child", id.to_string());
             return Err(Error::InvalidName { what, name, reason: "is the workflow's own".to_owned() });
         }
         Ok(id)
     }
 
-    /// Records the start of a child. Inline, it gives back what to run; beside, it is on its way.
-    fn start_child<I, O>(
-        &mut self,
+    /// Runs a child in the place of this workflow: an async one as a task in its slot, a plain one beside it.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn run_child<I, O>(
+        &self,
+        workflow: &Workflow<I, O>,
+        input: I,
+    ) -> impl Future<Output = Result<O>> + use<I, O>
+    where
+        I: Serialize + DeserializeOwned,
+        O: DeserializeOwned,
+    {
+        let kind = self.core().registry.kind_of(workflow.name());
+        let how = if kind == Some(Kind::Async) { How::Inline } else { How::Beside };
+        let begun = self.begin_start(workflow, None, input);
+        let (flow, name) = (self.clone(), workflow.shared_name());
+        // Its place follows that of the start.
+        let result = begun.as_ref().ok().map(|_| self.begin(GET_RESULT));
+        async move {
+            let started = flow.finish_start(begun?, name, how).await?;
+            if let Some(assignment) = started.inline {
+                let slot = flow.core().tasks.slots.one_more();
+                workflow::dispatch(flow.core(), assignment, slot, Caller::Engine);
+            }
+            match result {
+                Some(entry) => flow.finish_child_result(entry?, started.id, None).await,
+                None => flow.child_result(&started.id, None).await,
+            }
+        }
+    }
+
+    /// Starts a child. Inline, it is given back to be run; beside, it is on its way.
+    pub(crate) fn start_child<I, O>(
+        &self,
         workflow: &Workflow<I, O>,
         id: Option<WorkflowId>,
         input: I,
         how: How,
-    ) -> Result<(WorkflowId, Option<Assignment>)>
+    ) -> impl Future<Output = Result<Started>> + use<I, O>
+    where
+        I: Serialize + DeserializeOwned,
+    {
+        let begun = self.begin_start(workflow, id, input);
+        let (flow, name) = (self.clone(), workflow.shared_name());
+        async move { flow.finish_start(begun?, name, how).await }
+    }
+
+    async fn finish_start(&self, begun: NewChild, name: Arc<str>, how: How) -> Result<Started> {
+        let NewChild { id, input, entry } = begun;
+        match entry {
+            Entry::Replayed(recorded) => began_before(&recorded, &id).map(Started::beside),
+            Entry::Fresh(begun) => self.start_fresh(begun, id, (name, input), how).await,
+        }
+    }
+
+    fn begin_start<I, O>(
+        &self,
+        workflow: &Workflow<I, O>,
+        id: Option<WorkflowId>,
+        input: I,
+    ) -> Result<NewChild>
     where
         I: Serialize + DeserializeOwned,
     {
@@ -203,20 +364,25 @@ impl Context {
         self.core().registry.get(workflow.name())?;
         let input = codec::encode_input(workflow.name(), input, false)?;
         let entry = self.begin(workflow.name().to_owned())?;
-        let id = self.id_of_child(entry.place(), id)?;
-        let begun = match entry {
-            Entry::Replayed(recorded) => return began_before(&recorded, &id).map(|id| (id, None)),
-            Entry::Fresh(begun) => begun,
-        };
-        let core = self.core().clone();
+        Ok(NewChild { id: self.id_of_child(entry.place(), id)?, input, entry })
+    }
+
+    async fn start_fresh(
+        &self,
+        begun: Begun,
+        id: WorkflowId,
+        (name, input): (Arc<str>, String),
+        how: How,
+    ) -> Result<Started> {
+        let core = self.core();
         let identity = core.identity()?.clone();
-        let slot = if how == How::Beside { core.slot_of(&identity.executor) } else { None };
+        let slot = if how == How::Beside { core.slot_of(&identity.executor, &name) } else { None };
         let owner = Owner { workflow: id.clone(), token: OwnerToken::generate() };
         let child = NewWorkflow {
             id: id.clone(),
-            name: workflow.shared_name(),
+            name: name.clone(),
             input: input.clone(),
-            parent: Some(self.workflow_id().clone()),
+            parent: Some(self.execution.workflow().clone()),
             app: identity.app.clone(),
             version: Some(identity.version.clone()),
             token: owner.token.clone(),
@@ -225,30 +391,27 @@ impl Context {
             priority: 0,
             at: self.execution.now(),
         };
-        let assignment = Assignment::fresh(Run::new(owner), workflow.shared_name(), input);
-        core.runs.enter(&assignment.run);
-        let started = self.record_start(begun, child);
-        if !matches!(started, Ok(Verdict::Done)) {
-            core.runs.leave(&assignment.run);
-            return started.map(|_| (id, None));
+        let entered = core.runs.entered(Run::new(owner));
+        if self.record_start(begun, child).await? != Verdict::Done {
+            return Ok(Started::beside(id));
         }
+        let assignment = |run| Assignment::fresh(run, name, input);
         match (how, slot) {
-            (How::Inline, _) => return Ok((id, Some(assignment))),
-            (How::Beside, Some(slot)) => workflow::dispatch(&core, assignment, slot, Caller::Engine),
-            (How::Beside, None) => {
-                core.runs.leave(&assignment.run);
-                core.expect_backlog();
+            (How::Inline, _) => return Ok(Started { id, inline: Some(assignment(entered.keep())) }),
+            (How::Beside, Some(slot)) => {
+                workflow::dispatch(core, assignment(entered.keep()), slot, Caller::Engine);
             }
+            (How::Beside, None) => core.expect_backlog(),
         }
-        Ok((id, None))
+        Ok(Started::beside(id))
     }
 
     /// The row of the child and the parent's record of it, in one commit.
-    fn record_start(&mut self, begun: Begun, child: NewWorkflow) -> Result<Verdict> {
+    async fn record_start(&self, begun: Begun, child: NewWorkflow) -> Result<Verdict> {
         let id = child.id.clone();
         let row = StepRow { child: Some(id.clone()), ..begun.row() };
         let start = begun.end_by(row, |parent, step| Write::StartChild { parent, step, child });
-        let (begun, refusal) = match self.record(start)? {
+        let (begun, refusal) = match self.record(start).await? {
             Recorded::Done(verdict) => return Ok(verdict),
             Recorded::Refused(begun, refusal) => (begun, refusal),
         };
@@ -259,7 +422,7 @@ impl Context {
                 format!(
                     "workflow {id} cannot be a child of {}, which descends from it: each would wait for the other; \
                      choose another id",
-                    self.workflow_id()
+                    self.execution.workflow()
                 ),
             ),
             Refusal::OtherWorkflow { name: recorded } => {
@@ -269,87 +432,110 @@ impl Context {
             other => return Err(self.execution.misanswered("start_child", &Verdict::Refused(other))),
         };
         let (recording, error) = begun.fail(failure);
-        self.record(recording)?;
+        self.record(recording).await?;
         Err(error)
     }
 
-    /// What the child returned; waits for it if that is not recorded.
-    fn child_result<O: DeserializeOwned>(&mut self, child: &WorkflowId, patience: Duration) -> Result<O> {
-        let begun = match self.begin(GET_RESULT)? {
-            Entry::Replayed(recorded) => return result_of(&recorded.row, self.workflow_id(), child),
+    /// What the child returned; waits for it if that is not recorded, in memory for at most `patience`.
+    pub(crate) fn child_result<O: DeserializeOwned>(
+        &self,
+        child: &WorkflowId,
+        patience: Option<Duration>,
+    ) -> impl Future<Output = Result<O>> + use<O> {
+        let entry = self.begin(GET_RESULT);
+        let (flow, child) = (self.clone(), child.clone());
+        async move { flow.finish_child_result(entry?, child, patience).await }
+    }
+
+    async fn finish_child_result<O: DeserializeOwned>(
+        &self,
+        entry: Entry,
+        child: WorkflowId,
+        patience: Option<Duration>,
+    ) -> Result<O> {
+        let begun = match entry {
+            Entry::Replayed(recorded) => {
+                return result_of(&recorded.row, self.execution.workflow(), &child);
+            }
             Entry::Fresh(begun) => begun,
         };
-        let row = match self.await_outcome(child, patience)? {
+        let patience = patience.unwrap_or(self.core().options.suspend_after);
+        let row = match self.await_outcome(&child, patience).await? {
             Ok(outcome) => outcome_row(begun.row(), &outcome),
-            Err(failure) => failure_row(begun.row(), child, &failure),
+            Err(failure) => failure_row(begun.row(), &child, &failure),
         };
-        self.record_result(begun, row, child)
+        self.record_result(begun, row, &child).await
     }
 
     /// The same for an outcome that is at hand.
-    fn record_child_result<O: DeserializeOwned>(
-        &mut self,
+    async fn record_child_result<O: DeserializeOwned>(
+        &self,
         child: &WorkflowId,
         outcome: &Outcome,
     ) -> Result<O> {
         match self.begin(GET_RESULT)? {
-            Entry::Replayed(recorded) => result_of(&recorded.row, self.workflow_id(), child),
+            Entry::Replayed(recorded) => result_of(&recorded.row, self.execution.workflow(), child),
             Entry::Fresh(begun) => {
                 let row = outcome_row(begun.row(), outcome);
-                self.record_result(begun, row, child)
+                self.record_result(begun, row, child).await
             }
         }
     }
 
-    fn record_result<O: DeserializeOwned>(
-        &mut self,
+    async fn record_result<O: DeserializeOwned>(
+        &self,
         begun: Begun,
         row: StepRow,
         child: &WorkflowId,
     ) -> Result<O> {
-        let result = result_of(&row, self.workflow_id(), child);
-        self.record(begun.end(row))?;
+        let result = result_of(&row, self.execution.workflow(), child);
+        self.record(begun.end(row)).await?;
         result
     }
 
-    /// Waits for the end of a workflow: on the thread for a while, without one after that. A failure is that of the
-    /// wait: nothing can end it.
-    fn await_outcome(
-        &mut self,
+    /// Waits for the end of a workflow: in memory for a while, as a row after that. A failure is that of the wait:
+    /// nothing can end it.
+    async fn await_outcome(
+        &self,
         workflow: &WorkflowId,
         patience: Duration,
     ) -> Result<Result<Outcome, Failure>> {
-        let hub = self.core().hub.clone();
-        let subscription = hub.subscribe(Topic::Settled(workflow.clone()), self.execution.run.signal.clone());
+        let (core, signal) = (self.core(), &self.execution.run.signal);
+        let subscription = Arc::new(core.hub.subscribe(Topic::Settled(workflow.clone()), signal.clone()));
         loop {
-            let core = self.core().clone();
-            let mut found = Ok(None);
-            self.wait_at_most(patience, || {
-                found = ended(&core, workflow, &subscription);
-                !matches!(found, Ok(None))
-            })?;
-            match found {
-                Ok(Some(outcome)) => return Ok(Ok(outcome)),
-                Ok(None) => {}
-                Err(error @ Error::NotFound { .. }) => {
-                    return Ok(Err(Failure::by_engine(NOT_FOUND, error.to_string())));
+            let patience = Due::after(&core.options.clock, patience);
+            loop {
+                let seen = signal.now();
+                if let Some(outcome) = subscription.take_success() {
+                    return Ok(Ok(outcome));
                 }
-                // Not the workflow's failure, so not its outcome.
-                Err(error) => {
-                    let reason = match error {
-                        Error::Database { statement, source } => format!("{statement}: {source}"),
-                        other => other.to_string(),
-                    };
-                    return Err(self.execution.end(Ended::Stopped(Stop::Database(reason.into()))));
+                let (awaited, subscription) = (workflow.clone(), subscription.clone());
+                match self.call(move |execution| ended(&execution.core, &awaited, &subscription)).await {
+                    Ok(Some(outcome)) => return Ok(Ok(outcome)),
+                    Ok(None) => {}
+                    Err(error @ Error::NotFound { .. }) => {
+                        return Ok(Err(Failure::by_engine(NOT_FOUND, error.to_string())));
+                    }
+                    // Not the workflow's failure, so not its outcome.
+                    Err(error) => {
+                        let reason = match error {
+                            Error::Database { statement, source } => format!("{statement}: {source}"),
+                            other => other.to_string(),
+                        };
+                        return Err(self.execution.end(Ended::Stopped(Stop::Database(reason.into()))));
+                    }
+                }
+                if let Waited::MayLeave = self.wait_or_leave(seen, patience, None).await? {
+                    break;
                 }
             }
-            if let Some(others) = self.circle_through(workflow) {
+            if let Some(others) = self.circle_through(workflow).await {
                 return Ok(Err(self.circular_wait(workflow, others)));
             }
-            let left = self.suspend(Wake::WhenSettled(workflow.clone()), None);
-            if left.is_err() && self.circle_through(workflow).is_some() {
-                // The others left their threads at the same time. Whoever sees the whole circle looks again.
-                self.wake_again();
+            let left = self.suspend(Wake::WhenSettled(workflow.clone()), None).await;
+            if left.is_err() && self.circle_through(workflow).await.is_some() {
+                // The others left at the same time. Whoever sees the whole circle looks again.
+                self.wake_again().await;
             }
             left?;
         }
@@ -358,30 +544,32 @@ impl Context {
     fn circular_wait(&self, awaited: &WorkflowId, others: Vec<WorkflowId>) -> Failure {
         let data: Vec<_> = others.iter().map(WorkflowId::as_str).collect();
         let data = serde_json::json!(data);
-        let (workflow, awaited) = (self.workflow_id().clone(), awaited.clone());
+        let (workflow, awaited) = (self.execution.workflow().clone(), awaited.clone());
         let error = Error::CircularWait { workflow, awaited, others };
         Failure::by_engine(CIRCULAR_WAIT, error.to_string()).with_data(data)
     }
 
     /// Those through which `awaited` waits for this workflow, as far as they wait without a thread. A look that fails
     /// has seen nothing; the workflow looks again when it is woken.
-    fn circle_through(&self, awaited: &WorkflowId) -> Option<Vec<WorkflowId>> {
-        let mut others = self.core().reader.waits_of(awaited).unwrap_or_default();
-        others.truncate(others.iter().position(|id| id == self.workflow_id())?);
+    async fn circle_through(&self, awaited: &WorkflowId) -> Option<Vec<WorkflowId>> {
+        let awaited = awaited.clone();
+        let look = move |execution: &Execution| execution.core.reader.waits_of(&awaited).unwrap_or_default();
+        let mut others = self.call(look).await;
+        others.truncate(others.iter().position(|id| id == self.execution.workflow())?);
         // The first one is `awaited` itself.
         Some(others.into_iter().skip(1).collect())
     }
 
-    fn wake_again(&self) {
-        let (waiting, now) = (vec![self.workflow_id().clone()], self.execution.now());
+    async fn wake_again(&self) {
+        let (waiting, now) = (vec![self.execution.workflow().clone()], self.execution.now());
         // Failures are logged by the committer.
-        let _ = self.core().committer.commit(Write::WakeServed { waiting, now }, Caller::Engine);
+        let _ = self.commit(Write::WakeServed { waiting, now }).await;
     }
 }
 
 /// Where a child runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum How {
+pub(crate) enum How {
     /// On its parent's thread, in its parent's slot.
     Inline,
     /// On a thread of its own, or later when there is none.
@@ -487,9 +675,8 @@ pub(crate) fn ended(
     workflow: &WorkflowId,
     subscription: &Subscription,
 ) -> Result<Option<Outcome>> {
-    // Only a success is final for good: anything else may have been resumed since, here or elsewhere.
-    if let Some(outcome) = subscription.take_outcome().filter(|o| o.status == WorkflowStatus::Success) {
-        return Ok(Some(outcome.as_ref().clone()));
+    if let Some(outcome) = subscription.take_success() {
+        return Ok(Some(outcome));
     }
     match core.reader.outcome(workflow) {
         Ok(Some(outcome)) => {

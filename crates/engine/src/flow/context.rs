@@ -1,12 +1,9 @@
-//! What a workflow's function holds while it runs.
+//! What a workflow's plain function holds while it runs.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
-use crate::flow::core::Core;
-use crate::flow::execution::Execution;
+use crate::flow::drive::Flow;
 use crate::flow::operation::Entry;
-use crate::machines::worker::Slot;
 use crate::pure::error::Result;
 use crate::pure::id::WorkflowId;
 
@@ -22,34 +19,31 @@ use crate::pure::id::WorkflowId;
 /// # }
 /// ```
 pub struct Context {
-    pub(crate) execution: Arc<Execution>,
-    pub(crate) slot: Arc<Slot>,
+    pub(crate) flow: Flow,
     /// Workflows that run inline on this thread below this one's root.
     pub(crate) depth: usize,
 }
 
 impl Context {
-    pub(crate) fn new(execution: Arc<Execution>, slot: Arc<Slot>, depth: usize) -> Self {
-        Self { execution, slot, depth }
+    pub(crate) fn new(flow: Flow, depth: usize) -> Self {
+        Self { flow, depth }
     }
 
     /// The id of this workflow.
     pub fn workflow_id(&self) -> &WorkflowId {
-        self.execution.workflow()
+        self.flow.execution.workflow()
     }
 
     /// Which run of the workflow this is: 1 for the first, one more for each that did not come to an end because its
     /// executor died or its writes were refused.
     pub fn attempt(&self) -> u32 {
-        self.execution.attempt
+        self.flow.execution.attempt
     }
+}
 
-    pub(crate) fn core(&self) -> &Arc<Core> {
-        &self.execution.core
-    }
-
+impl Flow {
     /// Begins an operation whose name the engine chose or has checked.
-    pub(crate) fn begin(&mut self, name: impl Into<Cow<'static, str>>) -> Result<Entry> {
+    pub(crate) fn begin(&self, name: impl Into<Cow<'static, str>>) -> Result<Entry> {
         self.execution.begin(name)
     }
 }

@@ -6,15 +6,22 @@ use std::sync::{Arc, Mutex, Once, OnceLock};
 use std::time::Duration;
 
 use crate::flow::options::EngineOptions;
-use crate::flow::registry::Registry;
+use crate::flow::registry::{Kind, Registry};
 use crate::machines::committer::{Caller, CommitError, Committer, Surroundings};
+#[cfg(feature = "tokio")]
+use crate::machines::errands::Errands;
+use crate::machines::slots::{Slot, Slots};
 use crate::machines::waiter::Hub;
-use crate::machines::worker::{Slot, Workers};
+use crate::machines::worker::Workers;
+#[cfg(feature = "tokio")]
+use crate::machines::{tasks::Tasks, timer::Timer};
 use crate::pure::blocking::Blocking;
 use crate::pure::clock::Stopwatch;
 use crate::pure::due::Dues;
 use crate::pure::error::{Error, Result, Stop};
 use crate::pure::id::{ExecutorId, OwnerToken, WorkflowId};
+#[cfg(feature = "tokio")]
+use crate::pure::limits::CALL_WITHIN;
 use crate::pure::sync::{Inflight, Signal, lock};
 use crate::sysdb::outage::Outage;
 use crate::sysdb::{Identity, Liveness, Owner, Reader, Served, SystemDatabase, Verdict, Write};
@@ -29,6 +36,12 @@ pub(crate) struct Core {
     pub(crate) transactions: crate::sysdb::TransactionSteps,
     pub(crate) hub: Arc<Hub>,
     pub(crate) workers: Workers,
+    #[cfg(feature = "tokio")]
+    pub(crate) tasks: Tasks,
+    #[cfg(feature = "tokio")]
+    pub(crate) errands: Errands,
+    #[cfg(feature = "tokio")]
+    pub(crate) timer: Timer,
     pub(crate) runs: Runs,
     pub(crate) dues: Dues,
     blocking: Blocking,
@@ -61,6 +74,12 @@ impl Core {
         let committer = Committer::new(database.writer, around);
         Self {
             workers: Workers::new(options.workers_max, options.stack_bytes),
+            #[cfg(feature = "tokio")]
+            tasks: Tasks::new(options.tasks_max),
+            #[cfg(feature = "tokio")]
+            errands: Errands::default(),
+            #[cfg(feature = "tokio")]
+            timer: Timer::new(&options.clock),
             registry: Registry::default(),
             committer,
             reader: database.reader,
@@ -105,9 +124,18 @@ impl Core {
         self.liveness.covers(executor, Stopwatch::start())
     }
 
-    /// A slot for what this executor is about to start, if it may run it at once.
-    pub(crate) fn slot_of(&self, executor: &ExecutorId) -> Option<Slot> {
-        if self.is_alive(executor) { self.workers.try_slot() } else { None }
+    /// A slot for a workflow of this name that this executor is about to start, if it may run it at once.
+    pub(crate) fn slot_of(&self, executor: &ExecutorId, name: &str) -> Option<Slot> {
+        if self.is_alive(executor) { self.slots_of(self.registry.kind_of(name)?).try_one() } else { None }
+    }
+
+    /// The slots of the workflows of one kind.
+    pub(crate) fn slots_of(&self, kind: Kind) -> &Arc<Slots> {
+        match kind {
+            Kind::Plain => &self.workers.slots,
+            #[cfg(feature = "tokio")]
+            Kind::Async => &self.tasks.slots,
+        }
     }
 
     /// After a fork, a call in the child would wait for threads that stayed in the parent, or spoil its connections.
@@ -144,9 +172,13 @@ impl Core {
     /// Calls the fleet when a good part of the slots is free: a claim is a commit, so it should take many. Fewer
     /// are noticed by the fleet's next look. A queue may have a limit that has room again.
     pub(crate) fn slot_was_freed(&self, run: &Run) {
-        if run.queue.is_some() || (self.has_backlog() && self.workers.many_slots_are_free()) {
+        if run.queue.is_some() || (self.has_backlog() && self.many_slots_are_free()) {
             self.fleet.raise();
         }
+    }
+
+    fn many_slots_are_free(&self) -> bool {
+        Kind::ALL.iter().all(|kind| self.slots_of(*kind).many_are_free())
     }
 
     /// Takes leave of the other executors and lets go of the database, whoever still holds the engine. Once: a second
@@ -172,11 +204,26 @@ impl Core {
         self.leave_if_last();
     }
 
+    #[cfg(feature = "tokio")]
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::SeqCst)
+    }
+
     /// To be called when a run has ended.
     pub(crate) fn leave_if_last(&self) {
         if self.leaving.load(Ordering::SeqCst) && self.runs.all().is_empty() && self.committer.is_idle() {
             self.leave();
         }
+    }
+
+    /// A write of a caller's task.
+    #[cfg(feature = "tokio")]
+    pub(crate) async fn commit_from_a_task(&self, write: Write) -> Result<Verdict> {
+        crate::pure::inside::refuse()?;
+        self.refuse_in_a_fork()?;
+        let now = self.options.clock.steady().now();
+        let alarm = self.timer.at(now.checked_add(CALL_WITHIN).unwrap_or(now));
+        self.committer.commit_for_a_caller(write, alarm).await.map_err(refused)
     }
 
     /// A write of a caller's thread.
@@ -189,11 +236,16 @@ impl Core {
             Write::Resume { .. } => "Engine::resume",
             _ => "Engine::launch",
         })?;
-        self.committer.commit(write, Caller::Outside).map_err(|error| match error {
-            CommitError::Closed => Error::ShuttingDown,
-            CommitError::Refused(error) => error.into(),
-            CommitError::Unanswered { begun, reason } => Error::Unanswered { begun, reason },
-        })
+        self.committer.commit(write, Caller::Outside).map_err(refused)
+    }
+}
+
+/// What a caller is told of a write without a verdict.
+fn refused(error: CommitError) -> Error {
+    match error {
+        CommitError::Closed => Error::ShuttingDown,
+        CommitError::Refused(error) => error.into(),
+        CommitError::Unanswered { begun, reason } => Error::Unanswered { begun, reason },
     }
 }
 
@@ -259,7 +311,35 @@ impl Run {
     }
 }
 
+/// A run that leaves again when this is dropped, unless it is kept.
+pub(crate) struct Entered<'r> {
+    runs: &'r Runs,
+    run: Arc<Run>,
+    kept: bool,
+}
+
+impl Entered<'_> {
+    pub(crate) fn keep(mut self) -> Arc<Run> {
+        self.kept = true;
+        self.run.clone()
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.runs.leave(&self.run);
+        }
+    }
+}
+
 impl Runs {
+    /// A run that is about to be started.
+    pub(crate) fn entered(&self, run: Arc<Run>) -> Entered<'_> {
+        self.enter(&run);
+        Entered { runs: self, run, kept: false }
+    }
+
     /// Entered before its claim is committed: what is `PENDING` under this executor and not here was lost.
     pub(crate) fn enter(&self, run: &Arc<Run>) {
         lock(&self.0).entry(run.owner.token.clone()).or_default().push(run.clone());

@@ -1,125 +1,248 @@
-//! The driver of plain functions: it commits and waits on the thread of the workflow.
+//! How the operations of one run commit and wait: on the thread of a plain function, or as a task that holds none.
+//!
+//! Each operation is written once, as a future. For a plain function nothing in it is ever pending: its driver blocks
+//! where that of a task waits. So one poll runs it to its end.
 //!
 //! Does not know: SQL, codecs, step ids.
 
+#![cfg_attr(
+    not(feature = "tokio"),
+    expect(
+        clippy::unused_async,
+        reason = "the driver of a plain function blocks where that of a task waits"
+    )
+)]
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{self, Poll, Waker};
 use std::time::Duration;
 
-use crate::flow::attempts::{Attempts, Next, StepInfo, Tried};
-use crate::flow::context::Context;
-use crate::flow::execution::{Ended, Unrecorded};
-use crate::flow::operation::{Begun, Recorded, Recording};
-use crate::flow::options::StepOptions;
+use crate::flow::attempts::{Attempts, Next, Tried};
+use crate::flow::core::Core;
+use crate::flow::execution::{Ended, Execution, Unrecorded};
+use crate::flow::operation::{Recorded, Recording};
 use crate::machines::committer::{Caller, CommitError};
+use crate::machines::slots::Slot;
 use crate::pure::clock::Stopwatch;
 use crate::pure::due::Due;
-use crate::pure::error::{Failure, Result, Stop};
+use crate::pure::error::{Error, Failure, Result, Stop};
 use crate::pure::limits::{COMMIT_RETRY_MAX, COMMIT_RETRY_MIN};
 use crate::pure::observer::Event;
 use crate::sysdb::write::{Refusal, Wake};
 use crate::sysdb::{Verdict, Write};
 
-impl Context {
+/// What the operations of one run stand on: the execution, and how it waits.
+#[derive(Clone)]
+pub(crate) struct Flow {
+    pub(crate) execution: Arc<Execution>,
+    driver: Driver,
+}
+
+/// Who waits, in whose slot.
+#[derive(Clone)]
+enum Driver {
+    /// The thread of a plain function, which blocks.
+    Thread(Arc<Slot>),
+    /// A task, which holds no thread while it waits.
+    #[cfg(feature = "tokio")]
+    Task(Arc<Slot>),
+}
+
+/// What a wait came to.
+pub(crate) enum Waited {
+    /// What is awaited may be there.
+    LookAgain,
+    /// It is not, and the workflow may leave.
+    MayLeave,
+}
+
+/// Runs a future of a plain function.
+pub(crate) fn now<T>(work: impl Future<Output = T>) -> T {
+    let mut context = task::Context::from_waker(Waker::noop());
+    match pin!(work).poll(&mut context) {
+        Poll::Ready(done) => done,
+        Poll::Pending => unreachable!("the driver of a plain function blocks"),
+    }
+}
+
+impl Flow {
+    /// Of a plain function, whose thread holds this slot.
+    pub(crate) fn on_a_thread(execution: Arc<Execution>, slot: Arc<Slot>) -> Self {
+        Self { execution, driver: Driver::Thread(slot) }
+    }
+
+    /// Of an async function.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn of_a_task(execution: Arc<Execution>, slot: Arc<Slot>) -> Self {
+        Self { execution, driver: Driver::Task(slot) }
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.execution.core
+    }
+
+    pub(crate) fn slot(&self) -> &Arc<Slot> {
+        match &self.driver {
+            Driver::Thread(slot) => slot,
+            #[cfg(feature = "tokio")]
+            Driver::Task(slot) => slot,
+        }
+    }
+
     /// Makes the end of an operation durable.
-    pub(crate) fn record(&mut self, recording: Recording) -> Result<Recorded> {
+    pub(crate) async fn record(&self, recording: Recording) -> Result<Recorded> {
         let (write, pending) = recording.into_parts();
-        let answer = self.commit(write);
-        pending.conclude(answer).map_err(|unrecorded| self.execution.explain(unrecorded))
+        let answer = self.commit(write).await;
+        match pending.conclude(answer) {
+            Ok(recorded) => Ok(recorded),
+            Err(unrecorded) => Err(self.explain(unrecorded).await),
+        }
     }
 
     /// Makes a write of this workflow durable, and tells how long that took.
-    pub(crate) fn commit(&mut self, write: Write) -> Result<Verdict, CommitError> {
+    pub(crate) async fn commit(&self, write: Write) -> Result<Verdict, CommitError> {
         let kind = write.kind();
         let watch = Stopwatch::start();
-        let answer = self.core().committer.commit(write, Caller::Engine);
-        let (workflow, took) = (self.workflow_id(), watch.elapsed());
+        let committer = &self.core().committer;
+        let answer = match &self.driver {
+            Driver::Thread(_) => committer.commit(write, Caller::Engine),
+            #[cfg(feature = "tokio")]
+            Driver::Task(_) => committer.commit_for_a_task(write).await,
+        };
+        let (workflow, took) = (self.execution.workflow(), watch.elapsed());
         self.execution.tell(|| Event::Recorded { workflow, kind, took });
         answer
     }
 
-    /// Runs the attempts of a step until there is a value, or a failure to record.
-    pub(crate) fn run_attempts<T>(
-        &mut self,
-        begun: &Begun,
-        options: &StepOptions,
-        mut try_once: impl FnMut(&mut Self, &StepInfo) -> Result<T, Tried>,
-    ) -> Result<Result<T, Failure>> {
-        let mut attempts = Attempts::new(begun, options);
-        loop {
-            self.refuse_if_superseded()?;
-            let info = attempts.info();
-            let watch = Stopwatch::start();
-            let tried = try_once(self, &info);
-            let took = watch.elapsed();
-            let tried = match tried {
-                Ok(value) => {
-                    attempts.succeeded(took);
-                    return Ok(Ok(value));
-                }
-                Err(tried) => tried,
-            };
-            if !matches!(tried, Tried::Stopped(_)) {
-                // An error of a body that was told to stop is no outcome: it may come from being stopped.
-                self.execution.refuse_if_ended()?;
+    /// A call that blocks, such as a look into the database.
+    pub(crate) async fn call<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Execution) -> T + Send + 'static,
+    ) -> T {
+        match &self.driver {
+            Driver::Thread(_) => call(&self.execution),
+            #[cfg(feature = "tokio")]
+            Driver::Task(_) => {
+                let execution = self.execution.clone();
+                self.core().errands.run(move || call(&execution)).await
             }
-            match attempts.next(tried, took) {
-                Next::Wait(time) => self.pause(time)?,
-                Next::Record(failure) => return Ok(Err(failure)),
-                Next::Stop(error) => return Err(error),
+        }
+    }
+
+    /// The error of an operation that was not recorded.
+    pub(crate) async fn explain(&self, unrecorded: Unrecorded) -> Error {
+        match unrecorded {
+            Unrecorded::Lost => self.call(Execution::lost).await,
+            Unrecorded::Ended(error) => error,
+        }
+    }
+
+    /// What follows an attempt of a step: nothing but another one, or what the step came to.
+    pub(crate) async fn after_attempt<T>(
+        &self,
+        attempts: &mut Attempts<'_>,
+        tried: Result<T, Tried>,
+        took: Duration,
+    ) -> Result<Option<Result<T, Failure>>> {
+        let tried = match tried {
+            Ok(value) => {
+                attempts.succeeded(took);
+                return Ok(Some(Ok(value)));
             }
+            Err(tried) => tried,
+        };
+        if !matches!(tried, Tried::Stopped(_)) {
+            // An error of a body that was told to stop is no outcome: it may come from being stopped.
+            self.execution.refuse_if_ended()?;
+        }
+        match attempts.next(tried, took) {
+            Next::Wait(time) => {
+                self.pause(time).await?;
+                Ok(None)
+            }
+            Next::Record(failure) => Ok(Some(Err(failure))),
+            Next::Stop(error) => Err(error),
         }
     }
 
     /// Waits this long, whatever happens to the wall clock; ends early when the execution does.
-    pub(crate) fn pause(&mut self, time: Duration) -> Result<()> {
-        self.wait_at_most(time, || false).map(drop)
+    pub(crate) async fn pause(&self, time: Duration) -> Result<()> {
+        let clock = self.core().options.clock.steady();
+        // Beyond the calendar: it ends only with the execution.
+        let deadline = clock.now().checked_add(time);
+        loop {
+            let seen = self.execution.run.signal.now();
+            let left = deadline.map_or(Duration::MAX, |deadline| deadline.since(clock.now()));
+            if left.is_zero() {
+                return self.execution.refuse_if_ended();
+            }
+            self.wait_past(seen, left).await?;
+        }
     }
 
     /// Waits before the next try, and longer before the one after it.
-    pub(crate) fn pause_longer(&mut self, pause: &mut Duration) -> Result<()> {
-        self.pause(*pause)?;
+    pub(crate) async fn pause_longer(&self, pause: &mut Duration) -> Result<()> {
+        self.pause(*pause).await?;
         *pause = (*pause * 2).min(COMMIT_RETRY_MAX);
         Ok(())
     }
 
-    /// Waits until `done`, or for `time`, and says which. No clock that is set makes that shorter or longer. The slot is
-    /// free meanwhile. Whoever makes `done` true raises the signal of this run.
-    pub(crate) fn wait_at_most(&mut self, time: Duration, mut done: impl FnMut() -> bool) -> Result<bool> {
+    /// Waits until the signal of this run was raised since `seen`, or for `time`, and says which. No clock that is set
+    /// makes that shorter or longer. The slot is lent meanwhile.
+    pub(crate) async fn wait_past(&self, seen: u64, time: Duration) -> Result<bool> {
         let clock = self.core().options.clock.steady();
-        // Beyond the calendar: it ends only by `done`.
         let deadline = clock.now().checked_add(time);
         let watch = Stopwatch::start();
         let run = &self.execution.run;
-        let is_done = self.slot.without(|| {
-            loop {
-                let seen = run.signal.now();
-                if run.stop().is_some() {
-                    return false;
-                }
-                if done() {
-                    return true;
-                }
-                if deadline.is_some_and(|deadline| clock.now() >= deadline) {
-                    return false;
-                }
-                run.signal.wait_past(seen, &clock, deadline);
+        // One that was told to stop before `seen` does not wait.
+        if run.stop().is_none() {
+            let _lent = self.slot().lend();
+            match &self.driver {
+                Driver::Thread(_) => run.signal.wait_past(seen, &clock, deadline),
+                #[cfg(feature = "tokio")]
+                Driver::Task(_) => self.core().timer.raised_past(&run.signal, seen, deadline).await,
             }
-        });
-        let (workflow, took) = (self.workflow_id(), watch.elapsed());
+        }
+        let (workflow, took) = (self.execution.workflow(), watch.elapsed());
         self.execution.tell(|| Event::Waited { workflow, took });
         self.execution.refuse_if_ended()?;
-        Ok(is_done)
+        Ok(run.signal.now() != seen)
     }
 
-    /// Leaves the thread: the rest of the run happens when `until` has come, by `due` at the latest. Returns only if it
-    /// has come already.
-    pub(crate) fn suspend(&mut self, until: Wake, due: Option<Due>) -> Result<()> {
+    /// The one policy of all waits: a while in memory, until `patience` is over; without anything after that, if this is
+    /// all that the workflow waits for. Until `due` at the latest.
+    pub(crate) async fn wait_or_leave(
+        &self,
+        seen: u64,
+        patience: Option<Due>,
+        due: Option<Due>,
+    ) -> Result<Waited> {
+        let clock = &self.core().options.clock;
+        let left = due.map_or(Duration::MAX, |due| due.left(clock));
+        let stays = patience.map_or(left, |patience| patience.left(clock).min(left));
+        let called = !stays.is_zero() && self.wait_past(seen, stays).await?;
+        if called || stays == left {
+            return Ok(Waited::LookAgain);
+        }
+        if self.execution.has_one_open_operation() {
+            return Ok(Waited::MayLeave);
+        }
+        // The end of another operation raises the signal.
+        self.wait_past(seen, left.saturating_sub(stays)).await?;
+        Ok(Waited::LookAgain)
+    }
+
+    /// Leaves: the rest of the run happens when `until` has come, by `due` at the latest. Returns only if it has come
+    /// already.
+    pub(crate) async fn suspend(&self, until: Wake, due: Option<Due>) -> Result<()> {
         if let Some(due) = due {
-            self.core().dues.note(self.workflow_id(), due);
+            self.core().dues.note(self.execution.workflow(), due);
         }
         let (owner, at) = (self.execution.run.owner.clone(), self.execution.now());
-        match self.commit(Write::Suspend { owner, until, at }) {
+        match self.commit(Write::Suspend { owner, until, at }).await {
             Ok(Verdict::Refused(Refusal::NoNeedToWait)) => Ok(()),
-            Ok(Verdict::NotOwner) => Err(self.execution.explain(Unrecorded::Lost)),
+            Ok(Verdict::NotOwner) => Err(self.explain(Unrecorded::Lost).await),
             Ok(_) => Err(self.execution.end(Ended::Stopped(Stop::Suspended))),
             Err(error) => Err(self.execution.commit_failed(&error)),
         }
@@ -127,20 +250,23 @@ impl Context {
 
     /// To be called before a body runs. An executor that others may have taken for dead, because it stood still or the
     /// database was away, asks whether the workflow is still its own.
-    fn refuse_if_superseded(&mut self) -> Result<()> {
-        let execution = self.execution.clone();
+    pub(crate) async fn refuse_if_superseded(&self) -> Result<()> {
+        let execution = &self.execution;
         let (core, run) = (&execution.core, &execution.run);
         let executor = core.identity()?.executor.clone();
         let mut pause = COMMIT_RETRY_MIN;
         while !core.liveness.covers(&executor, run.sure_at()) {
             let looked = Stopwatch::start();
-            match core.reader.lost_among(std::slice::from_ref(&run.owner)) {
+            let look = |execution: &Execution| {
+                execution.core.reader.lost_among(std::slice::from_ref(&execution.run.owner))
+            };
+            match self.call(look).await {
                 Ok(lost) if lost.is_empty() => {
                     run.is_sure_since(looked);
                     break;
                 }
-                Ok(_) => return Err(execution.lost()),
-                Err(error) if error.may_pass => self.pause_longer(&mut pause)?,
+                Ok(_) => return Err(self.explain(Unrecorded::Lost).await),
+                Err(error) if error.may_pass => self.pause_longer(&mut pause).await?,
                 Err(error) => {
                     return Err(execution.end(Ended::Stopped(Stop::Database(error.to_string().into()))));
                 }

@@ -6,6 +6,9 @@
 //! Does not know: how anything is waited for, codecs, SQL.
 
 use std::borrow::Cow;
+#[cfg(feature = "tokio")]
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::flow::core::{Core, Run};
@@ -30,6 +33,52 @@ pub(crate) struct Execution {
     pub(crate) attempt: u32,
     sequence: Mutex<Sequence>,
     ended: Mutex<Option<Ended>>,
+    /// Operations that have begun and not ended. A plain function has one at a time, which is not counted.
+    open: AtomicUsize,
+    /// The first operation that was dropped before its end.
+    #[cfg(feature = "tokio")]
+    dropped: Mutex<Option<(StepId, String)>>,
+    /// The function has returned.
+    #[cfg(feature = "tokio")]
+    returned: AtomicBool,
+}
+
+/// An operation of an async function, which is to come to its end.
+#[cfg(feature = "tokio")]
+pub(crate) struct Open {
+    execution: Arc<Execution>,
+    step: StepId,
+    name: String,
+    done: bool,
+}
+
+#[cfg(feature = "tokio")]
+impl Open {
+    /// If a place was taken since `before`: what takes none may be dropped.
+    pub(crate) fn since(execution: &Arc<Execution>, before: StepId, name: &str) -> Option<Self> {
+        if execution.last_step() == before {
+            return None;
+        }
+        execution.open.fetch_add(1, Ordering::SeqCst);
+        let step = StepId(before.0 + 1);
+        Some(Self { execution: execution.clone(), step, name: name.to_owned(), done: false })
+    }
+
+    pub(crate) fn finish(mut self) {
+        self.done = true;
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl Drop for Open {
+    fn drop(&mut self) {
+        if !self.done {
+            lock(&self.execution.dropped).get_or_insert((self.step, std::mem::take(&mut self.name)));
+        }
+        self.execution.open.fetch_sub(1, Ordering::SeqCst);
+        // Another one may be all that is waited for now.
+        self.execution.run.signal.raise();
+    }
 }
 
 /// Why no further operation happens in this execution. Once set it stays, whatever the function does with the
@@ -52,8 +101,19 @@ pub(crate) enum Unrecorded {
 
 impl Execution {
     pub(crate) fn new(core: Arc<Core>, run: Arc<Run>, name: Arc<str>, attempt: u32) -> Arc<Self> {
-        let (sequence, ended) = (Mutex::new(Sequence::fresh()), Mutex::default());
-        Arc::new(Self { core, run, name, attempt, sequence, ended })
+        Arc::new(Self {
+            core,
+            run,
+            name,
+            attempt,
+            sequence: Mutex::new(Sequence::fresh()),
+            ended: Mutex::default(),
+            open: AtomicUsize::new(0),
+            #[cfg(feature = "tokio")]
+            dropped: Mutex::default(),
+            #[cfg(feature = "tokio")]
+            returned: AtomicBool::new(false),
+        })
     }
 
     pub(crate) fn workflow(&self) -> &WorkflowId {
@@ -76,6 +136,8 @@ impl Execution {
     /// Begins the next operation, which has this name: it is recorded already, or it is to happen now.
     pub(crate) fn begin(self: &Arc<Self>, name: impl Into<Cow<'static, str>>) -> Result<Entry> {
         self.refuse_if_ended()?;
+        #[cfg(feature = "tokio")]
+        self.refuse_if_dropped()?;
         let (step_id, recorded) = lock(&self.sequence).next();
         let place = Place { step_id, name: name.into(), started_at: self.now() };
         let Some(row) = recorded else {
@@ -86,6 +148,33 @@ impl Execution {
         }
         self.tell(|| Event::StepReplayed { workflow: self.workflow(), step_id, name: &place.name });
         Ok(Entry::Replayed(Replayed { place, row, execution: self.clone() }))
+    }
+
+    /// Nothing more happens in it: a context that was moved elsewhere is of no use from here on.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn has_returned(&self) {
+        self.returned.store(true, Ordering::SeqCst);
+    }
+
+    /// The step id that was taken last.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn last_step(&self) -> StepId {
+        lock(&self.sequence).last()
+    }
+
+    /// An operation that was dropped before its end is no outcome that a replay could know.
+    #[cfg(feature = "tokio")]
+    fn refuse_if_dropped(&self) -> Result<()> {
+        if self.returned.load(Ordering::SeqCst) {
+            return Err(Error::Stopped { workflow: self.workflow().clone(), reason: Stop::Returned });
+        }
+        let Some((step, name)) = lock(&self.dropped).clone() else { return Ok(()) };
+        Err(self.end(Ended::Faulty(Error::Dropped { workflow: self.workflow().clone(), step, name })))
+    }
+
+    /// Whether the operation that asks is all that the workflow waits for.
+    pub(crate) fn has_one_open_operation(&self) -> bool {
+        self.open.load(Ordering::SeqCst) <= 1
     }
 
     /// The first recorded operation that this run has not asked for, with its name.
@@ -141,14 +230,6 @@ impl Execution {
     pub(crate) fn misanswered(&self, what: &str, verdict: &Verdict) -> Error {
         let reason = format!("{what} was answered by {verdict:?}");
         self.end(Ended::Stopped(Stop::Database(reason.into())))
-    }
-
-    /// The error of an operation that was not recorded. Reads the database if the workflow was lost.
-    pub(crate) fn explain(&self, unrecorded: Unrecorded) -> Error {
-        match unrecorded {
-            Unrecorded::Lost => self.lost(),
-            Unrecorded::Ended(error) => error,
-        }
     }
 
     /// Ends the execution and says why it lost its workflow: it was cancelled, somebody else has it, or its row was

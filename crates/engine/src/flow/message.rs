@@ -6,7 +6,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::flow::context::Context;
+use crate::flow::drive::{self, Flow, Waited};
 use crate::flow::operation::{Begun, Entry, Recorded};
+use crate::flow::sleep::Deadline;
 use crate::machines::waiter::Topic;
 use crate::pure::clock::Timestamp;
 use crate::pure::codec::{self, Codec};
@@ -35,28 +37,7 @@ impl Context {
     where
         T: Serialize + DeserializeOwned,
     {
-        let mut message = new_message(String::new(), destination, topic, message, self.execution.now())?;
-        let begun = match self.begin(SEND)? {
-            Entry::Replayed(recorded) => return recorded.error().map_or(Ok(()), Err),
-            Entry::Fresh(begun) => begun,
-        };
-        let sent = Topic::Message(destination.clone(), message.topic.clone());
-        // The same in every run, so that it is one message.
-        message.id = format!("{}-{:010}::{destination}", self.workflow_id(), begun.place.step_id.0);
-        let row = begun.row();
-        let recording = begun.end_by(row, |owner, step| Write::Send { message, sender: Some((owner, step)) });
-        match self.record(recording)? {
-            Recorded::Refused(begun, _) => {
-                let missing = Error::NotFound { workflow: destination.clone() };
-                let (refusal, error) = begun.fail(Failure::new(NO_SUCH_WORKFLOW, missing.to_string()));
-                self.record(refusal)?;
-                Err(error)
-            }
-            Recorded::Done(_) => {
-                self.core().hub.wake(&sent);
-                Ok(())
-            }
-        }
+        drive::now(self.flow.send(destination, topic, message))
     }
 
     /// Takes the oldest message of a topic that no receive has taken yet; waits for one at most `timeout`, and
@@ -78,52 +59,111 @@ impl Context {
     /// }
     /// ```
     pub fn recv<T: DeserializeOwned>(&mut self, topic: &str, timeout: Duration) -> Result<Option<T>> {
-        let topic = checked_topic(topic)?;
-        let entry = self.begin(RECV)?;
-        let due = self.recorded_deadline("timeout of recv", timeout)?;
-        match entry {
-            Entry::Replayed(recorded) => {
-                decode(recorded.row.output.as_deref(), recorded.row.serialization.as_deref())
-            }
-            Entry::Fresh(begun) => self.recv_until(begun, topic, due),
+        drive::now(self.flow.recv(topic, timeout))
+    }
+}
+
+impl Flow {
+    pub(crate) fn send<T>(
+        &self,
+        destination: &WorkflowId,
+        topic: &str,
+        message: T,
+    ) -> impl Future<Output = Result<()>> + use<T>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        let begun = new_message(String::new(), destination, topic, message, self.execution.now())
+            .and_then(|message| Ok((message, self.begin(SEND)?)));
+        let flow = self.clone();
+        async move {
+            let (message, begun) = match begun? {
+                (_, Entry::Replayed(recorded)) => return recorded.error().map_or(Ok(()), Err),
+                (message, Entry::Fresh(begun)) => (message, begun),
+            };
+            flow.record_send(begun, message).await
         }
     }
 
-    fn recv_until<T: DeserializeOwned>(
-        &mut self,
-        mut begun: Begun,
+    async fn record_send(&self, begun: Begun, mut message: NewMessage) -> Result<()> {
+        let destination = message.destination.clone();
+        let sent = Topic::Message(destination.clone(), message.topic.clone());
+        // The same in every run, so that it is one message.
+        let step = begun.place.step_id.0;
+        message.id = format!("{}-{step:010}::{destination}", self.execution.workflow());
+        let row = begun.row();
+        let recording = begun.end_by(row, |owner, step| Write::Send { message, sender: Some((owner, step)) });
+        match self.record(recording).await? {
+            Recorded::Refused(begun, _) => {
+                let missing = Error::NotFound { workflow: destination };
+                let (refusal, error) = begun.fail(Failure::new(NO_SUCH_WORKFLOW, missing.to_string()));
+                self.record(refusal).await?;
+                Err(error)
+            }
+            Recorded::Done(_) => {
+                self.core().hub.wake(&sent);
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn recv<T: DeserializeOwned>(
+        &self,
         topic: &str,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Option<T>>> + use<T> {
+        let begun = self.begin_recv(topic, timeout);
+        let flow = self.clone();
+        async move {
+            let (topic, entry, deadline) = begun?;
+            let due = flow.record_deadline(deadline).await?;
+            match entry {
+                Entry::Replayed(recorded) => {
+                    decode(recorded.row.output.as_deref(), recorded.row.serialization.as_deref())
+                }
+                Entry::Fresh(begun) => flow.recv_until(begun, topic, due).await,
+            }
+        }
+    }
+
+    /// A receive and its timeout take two places, one after the other.
+    fn begin_recv(&self, topic: &str, timeout: Duration) -> Result<(String, Entry, Deadline)> {
+        let topic = checked_topic(topic)?.to_owned();
+        let entry = self.begin(RECV)?;
+        Ok((topic, entry, self.begin_deadline("timeout of recv", timeout)?))
+    }
+
+    async fn recv_until<T: DeserializeOwned>(
+        &self,
+        mut begun: Begun,
+        topic: String,
         due: Due,
     ) -> Result<Option<T>> {
-        let hub = self.core().hub.clone();
-        let signal = self.execution.run.signal.clone();
-        let awaited = Topic::Message(self.workflow_id().clone(), topic.to_owned());
-        let _subscription = hub.subscribe(awaited, signal.clone());
-        let clock = self.core().options.clock.clone();
-        let patience = Due::after(&clock, self.core().options.suspend_after);
+        let (core, signal) = (self.core(), &self.execution.run.signal);
+        let awaited = Topic::Message(self.execution.workflow().clone(), topic.clone());
+        let _subscription = core.hub.subscribe(awaited, signal.clone());
+        let clock = &core.options.clock;
+        let patience = Due::after(clock, core.options.suspend_after);
         loop {
             let seen = signal.now();
             let row = begun.row();
             let receive =
-                begun.end_by(row, |owner, step| Write::Receive { owner, topic: topic.to_owned(), step });
-            begun = match self.record(receive)? {
+                begun.end_by(row, |owner, step| Write::Receive { owner, topic: topic.clone(), step });
+            begun = match self.record(receive).await? {
                 Recorded::Done(Verdict::Received { text, serialization }) => {
                     return decode(Some(&text), serialization.as_deref());
                 }
                 Recorded::Done(other) => return Err(self.execution.misanswered(RECV, &other)),
                 Recorded::Refused(begun, _) => begun,
             };
-            let left = due.left(&clock);
-            if left.is_zero() {
+            if due.left(clock).is_zero() {
                 let row = begun.success("null".to_owned(), Codec::PortableJson.name());
-                self.record(begun.end(row))?;
+                self.record(begun.end(row)).await?;
                 return Ok(None);
             }
-            let on_the_thread = patience.map_or(left, |patience| patience.left(&clock).min(left));
-            let called = self.wait_at_most(on_the_thread, || signal.now() != seen)?;
-            if !called && on_the_thread < left {
-                let (topic, deadline) = (topic.to_owned(), due.date);
-                self.suspend(Wake::WhenMessage { topic, deadline }, Some(due))?;
+            if let Waited::MayLeave = self.wait_or_leave(seen, patience, Some(due)).await? {
+                let (topic, deadline) = (topic.clone(), due.date);
+                self.suspend(Wake::WhenMessage { topic, deadline }, Some(due)).await?;
             }
         }
     }

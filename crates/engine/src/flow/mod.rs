@@ -1,5 +1,7 @@
 //! One run of a workflow, and its durable operations: one operation a file.
 
+#[cfg(feature = "tokio")]
+pub(crate) mod async_context;
 pub(crate) mod attempts;
 pub(crate) mod child;
 pub(crate) mod context;
@@ -15,6 +17,8 @@ pub(crate) mod registry;
 pub(crate) mod sequence;
 pub(crate) mod sleep;
 pub(crate) mod step;
+#[cfg(feature = "tokio")]
+pub(crate) mod task;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) mod transaction;
 pub(crate) mod workflow;

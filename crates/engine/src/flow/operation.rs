@@ -89,6 +89,7 @@ impl Replayed {
 }
 
 /// An operation without a record. It owns its place, so it may live beside others.
+#[derive(Clone)]
 pub(crate) struct Begun {
     pub(crate) place: Place,
     pub(crate) execution: Arc<Execution>,

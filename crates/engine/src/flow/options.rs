@@ -16,6 +16,9 @@ use crate::sysdb::testing::Gate;
 /// Judges an error of a step's body: whether another attempt makes sense.
 pub type ShouldRetry = fn(&(dyn std::error::Error + 'static)) -> bool;
 
+/// The same with what it captures.
+type Judge = Arc<dyn Fn(&(dyn std::error::Error + 'static)) -> bool + Send + Sync>;
+
 /// How a step is run. Make it a `const` and give it a name that says why.
 ///
 /// ```
@@ -26,17 +29,27 @@ pub type ShouldRetry = fn(&(dyn std::error::Error + 'static)) -> bool;
 /// const FLAKY_HTTP: StepOptions = StepOptions::retries().attempts_max(5).interval(Duration::from_millis(200));
 /// # let _ = FLAKY_HTTP;
 /// ```
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct StepOptions {
     pub(crate) retry: RetryPolicy,
-    pub(crate) should_retry: ShouldRetry,
+    should_retry: ShouldRetry,
+    judge: Option<Judge>,
     pub(crate) codec: Option<Codec>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) total: Option<Duration>,
 }
 
 impl StepOptions {
     /// One attempt.
     pub const fn new() -> Self {
-        Self { retry: RetryPolicy::ONCE, should_retry: |_| true, codec: None }
+        Self {
+            retry: RetryPolicy::ONCE,
+            should_retry: |_| true,
+            judge: None,
+            codec: None,
+            timeout: None,
+            total: None,
+        }
     }
 
     /// Three attempts, the second after one second, the third after two more; waits double up to one hour.
@@ -79,6 +92,52 @@ impl StepOptions {
         self
     }
 
+    /// The same as [`StepOptions::should_retry`] for a closure that captures something.
+    #[must_use]
+    pub fn should_retry_if(
+        mut self,
+        judge: impl Fn(&(dyn std::error::Error + 'static)) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.judge = Some(Arc::new(judge));
+        self
+    }
+
+    pub(crate) fn is_worth_a_retry(&self, error: &(dyn std::error::Error + 'static)) -> bool {
+        match &self.judge {
+            Some(judge) => judge(error),
+            None => (self.should_retry)(error),
+        }
+    }
+
+    /// How long one attempt may take. After that it has failed with an error named `PitonTimeout`, which may be tried
+    /// again. An async body is dropped at that moment. A plain one cannot be interrupted: it sees the time in
+    /// [`StepInfo::time_left`](crate::StepInfo::time_left), and what it returns too late is discarded.
+    #[must_use]
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// How long all attempts together may take, with the waits between them. The one that runs then is at its end, and
+    /// none follows. A crash starts the time anew.
+    #[must_use]
+    pub const fn total(mut self, total: Duration) -> Self {
+        self.total = Some(total);
+        self
+    }
+
+    /// Refuses what makes no sense.
+    pub(crate) fn check(&self, step: &str) -> Result<()> {
+        self.retry.check(step)?;
+        for (what, time) in [("timeout", self.timeout), ("total", self.total)] {
+            if time.is_some_and(|time| time.is_zero()) {
+                let reason = "no attempt ends in no time; give it more than zero".to_owned();
+                return Err(Error::InvalidOption { what: format!("{what} of step {step}"), reason });
+            }
+        }
+        Ok(())
+    }
+
     /// How the output is written down, if not as the engine's options say.
     #[must_use]
     pub const fn codec(mut self, codec: Codec) -> Self {
@@ -98,6 +157,8 @@ impl fmt::Debug for StepOptions {
         f.debug_struct("StepOptions")
             .field("retry", &self.retry)
             .field("codec", &self.codec)
+            .field("timeout", &self.timeout)
+            .field("total", &self.total)
             .finish_non_exhaustive()
     }
 }
@@ -143,6 +204,8 @@ pub struct EngineOptions {
     pub(crate) version: String,
     pub(crate) label: Option<String>,
     pub(crate) workers_max: usize,
+    #[cfg(feature = "tokio")]
+    pub(crate) tasks_max: usize,
     pub(crate) stack_bytes: usize,
     pub(crate) suspend_after: Duration,
     pub(crate) codec: Codec,
@@ -165,6 +228,8 @@ impl EngineOptions {
             version: "1".to_owned(),
             label: None,
             workers_max: limits::WORKERS_MAX,
+            #[cfg(feature = "tokio")]
+            tasks_max: limits::TASKS_MAX,
             stack_bytes: limits::STACK_BYTES,
             suspend_after: limits::SUSPEND_AFTER,
             codec: Codec::default(),
@@ -207,13 +272,22 @@ impl EngineOptions {
         self
     }
 
-    /// How many workflows run at once (default 256), each on its thread. More wait in the database. One that waits (for a
+    /// How many plain workflows run at once (default 256), each on its thread. More wait in the database. One that waits (for a
     /// child, a message, the next try of a step) lets another one run and keeps its thread, for
     /// [`EngineOptions::suspend_after`] at most where it can leave it.
     /// [`crate::QueueOptions`] has a table of this limit and those of queues.
     #[must_use]
     pub fn workers_max(mut self, workers_max: usize) -> Self {
         self.workers_max = workers_max;
+        self
+    }
+
+    /// How many async workflows run at once (default 10,000). More wait in the database. One that waits lets another one
+    /// run and stays in memory, for [`EngineOptions::suspend_after`] at most where it can leave it.
+    #[cfg(feature = "tokio")]
+    #[must_use]
+    pub fn tasks_max(mut self, tasks_max: usize) -> Self {
+        self.tasks_max = tasks_max;
         self
     }
 
@@ -335,6 +409,10 @@ impl EngineOptions {
         }
         if self.workers_max == 0 {
             return refuse("workers_max", "at least one workflow must be able to run");
+        }
+        #[cfg(feature = "tokio")]
+        if self.tasks_max == 0 {
+            return refuse("tasks_max", "at least one async workflow must be able to run");
         }
         Ok(())
     }

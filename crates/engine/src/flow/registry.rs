@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
+#[cfg(feature = "tokio")]
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+#[cfg(feature = "tokio")]
+use crate::flow::async_context::AsyncContext;
 use crate::flow::context::Context;
 use crate::flow::known_errors::KnownErrors;
 use crate::flow::options::WorkflowOptions;
@@ -57,12 +61,57 @@ impl<I, O> fmt::Debug for Workflow<I, O> {
 /// How the names of the engine's own queues begin.
 const RESERVED: &str = "_dbos_";
 
+/// What a workflow runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A thread.
+    Plain,
+    /// A task of an async runtime.
+    #[cfg(feature = "tokio")]
+    Async,
+}
+
+impl Kind {
+    pub(crate) const ALL: &[Self] = &[
+        Self::Plain,
+        #[cfg(feature = "tokio")]
+        Self::Async,
+    ];
+}
+
 /// Decodes the input, runs the function, encodes the output.
-type Body = dyn Fn(&mut Context, &StoredInput) -> Result<String, Failure> + Send + Sync;
+pub(crate) enum Body {
+    Plain(Box<PlainFunction>),
+    #[cfg(feature = "tokio")]
+    Async(Box<AsyncFunction>),
+}
+
+type PlainFunction = dyn Fn(&mut Context, &StoredInput) -> Result<String, Failure> + Send + Sync;
+
+#[cfg(feature = "tokio")]
+pub(crate) type AsyncFunction = dyn Fn(AsyncContext, StoredInput) -> AsyncBody + Send + Sync;
+
+/// One run of an async function.
+#[cfg(feature = "tokio")]
+pub(crate) type AsyncBody = Pin<Box<dyn Future<Output = Result<String, Failure>> + Send>>;
 
 pub(crate) struct Registered {
     pub(crate) options: WorkflowOptions,
-    pub(crate) body: Box<Body>,
+    pub(crate) body: Body,
+}
+
+impl Registered {
+    pub(crate) fn kind(&self) -> Kind {
+        match self.body {
+            Body::Plain(_) => Kind::Plain,
+            #[cfg(feature = "tokio")]
+            Body::Async(_) => Kind::Async,
+        }
+    }
+
+    pub(crate) fn is_plain(&self) -> bool {
+        self.kind() == Kind::Plain
+    }
 }
 
 /// The workflows and queues of this program. Fixed at the launch, so that recovery knows what it can run.
@@ -86,26 +135,51 @@ impl Registry {
         O: Serialize + DeserializeOwned,
         E: Into<BoxError> + 'static,
     {
+        let workflow = name.to_owned();
+        let body = move |ctx: &mut Context, input: &StoredInput| {
+            let output = function(ctx, decoded(&workflow, input)?);
+            let errors = &ctx.flow.core().registry.errors;
+            encoded(&workflow, output.map_err(|error| errors.failure_of(error).0)?)
+        };
+        self.add(name, options, Body::Plain(Box::new(body)))
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn register_async<I, O, E, F, Fut>(
+        &self,
+        name: &str,
+        options: WorkflowOptions,
+        function: F,
+    ) -> Result<Workflow<I, O>>
+    where
+        I: DeserializeOwned + Send + 'static,
+        O: Serialize + DeserializeOwned + Send,
+        E: Into<BoxError> + 'static,
+        F: FnOnce(AsyncContext, I) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<O, E>> + Send + 'static,
+    {
+        let workflow: Arc<str> = name.into();
+        let body = move |ctx: AsyncContext, input: StoredInput| -> AsyncBody {
+            let (function, workflow, core) = (function.clone(), workflow.clone(), ctx.flow.core().clone());
+            Box::pin(async move {
+                let returned = function(ctx, decoded(&workflow, &input)?).await;
+                // What the function returned is no longer than this: an error need not be `Send`.
+                encoded(&workflow, returned.map_err(|error| core.registry.errors.failure_of(error).0)?)
+            })
+        };
+        self.add(name, options, Body::Async(Box::new(body)))
+    }
+
+    fn add<I, O>(&self, name: &str, options: WorkflowOptions, body: Body) -> Result<Workflow<I, O>> {
         check_name("workflow name", name)?;
         if self.names.get().is_some() {
             return Err(Error::AlreadyLaunched);
         }
-        let workflow = name.to_owned();
-        let body = move |ctx: &mut Context, input: &StoredInput| {
-            let input = codec::decode_input(&workflow, input.serialization.as_deref(), input.text.as_deref())
-                .map_err(|error| Failure::of_engine(&error))?;
-            let output =
-                function(ctx, input).map_err(|error| ctx.core().registry.errors.failure_of(error).0)?;
-            let what = format!("output of workflow {workflow}");
-            let encoded = codec::encode(Codec::PortableJson, &what, output)
-                .map_err(|error| Failure::new(UNENCODABLE, error.to_string()))?;
-            Ok(encoded.text)
-        };
         let mut workflows = self.workflows.write().unwrap_or_else(PoisonError::into_inner);
         if workflows.contains_key(name) {
             return Err(Error::AlreadyRegistered { what: "workflow", name: name.to_owned() });
         }
-        workflows.insert(name.to_owned(), Arc::new(Registered { options, body: Box::new(body) }));
+        workflows.insert(name.to_owned(), Arc::new(Registered { options, body }));
         Ok(Workflow::named(name))
     }
 
@@ -152,12 +226,45 @@ impl Registry {
         })
     }
 
+    /// What a workflow of this name runs on, if it is registered.
+    pub(crate) fn kind_of(&self, name: &str) -> Option<Kind> {
+        let workflows = self.workflows.read().unwrap_or_else(PoisonError::into_inner);
+        workflows.get(name).map(|registered| registered.kind())
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn has_async(&self) -> bool {
+        let workflows = self.workflows.read().unwrap_or_else(PoisonError::into_inner);
+        workflows.values().any(|registered| !registered.is_plain())
+    }
+
+    /// Of these names, those of one kind.
+    pub(crate) fn of_kind(&self, names: &[String], kind: Kind) -> Vec<String> {
+        let workflows = self.workflows.read().unwrap_or_else(PoisonError::into_inner);
+        let is_of_it = |name: &&String| workflows.get(*name).is_some_and(|found| found.kind() == kind);
+        names.iter().filter(is_of_it).cloned().collect()
+    }
+
     /// The names, fixed by the first call.
     pub(crate) fn freeze(&self) -> &[String] {
         self.names.get_or_init(|| {
             self.workflows.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
         })
     }
+}
+
+/// The input of a run, as the function takes it.
+fn decoded<I: DeserializeOwned>(workflow: &str, input: &StoredInput) -> Result<I, Failure> {
+    codec::decode_input(workflow, input.serialization.as_deref(), input.text.as_deref())
+        .map_err(|error| Failure::of_engine(&error))
+}
+
+/// The output of a run, as it is recorded.
+fn encoded<O: Serialize + DeserializeOwned>(workflow: &str, output: O) -> Result<String, Failure> {
+    let what = format!("output of workflow {workflow}");
+    codec::encode(Codec::PortableJson, &what, output)
+        .map(|encoded| encoded.text)
+        .map_err(|error| Failure::new(UNENCODABLE, error.to_string()))
 }
 
 /// Names for a message.

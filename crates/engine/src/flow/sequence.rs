@@ -30,6 +30,12 @@ impl Sequence {
         (self.last, self.history.take(self.last))
     }
 
+    /// The place that was taken last.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn last(&self) -> StepId {
+        self.last
+    }
+
     /// The first recorded operation that this run has not asked for.
     pub(crate) fn left_over(&self) -> Option<&StepRow> {
         self.history.left_over()

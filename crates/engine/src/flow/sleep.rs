@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::flow::context::Context;
-use crate::flow::operation::{Entry, Place};
+use crate::flow::drive::{self, Flow};
+use crate::flow::operation::{Begun, Entry, Place};
 use crate::pure::clock::Timestamp;
 use crate::pure::codec::Codec;
 use crate::pure::due::Due;
@@ -37,36 +38,67 @@ impl Context {
     /// # mod mail { pub fn send(_: &str) -> engine::Result<()> { Ok(()) } }
     /// ```
     pub fn sleep(&mut self, duration: Duration) -> Result<()> {
-        if duration.is_zero() {
-            return self.execution.refuse_if_ended();
+        drive::now(self.flow.sleep(duration))
+    }
+}
+
+/// A time until which something waits, on its way into the database.
+pub(crate) enum Deadline {
+    Recorded(Due),
+    Fresh(Begun, Due),
+}
+
+impl Flow {
+    pub(crate) fn sleep(&self, duration: Duration) -> impl Future<Output = Result<()>> + use<> {
+        let deadline = (!duration.is_zero()).then(|| self.begin_deadline("sleep", duration));
+        let flow = self.clone();
+        async move {
+            let Some(deadline) = deadline else { return flow.execution.refuse_if_ended() };
+            let due = flow.record_deadline(deadline?).await?;
+            let options = &flow.core().options;
+            loop {
+                let seen = flow.execution.run.signal.now();
+                let left = due.left(&options.clock);
+                if left.is_zero() {
+                    return Ok(());
+                }
+                if left > options.suspend_after && flow.execution.has_one_open_operation() {
+                    flow.suspend(Wake::At(due.date), Some(due)).await?;
+                } else {
+                    flow.wait_past(seen, left).await?;
+                }
+            }
         }
-        let due = self.recorded_deadline("sleep", duration)?;
-        let clock = self.core().options.clock.clone();
-        if due.left(&clock) > self.core().options.suspend_after {
-            self.suspend(Wake::At(due.date), Some(due))?;
-        }
-        let left = due.left(&clock);
-        if left.is_zero() { Ok(()) } else { self.pause(left) }
     }
 
     /// The time `duration` from now, or from when this was first asked: one step id. An error names it by
     /// `what`.
-    pub(crate) fn recorded_deadline(&mut self, what: &str, duration: Duration) -> Result<Due> {
-        let clock = self.core().options.clock.clone();
+    pub(crate) fn begin_deadline(&self, what: &str, duration: Duration) -> Result<Deadline> {
+        let clock = &self.core().options.clock;
         let begun = match self.begin(NAME)? {
             Entry::Replayed(recorded) => {
                 let date = from_seconds(recorded.outcome()?);
-                return Ok(self.core().dues.of(self.workflow_id(), date, &clock));
+                return Ok(Deadline::Recorded(self.core().dues.of(self.execution.workflow(), date, clock)));
             }
             Entry::Fresh(begun) => begun,
         };
-        let due = Due::after(&clock, duration).ok_or_else(|| Error::InvalidOption {
+        let due = Due::after(clock, duration).ok_or_else(|| Error::InvalidOption {
             what: what.to_owned(),
             reason: format!("{duration:?} from now is beyond the calendar"),
         })?;
-        let row = deadline_row(&begun.place, due.date);
-        self.record(begun.end(row))?;
-        Ok(due)
+        Ok(Deadline::Fresh(begun, due))
+    }
+
+    /// Records it before the first wait, if it is not recorded yet.
+    pub(crate) async fn record_deadline(&self, deadline: Deadline) -> Result<Due> {
+        match deadline {
+            Deadline::Recorded(due) => Ok(due),
+            Deadline::Fresh(begun, due) => {
+                let row = deadline_row(&begun.place, due.date);
+                self.record(begun.end(row)).await?;
+                Ok(due)
+            }
+        }
     }
 }
 

@@ -8,14 +8,18 @@
 //!
 //! Does not know: SQL, threads, queues.
 
+use std::future::ready;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::flow::attempts::{self, StepInfo, Tried};
+use crate::flow::attempts::{self, Attempts, StepInfo, Tried};
 use crate::flow::context::Context;
-use crate::flow::operation::Entry;
+use crate::flow::drive::{self, Flow};
+use crate::flow::operation::{Begun, Entry};
 use crate::flow::options::StepOptions;
-use crate::pure::codec::{self, Codec};
+use crate::pure::clock::Stopwatch;
+use crate::pure::codec::{self, Codec, Encoded};
 use crate::pure::error::{BoxError, Result};
 use crate::pure::id::check_name;
 
@@ -70,44 +74,84 @@ impl Context {
         T: Serialize + DeserializeOwned,
         E: Into<BoxError> + 'static,
     {
-        let (codec, entry) = self.begin_step::<T>(name, options)?;
-        let begun = match entry {
-            Entry::Replayed(recorded) => return recorded.outcome(),
-            Entry::Fresh(begun) => begun,
-        };
-        let outcome = self.run_attempts(&begun, options, |ctx, step| {
-            let value = attempts::caught(&ctx.core().registry.errors, || body(step))?;
-            codec::encode(codec, &what(name), value).map_err(|error| Tried::unencodable(&error))
-        })?;
-        let (recording, result) = match outcome {
-            Ok(encoded) => {
-                let row = begun.success(encoded.text, codec.name());
-                (begun.end(row), Ok(encoded.value))
-            }
-            Err(failure) => {
-                let (recording, error) = begun.fail(failure);
-                (recording, Err(error))
-            }
-        };
-        self.record(recording)?;
-        result
+        let errors = self.flow.core().clone();
+        drive::now(
+            self.flow
+                .step(name, options, |info| ready(attempts::caught(&errors.registry.errors, || body(&info)))),
+        )
+    }
+}
+
+impl Flow {
+    /// A step whose attempts are these futures.
+    pub(crate) fn step<T, F, A>(
+        &self,
+        name: &str,
+        options: &StepOptions,
+        mut try_once: F,
+    ) -> impl Future<Output = Result<T>> + use<T, F, A>
+    where
+        T: Serialize + DeserializeOwned,
+        F: FnMut(StepInfo) -> A,
+        A: Future<Output = Result<T, Tried>>,
+    {
+        let begun = self.begin_step::<T>(name, options);
+        let (flow, options) = (self.clone(), options.clone());
+        async move {
+            let (codec, begun) = match begun? {
+                (_, Entry::Replayed(recorded)) => return recorded.outcome(),
+                (codec, Entry::Fresh(begun)) => (codec, begun),
+            };
+            let mut attempts = Attempts::new(&begun, &options);
+            let outcome = loop {
+                flow.refuse_if_superseded().await?;
+                let watch = Stopwatch::start();
+                let tried = try_once(attempts.begin()).await;
+                let tried = tried.and_then(|value| attempts.in_time(value));
+                let tried = tried.and_then(|value| encoded(codec, &begun, value));
+                if let Some(outcome) = flow.after_attempt(&mut attempts, tried, watch.elapsed()).await? {
+                    break outcome;
+                }
+            };
+            let (recording, result) = match outcome {
+                Ok(encoded) => {
+                    let row = begun.success(encoded.text, codec.name());
+                    (begun.end(row), Ok(encoded.value))
+                }
+                Err(failure) => {
+                    let (recording, error) = begun.fail(failure);
+                    (recording, Err(error))
+                }
+            };
+            flow.record(recording).await?;
+            result
+        }
     }
 
     /// Begins a step: what cannot be recorded, or whose options contradict each other, is refused before anything runs.
     pub(crate) fn begin_step<T: DeserializeOwned>(
-        &mut self,
+        &self,
         name: &str,
         options: &StepOptions,
     ) -> Result<(Codec, Entry)> {
         let codec = options.codec.unwrap_or(self.core().options.codec);
-        options.retry.check(name)?;
+        options.check(name)?;
         codec.check_type::<T>(&what(name))?;
         check_name("step name", name)?;
         Ok((codec, self.begin(name.to_owned())?))
     }
 }
 
+/// The output of a step as it is recorded.
+pub(crate) fn encoded<T: Serialize + DeserializeOwned>(
+    codec: Codec,
+    begun: &Begun,
+    value: T,
+) -> Result<Encoded<T>, Tried> {
+    codec::encode(codec, &what(&begun.place.name), value).map_err(|error| Tried::unencodable(&error))
+}
+
 /// How errors speak of a step's output.
-pub(crate) fn what(step: &str) -> String {
+fn what(step: &str) -> String {
     format!("output of step {step}")
 }

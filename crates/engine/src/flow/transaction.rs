@@ -2,17 +2,22 @@
 //!
 //! Does not know: SQL, drivers. The body writes with a [`Tx`].
 
+use std::future::ready;
+use std::sync::Arc;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::flow::attempts::{self, StepInfo, Tried};
+use crate::flow::attempts::{self, Attempts, StepInfo, Tried};
 use crate::flow::context::Context;
-use crate::flow::execution::Ended;
+use crate::flow::drive::{self, Flow};
+use crate::flow::execution::{Ended, Unrecorded};
 use crate::flow::operation::{Begun, Entry};
 use crate::flow::options::StepOptions;
-use crate::flow::step::what;
+use crate::flow::step::encoded;
 use crate::machines::committer::CommitError;
-use crate::pure::codec::{self, Codec, Encoded};
+use crate::pure::clock::Stopwatch;
+use crate::pure::codec::{Codec, Encoded};
 use crate::pure::error::{BoxError, Failure, Result, Stop};
 use crate::pure::id::StepId;
 use crate::pure::inside::Inside;
@@ -24,7 +29,7 @@ use crate::sysdb::outage::Part;
 use crate::sysdb::{DbResult, StepRow, Transacted, Tx};
 
 /// What one try came to, where a commit may have been refused altogether.
-type Attempt<T> = Result<DbResult<Transacted<T, Tried>>, CommitError>;
+pub(crate) type Attempt<T> = Result<DbResult<Transacted<T, Tried>>, CommitError>;
 
 impl Context {
     /// Runs `body` in a transaction of the system database and commits what it wrote together with the record of the
@@ -81,60 +86,95 @@ impl Context {
         T: Serialize + DeserializeOwned,
         E: Into<BoxError> + 'static,
     {
-        let (codec, entry) = self.begin_step::<T>(name, options)?;
-        let begun = match entry {
-            Entry::Replayed(recorded) => return recorded.outcome(),
-            Entry::Fresh(begun) => begun,
-        };
-        // Of the first try nothing can be recorded, of the next ones the answer may have been lost. An attempt that ends
-        // without a value does not change that.
-        let mut earlier = None;
-        let outcome = self.run_attempts(&begun, options, |ctx, step| {
-            ctx.try_transaction(&begun, &mut earlier, |earlier| {
-                attempt_transaction(&begun, codec, earlier, |tx| {
-                    attempts::caught(&begun.execution.core.registry.errors, || body(tx, step))
-                })
-            })
-        })?;
-        match outcome {
-            Ok(value) => {
-                begun.tell_recorded(true);
-                Ok(value)
-            }
-            Err(failure) => {
-                if earlier.is_some()
-                    && let Some(recorded) = self.recorded_meanwhile(&begun)?
-                {
-                    return begun.outcome_of(&recorded);
+        let core = self.flow.core().clone();
+        drive::now(self.flow.transaction(name, options, |begun, codec, info, earlier| {
+            ready(attempt_transaction(&begun, codec, earlier, |tx| {
+                attempts::caught(&core.registry.errors, || body(tx, &info))
+                    .and_then(|value| info.in_time(value))
+            }))
+        }))
+    }
+}
+
+impl Flow {
+    /// A transaction step whose tries are these futures. The last argument of a try names the step if an earlier try may
+    /// have been committed.
+    pub(crate) fn transaction<T, F, A>(
+        &self,
+        name: &str,
+        options: &StepOptions,
+        mut try_once: F,
+    ) -> impl Future<Output = Result<T>> + use<T, F, A>
+    where
+        T: Serialize + DeserializeOwned,
+        F: FnMut(Arc<Begun>, Codec, StepInfo, Option<StepId>) -> A,
+        A: Future<Output = Attempt<T>>,
+    {
+        let begun = self.begin_step::<T>(name, options);
+        let (flow, options) = (self.clone(), options.clone());
+        async move {
+            let (codec, begun) = match begun? {
+                (_, Entry::Replayed(recorded)) => return recorded.outcome(),
+                (codec, Entry::Fresh(begun)) => (codec, Arc::new(begun)),
+            };
+            // Of the first try nothing can be recorded, of the next ones the answer may have been lost. An attempt that
+            // ends without a value does not change that.
+            let mut earlier = None;
+            let mut attempts = Attempts::new(&begun, &options);
+            let outcome = loop {
+                flow.refuse_if_superseded().await?;
+                let (watch, info) = (Stopwatch::start(), attempts.begin());
+                let attempt = |earlier| try_once(begun.clone(), codec, info.clone(), earlier);
+                let tried = flow.try_transaction(&begun, &mut earlier, attempt).await;
+                if let Some(outcome) = flow.after_attempt(&mut attempts, tried, watch.elapsed()).await? {
+                    break outcome;
                 }
-                let (recording, error) = begun.fail(failure);
-                self.record(recording)?;
-                Err(error)
+            };
+            match outcome {
+                Ok(value) => {
+                    begun.tell_recorded(true);
+                    Ok(value)
+                }
+                Err(failure) => {
+                    if earlier.is_some()
+                        && let Some(recorded) = flow.recorded_meanwhile(&begun).await?
+                    {
+                        return begun.outcome_of(&recorded);
+                    }
+                    let (recording, error) = begun.as_ref().clone().fail(failure);
+                    flow.record(recording).await?;
+                    Err(error)
+                }
             }
         }
     }
 
     /// The record of an earlier try whose answer was lost.
-    fn recorded_meanwhile(&self, begun: &Begun) -> Result<Option<StepRow>> {
-        let before = StepId(begun.place.step_id.0.saturating_sub(1));
-        let found =
-            self.core().reader.steps(self.workflow_id(), before, 1).map_err(|error| {
-                self.execution.end(Ended::Stopped(Stop::Database(error.to_string().into())))
-            })?;
-        Ok(found.into_iter().next().filter(|row| row.step_id == begun.place.step_id))
+    async fn recorded_meanwhile(&self, begun: &Begun) -> Result<Option<StepRow>> {
+        let step = begun.place.step_id;
+        let before = StepId(step.0.saturating_sub(1));
+        let found = self.call(move |execution| execution.core.reader.steps(execution.workflow(), before, 1));
+        let found = found
+            .await
+            .map_err(|error| self.execution.end(Ended::Stopped(Stop::Database(error.to_string().into()))))?;
+        Ok(found.into_iter().next().filter(|row| row.step_id == step))
     }
 
     /// One attempt: again, from the body on, while the database fails in a way that may pass.
-    fn try_transaction<T: DeserializeOwned>(
-        &mut self,
+    async fn try_transaction<T, A>(
+        &self,
         begun: &Begun,
         earlier: &mut Option<StepId>,
-        mut attempt: impl FnMut(Option<StepId>) -> Attempt<T>,
-    ) -> Result<T, Tried> {
+        mut attempt: impl FnMut(Option<StepId>) -> A,
+    ) -> Result<T, Tried>
+    where
+        T: DeserializeOwned,
+        A: Future<Output = Attempt<T>>,
+    {
         let mut pause = COMMIT_RETRY_MIN;
         let mut failures = 0;
         loop {
-            let (tried, max) = match attempt(*earlier) {
+            let (tried, max) = match attempt(*earlier).await {
                 Ok(Ok(Transacted::Committed(value))) => {
                     self.core().outage.passed(Part::Writes);
                     return Ok(value);
@@ -153,7 +193,7 @@ impl Context {
                 }
                 #[cfg(feature = "postgres")]
                 Ok(Ok(Transacted::Conflict)) => {
-                    self.pause_longer(&mut pause).map_err(Tried::Stopped)?;
+                    self.pause_longer(&mut pause).await.map_err(Tried::Stopped)?;
                     continue;
                 }
                 #[cfg(feature = "postgres")]
@@ -175,10 +215,12 @@ impl Context {
                 Ok(Ok(Transacted::Misused(reason))) => {
                     return Err(Tried::FailedForGood(Failure::new("PitonTransactionMisused", reason)));
                 }
-                Ok(Ok(Transacted::NotOwner)) => return Err(Tried::Stopped(self.execution.lost())),
+                Ok(Ok(Transacted::NotOwner)) => {
+                    return Err(Tried::Stopped(self.explain(Unrecorded::Lost).await));
+                }
                 Ok(Err(error)) if error.may_pass => {
                     self.core().outage.failed(Part::Writes, &error);
-                    self.pause_longer(&mut pause).map_err(Tried::Stopped)?;
+                    self.pause_longer(&mut pause).await.map_err(Tried::Stopped)?;
                     *earlier = Some(begun.place.step_id);
                     continue;
                 }
@@ -192,13 +234,13 @@ impl Context {
                 return Err(tried);
             }
             say!(debug, "step {}: the transaction failed; trying again in {pause:?}", begun.place.name);
-            self.pause_longer(&mut pause).map_err(Tried::Stopped)?;
+            self.pause_longer(&mut pause).await.map_err(Tried::Stopped)?;
         }
     }
 }
 
 /// One transaction: the body, the record of its value, the commit.
-fn attempt_transaction<T>(
+pub(crate) fn attempt_transaction<T>(
     begun: &Begun,
     codec: Codec,
     earlier: Option<StepId>,
@@ -212,16 +254,9 @@ where
         let _inside = Inside::enter("a transaction step");
         core.transactions.attempt(&begun.execution.run.owner, earlier, &core.options.gate, |tx| {
             let value = body(tx)?;
-            let Encoded { text, value } = codec::encode(codec, &what(&begun.place.name), value)
-                .map_err(|error| Tried::unencodable(&error))?;
+            let Encoded { text, value } = encoded(codec, begun, value)?;
             Ok((begun.success(text, codec.name()), value))
         })
     };
     if core.transactions.stop_other_commits() { core.committer.alone(attempt) } else { Ok(attempt()) }
-}
-
-impl Tried {
-    fn failed(failure: Failure) -> Self {
-        Self::Failed { error: failure.clone().into(), failure }
-    }
 }

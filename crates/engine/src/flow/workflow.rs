@@ -1,5 +1,6 @@
-//! One run of a workflow: from its input to its outcome, on one thread.
+//! One run of a workflow: from its input to its outcome.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,11 +8,15 @@ use std::time::Duration;
 use crate::flow::attempts::failure_of_panic;
 use crate::flow::context::Context;
 use crate::flow::core::{Core, Run};
-use crate::flow::execution::{Ended, Execution};
+use crate::flow::drive::{self, Flow};
+use crate::flow::execution::{Ended, Execution, Unrecorded};
 use crate::flow::history::History;
-use crate::flow::registry::Registered;
-use crate::machines::committer::Caller;
-use crate::machines::worker::Slot;
+use crate::flow::registry::{Body, Kind, Registered};
+#[cfg(feature = "tokio")]
+use crate::flow::task;
+use crate::machines::committer::{Caller, CommitError};
+use crate::machines::slots::Slot;
+use crate::machines::worker;
 use crate::pure::codec::{self, Codec};
 use crate::pure::due::Due;
 use crate::pure::error::{Error, Failure, PARKED, Result, Stop};
@@ -52,6 +57,16 @@ impl Assignment {
     }
 }
 
+impl Assignment {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn execution(&self, core: &Arc<Core>) -> Arc<Execution> {
+        Execution::new(core.clone(), self.run.clone(), self.name.clone(), self.attempt)
+    }
+}
+
 /// How a run ended.
 pub(crate) enum Ending {
     /// With an outcome, which is recorded.
@@ -65,20 +80,17 @@ pub(crate) enum Ending {
 /// What is tried again, for the log.
 const FIND_A_THREAD: &str = "find_a_thread_for_a_workflow";
 
-/// Runs a workflow on a thread of its own. Without a thread it goes back to those that wait.
+/// Runs a workflow in this slot: on a thread, or as a task. Where there is none it goes back to those that wait.
 pub(crate) fn dispatch(core: &Arc<Core>, assignment: Assignment, slot: Slot, caller: Caller) {
     let run = assignment.run.clone();
-    let job = {
-        let (core, run) = (core.clone(), run.clone());
-        Box::new(move || {
-            let slot = Arc::new(slot);
-            slot.holding(|| execute(&core, assignment, slot.clone(), None));
-            drop(slot);
-            core.slot_was_freed(&run);
-            core.leave_if_last();
-        })
+    // What nobody registers fails, and needs a thread for that.
+    let kind = core.registry.kind_of(&assignment.name).unwrap_or(Kind::Plain);
+    let dispatched = match kind {
+        Kind::Plain => run_on_a_thread(core, assignment, slot),
+        #[cfg(feature = "tokio")]
+        Kind::Async => task::run(core, assignment, slot),
     };
-    if let Err(reason) = core.workers.run(job) {
+    if let Err(reason) = dispatched {
         if let Some(reason) = reason {
             core.outage.notices.failed(FIND_A_THREAD, &reason.to_string());
         }
@@ -92,39 +104,53 @@ pub(crate) fn dispatch(core: &Arc<Core>, assignment: Assignment, slot: Slot, cal
     }
 }
 
-/// Runs a child on its parent's thread and in its parent's slot.
-pub(crate) fn run_inline(parent: &Context, assignment: Assignment) -> Ending {
-    execute(&parent.core().clone(), assignment, parent.slot.clone(), Some(parent))
+fn run_on_a_thread(
+    core: &Arc<Core>,
+    assignment: Assignment,
+    slot: Slot,
+) -> std::result::Result<(), Option<io::Error>> {
+    let (core, run) = (core.clone(), assignment.run.clone());
+    core.clone().workers.run(Box::new(move || {
+        let slot = Arc::new(slot);
+        worker::holding(&slot, || {
+            let flow = Flow::on_a_thread(assignment.execution(&core), slot.clone());
+            drive::now(execute(&flow, assignment, None));
+        });
+        drop(slot);
+        core.slot_was_freed(&run);
+        core.leave_if_last();
+    }))
 }
 
-/// The whole run. The slot is given back when it ends.
-fn execute(core: &Arc<Core>, assignment: Assignment, slot: Arc<Slot>, parent: Option<&Context>) -> Ending {
-    let Assignment { run, name, attempt, input } = assignment;
+/// Runs a child on its parent's thread and in its parent's slot.
+pub(crate) fn run_inline(parent: &Context, assignment: Assignment) -> Ending {
+    let flow = Flow::on_a_thread(assignment.execution(parent.flow.core()), parent.flow.slot().clone());
+    drive::now(execute(&flow, assignment, Some(parent)))
+}
+
+/// The whole run.
+pub(crate) async fn execute(flow: &Flow, assignment: Assignment, parent: Option<&Context>) -> Ending {
+    let (core, run, name) = (flow.core(), &assignment.run, &assignment.name);
     run.was_started();
     core.options.observers.tell(|| Event::WorkflowStarted {
         workflow: run.workflow(),
-        name: &name,
+        name,
         inline_in: parent.map(Context::workflow_id),
-        attempt,
-        recovered: !matches!(input, Input::Fresh(_)),
+        attempt: assignment.attempt,
+        recovered: !matches!(assignment.input, Input::Fresh(_)),
     });
-    let execution = Execution::new(core.clone(), run.clone(), name.clone(), attempt);
-    let mut ctx = Context::new(execution, slot, parent.map_or(0, |parent| parent.depth + 1));
     let mut began = false;
-    let outcome = outcome(&mut ctx, input, &mut began);
-    let ending = match settle(&mut ctx, outcome) {
+    let depth = parent.map_or(0, |parent| parent.depth + 1);
+    let outcome = outcome(flow, assignment.input, depth, &mut began).await;
+    let ending = match settle(flow, outcome).await {
         Ok(outcome) => {
             let status = outcome.status;
-            core.options.observers.tell(|| Event::WorkflowEnded {
-                workflow: run.workflow(),
-                name: &name,
-                status,
-            });
+            core.options.observers.tell(|| Event::WorkflowEnded { workflow: run.workflow(), name, status });
             Ending::Settled(outcome)
         }
-        Err(reason) => leave(&ctx, &reason, began),
+        Err(reason) => leave(flow, &reason, began).await,
     };
-    core.runs.leave(&run);
+    core.runs.leave(run);
     if let Ending::Settled(outcome) = &ending {
         core.hub.settled(outcome.clone());
     }
@@ -132,29 +158,29 @@ fn execute(core: &Arc<Core>, assignment: Assignment, slot: Arc<Slot>, parent: Op
 }
 
 /// What the run came to, or why it came to nothing.
-fn outcome(ctx: &mut Context, input: Input, began: &mut bool) -> Result<Outcome, Stop> {
-    let execution = ctx.execution.clone();
-    let registered = match ctx.core().registry.get(&execution.name) {
+async fn outcome(flow: &Flow, input: Input, depth: usize, began: &mut bool) -> Result<Outcome, Stop> {
+    let execution = &flow.execution;
+    let registered = match flow.core().registry.get(&execution.name) {
         Ok(registered) => registered,
-        Err(error) => return Ok(failed(ctx, WorkflowStatus::Error, &Failure::of_engine(&error))),
+        Err(error) => return Ok(failed(flow, WorkflowStatus::Error, &Failure::of_engine(&error))),
     };
     if let Some(max) = registered.options.recovery_attempts_max
-        && ctx.attempt() > max.saturating_add(1)
+        && execution.attempt > max.saturating_add(1)
     {
         let reason = format!(
             "it was taken up {} times and never came to an end (its executor died, or its writes were refused); at most 1 run and {max} recoveries \
              are allowed. It waits for resume",
-            ctx.attempt() - 1
+            execution.attempt - 1
         );
         let failure = Failure::new(PARKED, reason);
-        return Ok(failed(ctx, WorkflowStatus::MaxRecoveryAttemptsExceeded, &failure));
+        return Ok(failed(flow, WorkflowStatus::MaxRecoveryAttemptsExceeded, &failure));
     }
-    let input = match load(ctx, input) {
+    let input = match flow.call(move |execution| load(execution, input)).await {
         Ok(input) => input,
         Err(error) => return Err(Stop::Database(error.to_string().into())),
     };
     *began = true;
-    let returned = call(ctx, &registered, &input);
+    let returned = call(flow, &registered, input, depth).await;
     if returned.is_err() {
         // An error of a function that was told to stop is no outcome: it may come from being stopped.
         let _ = execution.refuse_if_ended();
@@ -163,42 +189,55 @@ fn outcome(ctx: &mut Context, input: Input, began: &mut bool) -> Result<Outcome,
         Some(Ended::Stopped(reason)) => return Err(reason),
         Some(Ended::Faulty(error)) => {
             let failure = Failure::of_misfit(&error);
-            return Ok(failed(ctx, WorkflowStatus::Error, &failure));
+            return Ok(failed(flow, WorkflowStatus::Error, &failure));
         }
         None => {}
     }
     Ok(match returned {
-        Ok(output) => match steps_not_asked_for(&execution) {
-            None => succeeded(ctx, output),
-            Some(error) => failed(ctx, WorkflowStatus::Error, &Failure::of_misfit(&error)),
+        Ok(output) => match steps_not_asked_for(execution) {
+            None => succeeded(flow, output),
+            Some(error) => failed(flow, WorkflowStatus::Error, &Failure::of_misfit(&error)),
         },
-        Err(failure) => failed(ctx, WorkflowStatus::Error, &failure),
+        Err(failure) => failed(flow, WorkflowStatus::Error, &failure),
     })
 }
 
 /// The input, and for a run that goes on its history.
-fn load(ctx: &Context, input: Input) -> Result<StoredInput> {
+fn load(execution: &Execution, input: Input) -> Result<StoredInput> {
     match input {
         Input::Fresh(text) => {
             let serialization = Some(Codec::PortableJson.name().to_owned());
             Ok(StoredInput { text: Some(text), serialization })
         }
         Input::Read(past) => {
-            ctx.execution.replay(History::of(past.steps));
+            execution.replay(History::of(past.steps));
             Ok(past.input)
         }
         Input::Stored => {
-            let (workflow, reader) = (ctx.workflow_id(), ctx.core().reader.as_ref());
-            ctx.execution.replay(History::read(reader, workflow)?);
+            let (workflow, reader) = (execution.workflow(), execution.core.reader.as_ref());
+            execution.replay(History::read(reader, workflow)?);
             Ok(reader.input(workflow)?)
         }
     }
 }
 
 /// Calls the user's function. A panic is a failure, wherever in its values it happens.
-fn call(ctx: &mut Context, registered: &Registered, input: &StoredInput) -> Result<String, Failure> {
-    catch_unwind(AssertUnwindSafe(|| (registered.body)(ctx, input)))
-        .unwrap_or_else(|payload| Err(failure_of_panic(payload)))
+#[cfg_attr(not(feature = "tokio"), expect(clippy::unused_async, reason = "an async function is awaited"))]
+async fn call(
+    flow: &Flow,
+    registered: &Registered,
+    input: StoredInput,
+    depth: usize,
+) -> Result<String, Failure> {
+    match &registered.body {
+        Body::Plain(body) => {
+            let mut ctx = Context::new(flow.clone(), depth);
+            catch_unwind(AssertUnwindSafe(|| body(&mut ctx, &input)))
+                .unwrap_or_else(|payload| Err(failure_of_panic(payload)))
+        }
+        #[cfg(feature = "tokio")]
+        Body::Async(body) => task::call(flow, body, input).await,
+    }
 }
 
 /// A replay that returns before it has asked for all that is recorded took another way than the first run.
@@ -207,9 +246,9 @@ fn steps_not_asked_for(execution: &Execution) -> Option<Error> {
     Some(execution.not_deterministic(step, &recorded, "the end of the workflow"))
 }
 
-fn succeeded(ctx: &Context, output: String) -> Outcome {
+fn succeeded(flow: &Flow, output: String) -> Outcome {
     Outcome {
-        workflow: ctx.workflow_id().clone(),
+        workflow: flow.execution.workflow().clone(),
         status: WorkflowStatus::Success,
         output: Some(output),
         error: None,
@@ -217,10 +256,10 @@ fn succeeded(ctx: &Context, output: String) -> Outcome {
     }
 }
 
-fn failed(ctx: &Context, status: WorkflowStatus, failure: &Failure) -> Outcome {
+fn failed(flow: &Flow, status: WorkflowStatus, failure: &Failure) -> Outcome {
     let reason = brief(&failure.to_string(), 1000);
-    let workflow = brief(ctx.workflow_id().as_str(), 300);
-    let name = &ctx.execution.name;
+    let workflow = brief(flow.execution.workflow().as_str(), 300);
+    let name = &flow.execution.name;
     // What the work said is its own affair. That it can never end is not, until somebody changes the program or resumes.
     if failure.is_about_the_program() || status == WorkflowStatus::MaxRecoveryAttemptsExceeded {
         say!(warn, "workflow {workflow} ({name}): {status}: {reason}");
@@ -231,19 +270,20 @@ fn failed(ctx: &Context, status: WorkflowStatus, failure: &Failure) -> Outcome {
         output: None,
         error: Some(codec::encode_failure(failure)),
         status,
-        ..succeeded(ctx, String::new())
+        ..succeeded(flow, String::new())
     }
 }
 
 /// Makes the outcome durable, if this execution still owns the workflow.
-fn settle(ctx: &mut Context, outcome: Result<Outcome, Stop>) -> Result<Outcome, Stop> {
+async fn settle(flow: &Flow, outcome: Result<Outcome, Stop>) -> Result<Outcome, Stop> {
     let outcome = outcome?;
-    let (owner, at) = (ctx.execution.run.owner.clone(), ctx.execution.now());
-    let error = match ctx.commit(Write::Settle { owner, outcome: outcome.clone(), at }) {
+    let execution = &flow.execution;
+    let (owner, at) = (execution.run.owner.clone(), execution.now());
+    let error = match flow.commit(Write::Settle { owner, outcome: outcome.clone(), at }).await {
         Ok(Verdict::Done | Verdict::Woke) => return Ok(outcome),
-        Ok(Verdict::NotOwner) => ctx.execution.lost(),
-        Ok(other) => ctx.execution.misanswered("settle", &other),
-        Err(error) => ctx.execution.commit_failed(&error),
+        Ok(Verdict::NotOwner) => flow.explain(Unrecorded::Lost).await,
+        Ok(other) => execution.misanswered("settle", &other),
+        Err(error) => execution.commit_failed(&error),
     };
     match error {
         Error::Stopped { reason, .. } => Err(reason),
@@ -252,33 +292,25 @@ fn settle(ctx: &mut Context, outcome: Result<Outcome, Stop>) -> Result<Outcome, 
 }
 
 /// Leaves the workflow in a state from which it goes on.
-fn leave(ctx: &Context, reason: &Stop, began: bool) -> Ending {
-    let (core, run) = (ctx.core(), &ctx.execution.run);
+async fn leave(flow: &Flow, reason: &Stop, began: bool) -> Ending {
+    let (execution, workflow) = (&flow.execution, flow.execution.workflow());
     if *reason == Stop::Deleted {
-        say!(warn, "workflow {} ({}) stops here: {reason}", ctx.workflow_id(), ctx.execution.name);
+        say!(warn, "workflow {workflow} ({}) stops here: {reason}", execution.name);
     } else {
-        say!(debug, "workflow {} ({}) stops here: {reason}", ctx.workflow_id(), ctx.execution.name);
+        say!(debug, "workflow {workflow} ({}) stops here: {reason}", execution.name);
     }
-    ctx.execution.tell(|| Event::WorkflowLeft {
-        workflow: ctx.workflow_id(),
-        name: &ctx.execution.name,
-        reason,
-    });
-    match reason {
-        Stop::Suspended => Ending::Suspended,
-        Stop::ShuttingDown => {
-            release(core, run, Attempt::GivenBack, None, Caller::Engine);
-            Ending::Left
-        }
-        Stop::Database(_) => {
-            let again_in = Some(wait_after_refusal(ctx.attempt()));
-            // Nothing of it has run when its past could not be read.
-            let attempt = if began { Attempt::Counted } else { Attempt::GivenBack };
-            release(core, run, attempt, again_in, Caller::Engine);
-            Ending::Left
-        }
-        Stop::Cancelled | Stop::NotOwner | Stop::Deleted => Ending::Left,
-    }
+    execution.tell(|| Event::WorkflowLeft { workflow, name: &execution.name, reason });
+    let (attempt, again_in) = match reason {
+        Stop::Suspended => return Ending::Suspended,
+        Stop::Cancelled | Stop::NotOwner | Stop::Deleted | Stop::Returned => return Ending::Left,
+        Stop::ShuttingDown => (Attempt::GivenBack, None),
+        // Nothing of it has run when its past could not be read.
+        Stop::Database(_) if !began => (Attempt::GivenBack, Some(wait_after_refusal(execution.attempt))),
+        Stop::Database(_) => (Attempt::Counted, Some(wait_after_refusal(execution.attempt))),
+    };
+    let write = release_write(flow.core(), &execution.run, attempt, again_in);
+    was_released(&execution.run, &flow.commit(write).await);
+    Ending::Left
 }
 
 /// A database that refuses a write for good will refuse it again: a body that ran for nothing runs less and less
@@ -297,15 +329,22 @@ pub(crate) fn release(
     again_in: Option<Duration>,
     caller: Caller,
 ) -> bool {
+    let write = release_write(core, run, attempt, again_in);
+    was_released(run, &core.committer.commit(write, caller))
+}
+
+fn release_write(core: &Core, run: &Run, attempt: Attempt, again_in: Option<Duration>) -> Write {
     let at = core.options.clock.now();
     let again_at = again_in.and_then(|time| Due::after(&core.options.clock, time));
     if let Some(due) = again_at {
         core.dues.note(run.workflow(), due);
     }
     let again_at = again_at.map(|due| due.date);
-    let write = Write::Release { owner: run.owner.clone(), attempt, again_at, at };
-    // Failures are logged by the committer.
-    let verdict = core.committer.commit(write, caller);
+    Write::Release { owner: run.owner.clone(), attempt, again_at, at }
+}
+
+/// Failures are logged by the committer.
+fn was_released(run: &Run, verdict: &Result<Verdict, CommitError>) -> bool {
     if verdict.is_err() {
         say!(debug, "workflow {} could not be given back; its next executor finds it", run.workflow());
     }

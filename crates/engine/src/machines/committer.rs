@@ -10,7 +10,14 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex};
+#[cfg(feature = "tokio")]
+use std::{
+    future::poll_fn,
+    task::{self, Poll, Waker},
+};
 
+#[cfg(feature = "tokio")]
+use crate::machines::timer::Alarm;
 use crate::pure::clock::{Clock, Stopwatch, Timestamp};
 use crate::pure::limits::{
     BATCH_WRITES_MAX, CALL_WITHIN, COMMIT_RETRY_MAX, COMMIT_RETRY_MIN, WHOLE_BATCH_PAUSE,
@@ -40,6 +47,9 @@ pub(crate) enum Caller {
     Engine,
     /// Any other thread: waits at most [`CALL_WITHIN`].
     Outside,
+    /// A task, which has no thread: it neither leads nor hands out.
+    #[cfg(feature = "tokio")]
+    Task,
 }
 
 pub(crate) struct Committer {
@@ -86,11 +96,15 @@ enum Job {
     Alone,
 }
 
-/// Where a waiting thread is told what to do.
+/// Where one who waits is told what to do.
 #[derive(Default)]
 struct Place {
     turn: Mutex<Told>,
     told: Condvar,
+    /// A task waits here, not a thread.
+    is_task: bool,
+    #[cfg(feature = "tokio")]
+    task: Mutex<Option<Waker>>,
 }
 
 #[derive(Default)]
@@ -117,6 +131,19 @@ type Answer = Result<Verdict, CommitError>;
 const COURIER_FROM: usize = 4;
 
 impl Place {
+    fn of(caller: Caller) -> Self {
+        #[cfg(feature = "tokio")]
+        let is_task = caller == Caller::Task;
+        #[cfg(not(feature = "tokio"))]
+        let is_task = false;
+        let _ = caller;
+        Self { is_task, ..Self::default() }
+    }
+
+    fn is_a_thread(&self) -> bool {
+        !self.is_task
+    }
+
     /// Gives the turn back when nobody waits for it any more.
     fn tell(&self, turn: Turn) -> Result<(), Turn> {
         let mut told = lock(&self.turn);
@@ -125,7 +152,24 @@ impl Place {
         }
         *told = Told::Turn(turn);
         self.told.notify_one();
+        drop(told);
+        #[cfg(feature = "tokio")]
+        lock(&self.task).take().into_iter().for_each(Waker::wake);
         Ok(())
+    }
+
+    /// The verdict; if there is none yet, the task is woken when there is.
+    #[cfg(feature = "tokio")]
+    fn poll(&self, context: &task::Context<'_>) -> Poll<Answer> {
+        // First, so that no word falls in between.
+        *lock(&self.task) = Some(context.waker().clone());
+        match std::mem::take(&mut *lock(&self.turn)) {
+            Told::Turn(Turn::Verdict(answer)) => Poll::Ready(answer),
+            // A task is told nothing else.
+            Told::Turn(Turn::Lead | Turn::Alone | Turn::Courier(..)) | Told::Nothing | Told::InVain => {
+                Poll::Pending
+            }
+        }
     }
 
     fn is_to_lead(&self) -> bool {
@@ -171,6 +215,8 @@ impl Committer {
         }
         let place = self.stand_in_line(Job::Write(Box::new(write)), caller)?;
         let until = match caller {
+            #[cfg(feature = "tokio")]
+            Caller::Task => None,
             Caller::Engine => None,
             Caller::Outside => self.around.steady_clock.now().checked_add(CALL_WITHIN),
         };
@@ -186,6 +232,29 @@ impl Committer {
                 None => return Err(self.leave_line(&place)),
             }
         }
+    }
+
+    /// The same for a task, whose thread does not wait. A write that nobody waits for any more is made all the same,
+    /// unless the engine closes first.
+    #[cfg(feature = "tokio")]
+    pub(crate) async fn commit_for_a_task(&self, write: Write) -> Result<Verdict, CommitError> {
+        let place = self.stand_in_line(Job::Write(Box::new(write)), Caller::Task)?;
+        poll_fn(|context| place.poll(context)).await
+    }
+
+    /// The same for one who waits no longer than `deadline`.
+    #[cfg(feature = "tokio")]
+    pub(crate) async fn commit_for_a_caller(
+        &self,
+        write: Write,
+        mut deadline: Alarm<'_>,
+    ) -> Result<Verdict, CommitError> {
+        let place = self.stand_in_line(Job::Write(Box::new(write)), Caller::Task)?;
+        poll_fn(|context| match place.poll(context) {
+            Poll::Pending => deadline.poll(context).map(|()| Err(self.leave_line(&place))),
+            ready @ Poll::Ready(_) => ready,
+        })
+        .await
     }
 
     /// Nobody is in line, nobody leads: a thread of the engine commits without standing in line.
@@ -225,7 +294,7 @@ impl Committer {
 
     /// Joins the line; leads at once if nobody does.
     fn stand_in_line(&self, job: Job, caller: Caller) -> Result<Arc<Place>, CommitError> {
-        let place = Arc::new(Place::default());
+        let place = Arc::new(Place::of(caller));
         let mut line = lock(&self.line);
         if line.closed {
             return Err(CommitError::Closed);
@@ -378,12 +447,17 @@ impl Committer {
             line.outside_leads = false;
             drop(line);
             let mut answers = self.lead_once();
-            if answers.len() < COURIER_FROM {
-                hand_out(answers);
-            } else if let Some((courier, answer)) = answers.pop()
-                && let Err(Turn::Courier(_, answers)) = courier.tell(Turn::Courier(answer, answers))
+            let courier = answers.iter().rposition(|(place, _)| place.is_a_thread());
+            match courier
+                .filter(|_| answers.len() >= COURIER_FROM)
+                .map(|courier| answers.swap_remove(courier))
             {
-                hand_out(answers);
+                None => hand_out(answers),
+                Some((courier, answer)) => {
+                    if let Err(Turn::Courier(_, answers)) = courier.tell(Turn::Courier(answer, answers)) {
+                        hand_out(answers);
+                    }
+                }
             }
         }
     }

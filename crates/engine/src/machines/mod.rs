@@ -1,5 +1,12 @@
 //! What makes writes durable, runs workflows on threads, and wakes who waits.
 
 pub(crate) mod committer;
+#[cfg(feature = "tokio")]
+pub(crate) mod errands;
+pub(crate) mod slots;
+#[cfg(feature = "tokio")]
+pub(crate) mod tasks;
+#[cfg(feature = "tokio")]
+pub(crate) mod timer;
 pub(crate) mod waiter;
 pub(crate) mod worker;

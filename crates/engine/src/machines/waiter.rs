@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use crate::pure::id::WorkflowId;
+use crate::pure::status::WorkflowStatus;
 use crate::pure::sync::{Signal, lock};
 use crate::sysdb::{DbResult, Outcome, Reader};
 
@@ -113,9 +114,11 @@ impl Hub {
 }
 
 impl Subscription {
-    /// The outcome, once, if this process made it.
-    pub(crate) fn take_outcome(&self) -> Option<Arc<Outcome>> {
-        lock(&self.waiter.outcome).take()
+    /// The outcome, once, if this process made it. Only a success is final for good: anything else may have been resumed
+    /// since, here or elsewhere.
+    pub(crate) fn take_success(&self) -> Option<Outcome> {
+        let outcome = lock(&self.waiter.outcome).take()?;
+        (outcome.status == WorkflowStatus::Success).then(|| outcome.as_ref().clone())
     }
 }
 

@@ -1,7 +1,4 @@
-//! Threads for workflows: one each, reused, up to a limit.
-//!
-//! A slot is the right to run. A workflow that waits gives its slot back and keeps its thread, so a parent that
-//! waits for a child cannot keep the child from running.
+//! Threads for plain workflows: one each, reused. A workflow that waits lends its slot and keeps its thread.
 
 use std::cell::RefCell;
 use std::io;
@@ -9,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use crate::machines::slots::{Slot, Slots};
 use crate::pure::clock::Stopwatch;
 use crate::pure::limits::WORKER_KEEP_ALIVE;
 use crate::pure::sync::{contained, lock, wait, wait_for};
@@ -16,8 +14,8 @@ use crate::pure::sync::{contained, lock, wait, wait_for};
 type Job = Box<dyn FnOnce() + Send>;
 
 pub(crate) struct Workers {
+    pub(crate) slots: Arc<Slots>,
     pool: Arc<Pool>,
-    slots_max: usize,
     stack_bytes: usize,
 }
 
@@ -30,7 +28,6 @@ struct Pool {
 
 #[derive(Default)]
 struct State {
-    slots_taken: usize,
     threads: usize,
     /// Threads without a job, the last to become idle on top: it is the warmest.
     idle: Vec<Arc<Mailbox>>,
@@ -43,9 +40,6 @@ struct Mailbox {
     job: Mutex<Option<Job>>,
     filled: Condvar,
 }
-
-/// The right to run one workflow; given back when dropped.
-pub(crate) struct Slot(Arc<Pool>);
 
 thread_local! {
     /// The slot of the workflow that runs on this thread.
@@ -60,32 +54,23 @@ pub(crate) fn is_worker() -> bool {
 /// Waits; if a workflow runs on this thread, without its slot, so that what it waits for can run.
 pub(crate) fn lending_the_slot<T>(wait: impl FnOnce() -> T) -> T {
     match HELD.with_borrow(Clone::clone) {
-        Some(slot) => slot.without(wait),
+        Some(slot) => {
+            let _lent = slot.lend();
+            wait()
+        }
         None => wait(),
     }
 }
 
+/// Runs a workflow in this slot, on this thread.
+pub(crate) fn holding<T>(slot: &Arc<Slot>, work: impl FnOnce() -> T) -> T {
+    let _returns = Returns(HELD.replace(Some(slot.clone())));
+    work()
+}
+
 impl Workers {
     pub(crate) fn new(slots_max: usize, stack_bytes: usize) -> Self {
-        Self { pool: Arc::default(), slots_max, stack_bytes }
-    }
-
-    /// A slot, if one is free.
-    pub(crate) fn try_slot(&self) -> Option<Slot> {
-        self.slots(1).pop()
-    }
-
-    /// As many slots as are free, at most `max`.
-    pub(crate) fn slots(&self, max: usize) -> Vec<Slot> {
-        let mut state = lock(&self.pool.state);
-        let free = self.slots_max.saturating_sub(state.slots_taken).min(max);
-        state.slots_taken += free;
-        (0..free).map(|_| Slot(self.pool.clone())).collect()
-    }
-
-    pub(crate) fn many_slots_are_free(&self) -> bool {
-        let free = self.slots_max.saturating_sub(lock(&self.pool.state).slots_taken);
-        free * 4 >= self.slots_max
+        Self { slots: Slots::new(slots_max), pool: Arc::default(), stack_bytes }
     }
 
     /// Runs the job on a thread of its own. It is not run when the system has no thread left, for this reason, and after the
@@ -183,31 +168,6 @@ impl Pool {
     }
 }
 
-impl Slot {
-    /// Runs a workflow in this slot.
-    pub(crate) fn holding<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> T {
-        let _returns = Returns(HELD.replace(Some(self.clone())));
-        work()
-    }
-
-    /// Gives the slot back for the time of a wait and takes it again afterwards, even if there is none left by
-    /// then: whoever was woken goes on.
-    pub(crate) fn without<T>(&self, wait: impl FnOnce() -> T) -> T {
-        lock(&self.0.state).slots_taken -= 1;
-        let _retaken = Retaken(&self.0);
-        wait()
-    }
-}
-
-/// Also after a panic: the slot is given back once more.
-struct Retaken<'p>(&'p Pool);
-
-impl Drop for Retaken<'_> {
-    fn drop(&mut self) {
-        lock(&self.0.state).slots_taken += 1;
-    }
-}
-
 /// Also after a panic: the thread is used again.
 struct Returns(Option<Arc<Slot>>);
 
@@ -217,37 +177,11 @@ impl Drop for Returns {
     }
 }
 
-impl Drop for Slot {
-    fn drop(&mut self) {
-        lock(&self.0.state).slots_taken -= 1;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
 
     use super::*;
-
-    #[test]
-    fn slots_are_limited_and_come_back() {
-        let workers = Workers::new(2, 64 * 1024);
-        let taken = workers.slots(5);
-        assert_eq!(taken.len(), 2);
-        assert!(workers.try_slot().is_none());
-        taken[0].without(|| assert!(workers.try_slot().is_some(), "one that waits lends its slot"));
-        drop(taken);
-        assert_eq!(workers.slots(5).len(), 2);
-    }
-
-    #[test]
-    fn a_slot_that_was_lent_is_given_back_once_after_a_panic() {
-        let workers = Workers::new(2, 64 * 1024);
-        let slot = workers.try_slot().unwrap();
-        contained(|| slot.without(|| panic!("while it waits")));
-        drop(slot);
-        assert_eq!(lock(&workers.pool.state).slots_taken, 0);
-    }
 
     #[test]
     fn a_thread_is_used_again() {

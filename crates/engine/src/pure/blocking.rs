@@ -1,6 +1,6 @@
 //! Calls that block, made where others wait for the thread: said once for each engine.
 //!
-//! A runtime is only known with the feature `postgres`, whose driver brings one. Without it nothing is said.
+//! A runtime is only known with the feature `tokio`, or `postgres`, whose driver brings one. Without them nothing is said.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -28,8 +28,8 @@ impl Blocking {
 /// it knows its runtime as well.
 ///
 /// Only tasks have a budget of how often they may go on before they let others. It is spent here and given back.
-#[cfg(feature = "postgres")]
-fn is_in_an_async_task() -> bool {
+#[cfg(any(feature = "postgres", feature = "tokio"))]
+pub(crate) fn is_in_an_async_task() -> bool {
     const MORE_THAN_A_BUDGET: usize = 1024;
     if tokio::runtime::Handle::try_current().is_err() {
         return false;
@@ -48,12 +48,12 @@ fn is_in_an_async_task() -> bool {
     has_an_end
 }
 
-#[cfg(not(feature = "postgres"))]
-fn is_in_an_async_task() -> bool {
+#[cfg(not(any(feature = "postgres", feature = "tokio")))]
+pub(crate) fn is_in_an_async_task() -> bool {
     false
 }
 
-#[cfg(all(test, feature = "postgres"))]
+#[cfg(all(test, any(feature = "postgres", feature = "tokio")))]
 mod tests {
     use super::*;
 

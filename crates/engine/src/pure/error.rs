@@ -109,6 +109,21 @@ pub enum Error {
         /// What this run wants to do there.
         asked: String,
     },
+    /// An async workflow dropped the future of an operation before that had come to its end, as `select!`, a timeout around
+    /// it or an early return from `try_join!` does. A replay could not know, so no further operation happens and the
+    /// workflow ends with this error; mend the program and resume it.
+    #[error(
+        "workflow {workflow} dropped step {step} ({name}) before its end, so a replay could take another way; await each \
+         operation to its end, and limit a step by the timeout of its options"
+    )]
+    Dropped {
+        /// Which workflow.
+        workflow: WorkflowId,
+        /// Which operation.
+        step: StepId,
+        /// Its name.
+        name: String,
+    },
     /// A recorded value does not fit the type that the program asks for. The record is left as it is.
     #[error("{what} cannot be decoded: {reason}")]
     Undecodable {
@@ -295,6 +310,8 @@ pub enum Stop {
     Deleted,
     /// The workflow waits for something far away and gives its thread back; it is replayed when that is due.
     Suspended,
+    /// The workflow's function has returned. A context that was moved elsewhere is of no use any more.
+    Returned,
     /// The system database refused a write for good.
     Database(Arc<str>),
 }
@@ -307,6 +324,7 @@ impl fmt::Display for Stop {
             Self::NotOwner => f.write_str("another execution owns it now"),
             Self::Deleted => f.write_str("its row was deleted from the system database"),
             Self::Suspended => f.write_str("it waits without a thread"),
+            Self::Returned => f.write_str("its function has returned"),
             Self::Database(reason) => write!(f, "the system database failed: {reason}"),
         }
     }
@@ -497,7 +515,9 @@ impl Failure {
     /// What a run ends with whose record does not fit the program, because of this error.
     pub(crate) fn of_misfit(error: &Error) -> Self {
         match error {
-            Error::NonDeterminism { .. } => Self::by_engine(NON_DETERMINISM, error.to_string()),
+            Error::NonDeterminism { .. } | Error::Dropped { .. } => {
+                Self::by_engine(NON_DETERMINISM, error.to_string())
+            }
             _ => Self::of_engine(error),
         }
     }
@@ -634,6 +654,8 @@ pub(crate) const AWAITED_PARKED: &str = "DBOSAwaitedWorkflowMaxRecoveryAttemptsE
 pub(crate) const PANIC: &str = "PitonPanic";
 pub(crate) const UNENCODABLE: &str = "PitonUnencodable";
 pub(crate) const UNDECODABLE: &str = "PitonUndecodable";
+/// Of an attempt of a step that took longer than its options allow.
+pub(crate) const TIMED_OUT: &str = "PitonTimeout";
 pub(crate) const NON_DETERMINISM: &str = "PitonNonDeterminism";
 pub(crate) const NOT_REGISTERED: &str = "PitonWorkflowNotRegistered";
 pub(crate) const NOT_FOUND: &str = "PitonWorkflowNotFound";

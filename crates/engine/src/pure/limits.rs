@@ -31,6 +31,14 @@ pub(crate) const HISTORY_PAGE_ROWS: u32 = 1000;
 /// How many workflows run at once unless [`crate::EngineOptions::workers_max`] says otherwise.
 pub(crate) const WORKERS_MAX: usize = 256;
 
+/// How many async workflows run at once unless [`crate::EngineOptions::tasks_max`] says otherwise.
+#[cfg(feature = "tokio")]
+pub(crate) const TASKS_MAX: usize = 10_000;
+
+/// How many threads make the calls of tasks that block.
+#[cfg(feature = "tokio")]
+pub(crate) const ERRANDS_MAX: usize = 16;
+
 /// How many workflows one claim takes at most: several processes share a backlog.
 pub(crate) const CLAIM_MAX: usize = 128;
 

@@ -3,6 +3,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+#[cfg(feature = "tokio")]
+use std::task::Waker;
 use std::time::Duration;
 
 use crate::pure::clock::{Clock, Stopwatch, Timestamp};
@@ -79,30 +81,57 @@ impl Drop for InflightGuard<'_> {
 /// Something happened: a count that only rises, so that nothing is missed between looking and waiting.
 #[derive(Debug, Default)]
 pub(crate) struct Signal {
-    count: Mutex<u64>,
+    state: Mutex<Raised>,
     raised: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Raised {
+    count: u64,
+    /// Of the tasks that wait for the next time.
+    #[cfg(feature = "tokio")]
+    wakers: Vec<Waker>,
 }
 
 impl Signal {
     /// Wakes everyone who waits.
     pub(crate) fn raise(&self) {
-        *lock(&self.count) += 1;
+        let mut state = lock(&self.state);
+        state.count += 1;
+        #[cfg(feature = "tokio")]
+        let wakers = std::mem::take(&mut state.wakers);
+        drop(state);
         self.raised.notify_all();
+        #[cfg(feature = "tokio")]
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether it was raised since `seen`; if not, the task is woken when it is.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn poll_past(&self, seen: u64, waker: &Waker) -> bool {
+        let mut state = lock(&self.state);
+        if state.count != seen {
+            return true;
+        }
+        if !state.wakers.iter().any(|other| other.will_wake(waker)) {
+            state.wakers.push(waker.clone());
+        }
+        false
     }
 
     /// The count to hand to a wait later: what happens from here on ends that wait.
     pub(crate) fn now(&self) -> u64 {
-        *lock(&self.count)
+        lock(&self.state).count
     }
 
     /// Waits until the signal was raised since `seen`, or the clock has come to `deadline`.
     pub(crate) fn wait_past(&self, seen: u64, clock: &Clock, deadline: Option<Timestamp>) {
-        let mut count = lock(&self.count);
-        while *count == seen {
-            count = match deadline {
-                None => wait(&self.raised, count),
+        let mut state = lock(&self.state);
+        while state.count == seen {
+            state = match deadline {
+                None => wait(&self.raised, state),
                 Some(deadline) => match clock.nap_until(deadline) {
-                    Some(nap) => wait_for(&self.raised, count, nap),
+                    Some(nap) => wait_for(&self.raised, state, nap),
                     None => return,
                 },
             };
@@ -111,9 +140,9 @@ impl Signal {
 
     /// Waits at most this long by the real clock.
     pub(crate) fn wait_at_most(&self, seen: u64, time: Duration) {
-        let count = lock(&self.count);
-        if *count == seen {
-            drop(wait_for(&self.raised, count, time));
+        let state = lock(&self.state);
+        if state.count == seen {
+            drop(wait_for(&self.raised, state, time));
         }
     }
 }

@@ -9,6 +9,7 @@ mod support;
 mod value;
 
 mod accidents;
+mod asynchronous;
 mod children;
 mod codecs;
 mod commits;

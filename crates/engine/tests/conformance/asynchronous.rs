@@ -1,0 +1,681 @@
+//! What async workflows promise beyond what the whole suite, which runs with them as well, asks of both kinds.
+
+use std::collections::BTreeSet;
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use engine::{
+    AsyncContext, Context, Engine, Error, StepOptions, Workflow, WorkflowFilter, WorkflowId, WorkflowStatus,
+};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio::sync::Notify;
+
+use crate::support::{App, Counter, Latch, Result, eventually};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const NO_TIME: Duration = Duration::ZERO;
+
+/// Set when the future that holds it is dropped.
+#[derive(Clone, Default)]
+struct Dropped(Arc<AtomicBool>);
+
+struct SetWhenDropped(Dropped);
+
+impl Drop for SetWhenDropped {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Dropped {
+    fn guard(&self) -> SetWhenDropped {
+        SetWhenDropped(self.clone())
+    }
+
+    fn get(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// A runtime of this test alone.
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+#[test]
+fn a_recorded_async_step_never_runs_again() {
+    let (app, bodies) = (App::new(), Counter::default());
+    let register = |engine: &Engine| {
+        let bodies = bodies.clone();
+        let twice = engine.register_async("twice", async move |mut ctx: AsyncContext, n: usize| {
+            let (first, second) = (bodies.clone(), bodies.clone());
+            let a = ctx.step("a", async |_| engine::ok(first.count() + n)).await?;
+            ctx.step("b", async |_| engine::ok(second.count() + a)).await
+        });
+        twice.unwrap()
+    };
+    let engine = app.open();
+    let twice = register(&engine);
+    engine.launch().unwrap();
+    assert_eq!(twice.start_as(&engine, "w", 10).unwrap().result().unwrap(), 11);
+    drop(engine);
+    app.interrupt("w", 1);
+
+    let engine = app.open();
+    register(&engine);
+    engine.launch().unwrap();
+    assert_eq!(engine.retrieve::<usize>("w").unwrap().result().unwrap(), 12);
+    assert_eq!((bodies.get(), app.recorded("w")), (3, vec!["a".to_owned(), "b".to_owned()]));
+}
+
+/// The same records are asked for, so nobody can tell which kind made them.
+#[test]
+fn a_run_goes_on_in_the_other_kind() {
+    let app = App::new();
+    let plain = |engine: &Engine| {
+        let workflow = engine.register("sum", |ctx: &mut Context, n: u32| {
+            let a = ctx.step("a", |_| engine::ok(n + 1))?;
+            ctx.sleep(Duration::from_millis(1))?;
+            ctx.step("b", |_| engine::ok(a * 10))
+        });
+        workflow.unwrap()
+    };
+    let asynchronous = |engine: &Engine| {
+        let workflow = engine.register_async("sum", async |mut ctx: AsyncContext, n: u32| {
+            let a = ctx.step("a", async |_| engine::ok(n + 2)).await?;
+            ctx.sleep(Duration::from_millis(1)).await?;
+            ctx.step("b", async |_| engine::ok(a * 100)).await
+        });
+        workflow.unwrap()
+    };
+    let begin = |id: &str, register: &dyn Fn(&Engine) -> Workflow<u32, u32>| {
+        let engine = app.open();
+        let workflow = register(&engine);
+        engine.launch().unwrap();
+        workflow.start_as(&engine, id, 1).unwrap();
+        eventually("it sleeps", || app.recorded(id).len() == 2);
+        app.clock.advance(Duration::from_millis(1));
+        engine.retrieve::<u32>(id).unwrap().result().unwrap();
+        drop(engine);
+        app.interrupt(id, 2);
+    };
+    let finish = |id: &str, register: &dyn Fn(&Engine) -> Workflow<u32, u32>| {
+        let engine = app.open();
+        register(&engine);
+        engine.launch().unwrap();
+        engine.retrieve::<u32>(id).unwrap().result().unwrap()
+    };
+    begin("plain-first", &plain);
+    assert_eq!(finish("plain-first", &asynchronous), 200);
+    begin("async-first", &asynchronous);
+    assert_eq!(finish("async-first", &plain), 30);
+}
+
+#[test]
+fn operations_of_one_workflow_run_at_once_and_take_their_places_at_the_call() {
+    let app = App::new();
+    let engine = app.open();
+    let both = engine.register_async("both", async |mut ctx: AsyncContext, (): ()| {
+        let (first, second) = (Notify::new(), Notify::new());
+        // Each waits for the other, so neither ends unless both run. The second is recorded first.
+        let a = ctx.step("a", async |_| {
+            first.notify_one();
+            second.notified().await;
+            engine::ok(1)
+        });
+        let b = ctx.step("b", async |_| {
+            first.notified().await;
+            engine::ok(2)
+        });
+        let b = async {
+            let b = b.await;
+            second.notify_one();
+            b
+        };
+        let (b, a) = tokio::join!(b, a);
+        engine::ok((a?, b?))
+    });
+    let both = both.unwrap();
+    engine.launch().unwrap();
+    assert_eq!(both.start_as(&engine, "w", ()).unwrap().result().unwrap(), (1, 2));
+    assert_eq!(app.recorded("w"), ["a", "b"]);
+}
+
+#[test]
+fn a_set_of_futures_completes_in_any_order() {
+    let app = App::new();
+    let engine = app.open();
+    let all = engine.register_async("all", async |mut ctx: AsyncContext, n: u64| {
+        let steps = (0..n).map(|number| {
+            ctx.step("square", async move |_| {
+                for _ in 0..(n - number) {
+                    tokio::task::yield_now().await;
+                }
+                engine::ok(number * number)
+            })
+        });
+        let mut steps: FuturesUnordered<_> = steps.collect();
+        let mut squares = Vec::new();
+        while let Some(square) = steps.next().await {
+            squares.push(square?);
+        }
+        engine::ok(squares)
+    });
+    let all = all.unwrap();
+    engine.launch().unwrap();
+    let squares = all.start_as(&engine, "w", 20).unwrap().result().unwrap();
+    let last_first: Vec<u64> = (0..20).rev().map(|n| n * n).collect();
+    assert_ne!(squares, (0..20).map(|n| n * n).collect::<Vec<u64>>(), "not in the order of their calls");
+    assert_eq!(squares.iter().collect::<BTreeSet<_>>(), last_first.iter().collect());
+    let recorded = "SELECT output FROM operation_outputs ORDER BY function_id";
+    let in_places: Vec<String> = app.column(recorded, []);
+    assert_eq!(in_places, (0..20).map(|n: u64| (n * n).to_string()).collect::<Vec<_>>());
+    let ids: Vec<u32> = app.column("SELECT function_id FROM operation_outputs ORDER BY 1", []);
+    assert_eq!(ids, (1..=20).collect::<Vec<_>>());
+}
+
+#[test]
+fn children_of_either_kind_are_awaited_by_either_kind() {
+    let app = App::new();
+    let engine = app.open();
+    let plain = engine.register("plain", |ctx: &mut Context, n: u32| ctx.step("x", |_| engine::ok(n + 1)));
+    let plain = plain.unwrap();
+    let task = engine
+        .register_async("task", async |mut ctx: AsyncContext, n: u32| {
+            ctx.step("y", async |_| engine::ok(n + 10)).await
+        })
+        .unwrap();
+    let children = (plain.clone(), task.clone());
+    let of_plain = engine.register("of_plain", move |ctx: &mut Context, n: u32| {
+        let child = ctx.start(&children.1, n)?;
+        Ok::<_, Error>(child.result(ctx)? + ctx.run(&children.0, n)? + ctx.run(&children.1, n)?)
+    });
+    let children = (plain, task);
+    let of_task = engine.register_async("of_task", async move |mut ctx: AsyncContext, n: u32| {
+        let child = ctx.start(&children.0, n).await?;
+        engine::ok(
+            child.result(&mut ctx).await? + ctx.run(&children.0, n).await? + ctx.run(&children.1, n).await?,
+        )
+    });
+    let (of_plain, of_task) = (of_plain.unwrap(), of_task.unwrap());
+    engine.launch().unwrap();
+    assert_eq!(of_plain.start_as(&engine, "p", 100).unwrap().result().unwrap(), 110 + 101 + 110);
+    assert_eq!(of_task.start_as(&engine, "t", 100).unwrap().result().unwrap(), 101 + 101 + 110);
+    let names = |id: &str| app.recorded(id);
+    let result = "DBOS.getResult";
+    assert_eq!(names("p"), ["task", result, "plain", result, "task", result]);
+    assert_eq!(names("t"), ["plain", result, "plain", result, "task", result]);
+}
+
+#[test]
+fn a_long_wait_of_an_async_workflow_is_a_row_and_a_replay() {
+    let (app, bodies, dropped) = (App::new(), Counter::default(), Dropped::default());
+    let engine = app.options().suspend_after(NO_TIME).open(&app.url()).unwrap();
+    let (count, drops) = (bodies.clone(), dropped.clone());
+    let nap = engine.register_async("nap", async move |mut ctx: AsyncContext, (): ()| {
+        let _guard = drops.guard();
+        ctx.step("before", async |_| engine::ok(count.count())).await?;
+        ctx.sleep(HOUR).await?;
+        let word: Option<String> = ctx.recv("word", HOUR).await?;
+        engine::ok(word)
+    });
+    let nap = nap.unwrap();
+    engine.launch().unwrap();
+    let handle = nap.start_as(&engine, "w", ()).unwrap();
+    eventually("it sleeps", || app.status("w") == "DELAYED");
+    eventually("its future is gone", || dropped.get());
+    app.clock.advance(HOUR);
+    eventually("it waits for a message", || app.recorded("w").len() == 3 && app.status("w") == "DELAYED");
+    engine.send(handle.id(), "word", "now".to_owned()).unwrap();
+    assert_eq!(handle.result().unwrap().as_deref(), Some("now"));
+    assert_eq!((bodies.get(), app.attempts("w")), (1, 1));
+}
+
+/// A suspension would take the body of the step away.
+#[test]
+fn a_workflow_does_not_leave_while_another_of_its_operations_runs() {
+    let (app, latch) = (App::new(), Arc::new(Notify::new()));
+    let engine = app.options().suspend_after(NO_TIME).open(&app.url()).unwrap();
+    let open = latch.clone();
+    let mixed = engine.register_async("mixed", async move |mut ctx: AsyncContext, (): ()| {
+        let nap = ctx.sleep(HOUR);
+        let step = ctx.step("body", async |_| {
+            open.notified().await;
+            engine::ok(7)
+        });
+        let (slept, seven) = tokio::join!(nap, step);
+        slept?;
+        seven
+    });
+    let mixed = mixed.unwrap();
+    engine.launch().unwrap();
+    let handle = mixed.start_as(&engine, "w", ()).unwrap();
+    eventually("the sleep is recorded", || app.recorded("w") == ["DBOS.sleep"]);
+    assert_eq!(app.status("w"), "PENDING");
+    latch.notify_one();
+    eventually("the step is recorded, and nothing is left but the sleep", || app.status("w") == "DELAYED");
+    assert_eq!(app.recorded("w"), ["DBOS.sleep", "body"]);
+    app.clock.advance(HOUR);
+    assert_eq!(handle.result().unwrap(), 7);
+}
+
+#[test]
+fn a_cancelled_async_workflow_has_its_body_dropped() {
+    let (app, dropped) = (App::new(), Dropped::default());
+    let engine = app.open();
+    let drops = dropped.clone();
+    let stuck = engine.register_async("stuck", async move |mut ctx: AsyncContext, (): ()| {
+        ctx.step("never", async |_| {
+            let _guard = drops.guard();
+            pending::<()>().await;
+            engine::ok(())
+        })
+        .await
+    });
+    let stuck = stuck.unwrap();
+    engine.launch().unwrap();
+    let handle = stuck.start_as(&engine, "w", ()).unwrap();
+    eventually("it runs", || app.status("w") == "PENDING");
+    assert_eq!(engine.cancel(handle.id()).unwrap(), WorkflowStatus::Cancelled);
+    eventually("the body is gone", || dropped.get());
+    assert!(matches!(handle.result(), Err(Error::WorkflowCancelled { .. })));
+    assert!(app.recorded("w").is_empty());
+    assert!(engine.shutdown(Duration::from_secs(60)).is_empty());
+}
+
+#[test]
+fn an_operation_that_was_dropped_makes_the_next_one_fail_with_the_way_out() {
+    let app = App::new();
+    let engine = app.open();
+    let timed = engine.register_async("timed", async |mut ctx: AsyncContext, (): ()| {
+        let slow = ctx.step("slow", async |_| {
+            pending::<()>().await;
+            engine::ok(1)
+        });
+        // Its time is up before it is polled a second time.
+        let over = tokio::time::timeout(Duration::from_millis(1), slow).await.is_err();
+        ctx.step("after", async |_| engine::ok(over)).await
+    });
+    let selected = engine.register_async("selected", async |mut ctx: AsyncContext, (): ()| {
+        let slow = ctx.recv::<u32>("never", HOUR);
+        tokio::select! {
+            _ = slow => {}
+            () = tokio::task::yield_now() => {}
+        }
+        ctx.step("after", async |_| engine::ok(true)).await
+    });
+    let (timed, selected) = (timed.unwrap(), selected.unwrap());
+    engine.launch().unwrap();
+    for (workflow, id, name) in [(timed, "t", "slow"), (selected, "s", "recv")] {
+        let error = workflow.start_as(&engine, id, ()).unwrap().result().unwrap_err().to_string();
+        let said = format!("workflow {id} dropped step 1 ({name}) before its end");
+        assert!(error.contains(&said) && error.contains("timeout of its options"), "{error}");
+        assert_eq!(app.status(id), "ERROR");
+    }
+}
+
+/// It can be mended, so it can be resumed.
+#[test]
+fn a_workflow_that_dropped_an_operation_goes_on_when_the_program_is_mended() {
+    let app = App::new();
+    let register = |engine: &Engine, mended: bool| {
+        let workflow = engine.register_async("w", async move |mut ctx: AsyncContext, (): ()| {
+            let first = ctx.step("first", async move |_| {
+                if !mended {
+                    pending::<()>().await;
+                }
+                engine::ok(1)
+            });
+            if mended {
+                first.await?;
+            } else {
+                drop(first);
+            }
+            ctx.step("second", async |_| engine::ok(2)).await
+        });
+        workflow.unwrap()
+    };
+    let engine = app.open();
+    let workflow = register(&engine, false);
+    engine.launch().unwrap();
+    assert!(workflow.start_as(&engine, "w", ()).unwrap().result().is_err());
+    drop(engine);
+
+    let engine = app.open();
+    register(&engine, true);
+    engine.launch().unwrap();
+    let handle = engine.retrieve::<u32>("w").unwrap();
+    assert_eq!(engine.resume(handle.id()).unwrap(), WorkflowStatus::Enqueued);
+    assert_eq!(handle.result().unwrap(), 2);
+}
+
+fn bang(said: &str) -> Error {
+    panic!("{said}");
+}
+
+#[test]
+fn a_panic_in_a_poll_is_the_error_of_its_step_or_of_its_workflow() {
+    let app = App::new();
+    let engine = app.open();
+    let panics = engine.register_async("panics", async |mut ctx: AsyncContext, in_a_step: bool| {
+        if in_a_step {
+            return ctx
+                .step("bang", async |_| {
+                    tokio::task::yield_now().await;
+                    Err::<(), Error>(bang("a step's bang"))
+                })
+                .await;
+        }
+        tokio::task::yield_now().await;
+        panic!("the workflow's bang");
+    });
+    let panics = panics.unwrap();
+    engine.launch().unwrap();
+    for (in_a_step, said) in [(true, "a step's bang"), (false, "the workflow's bang")] {
+        let error = panics.start(&engine, in_a_step).unwrap().result().unwrap_err();
+        assert!(error.to_string().contains(said), "{error}");
+    }
+}
+
+#[test]
+fn a_shutdown_lets_async_steps_end_and_drops_those_that_do_not() {
+    let (app, latch, dropped) = (App::new(), Arc::new(Notify::new()), Dropped::default());
+    let engine = app.open();
+    let (open, drops) = (latch.clone(), dropped.clone());
+    let waits = engine.register_async("waits", async move |mut ctx: AsyncContext, ends: bool| {
+        ctx.step("body", async |_| {
+            let _guard = (!ends).then(|| drops.guard());
+            if ends {
+                open.notified().await;
+            } else {
+                pending::<()>().await;
+            }
+            engine::ok(())
+        })
+        .await?;
+        ctx.step("next", async |_| engine::ok(())).await
+    });
+    let waits = waits.unwrap();
+    engine.launch().unwrap();
+    waits.start_as(&engine, "ends", true).unwrap();
+    waits.start_as(&engine, "never", false).unwrap();
+    eventually("both run", || app.status("ends") == "PENDING" && app.status("never") == "PENDING");
+    let ending = engine.clone();
+    let shutdown = std::thread::spawn(move || ending.shutdown(Duration::from_secs(1)));
+    latch.notify_one();
+    assert!(shutdown.join().unwrap().is_empty(), "what never ends is dropped and given back");
+    assert!(dropped.get());
+    let status: BTreeSet<_> = ["ends", "never"].map(|id| app.status(id)).into();
+    assert_eq!(status, BTreeSet::from(["ENQUEUED".to_owned()]));
+    assert!(app.recorded("never").is_empty());
+    assert_eq!((app.attempts("ends"), app.attempts("never")), (0, 0), "neither attempt counts");
+}
+
+#[test]
+fn a_runtime_that_shuts_down_loses_nothing_and_is_said_once() {
+    let app = App::new();
+    let register = |engine: &Engine, bodies: &Counter, ends: bool| {
+        let bodies = bodies.clone();
+        let workflow = engine.register_async("runtime_gone", async move |mut ctx: AsyncContext, (): ()| {
+            ctx.step("first", async |_| engine::ok(bodies.count())).await?;
+            ctx.step("second", async |_| {
+                if !ends {
+                    pending::<()>().await;
+                }
+                engine::ok(bodies.count())
+            })
+            .await
+        });
+        workflow.unwrap()
+    };
+    let bodies = Counter::default();
+    let runtime = runtime();
+    let engine = app.open();
+    let workflow = register(&engine, &bodies, false);
+    runtime.block_on(async { engine.to_async().launch().await }).unwrap();
+    for id in ["a", "b"] {
+        workflow.start_as(&engine, id, ()).unwrap();
+        eventually("it is in its second step", || app.recorded(id).len() == 1);
+    }
+    runtime.shutdown_timeout(Duration::from_secs(10));
+    // Not taken up again by the one that cannot run them.
+    eventually("they are given back", || ["a", "b"].iter().all(|id| app.status(id) != "PENDING"));
+    let (later, other) = (app.open(), Counter::default());
+    register(&later, &other, true);
+    later.launch().unwrap();
+    app.clock.advance(HOUR);
+    for id in ["a", "b"] {
+        later.retrieve::<usize>(id).unwrap().result().unwrap();
+    }
+    assert_eq!((bodies.get(), other.get()), (2, 2), "the first steps ran once");
+    drop(engine);
+}
+
+#[test]
+fn a_context_that_outlives_its_function_is_refused() {
+    let (app, refused) = (App::new(), Arc::new(std::sync::Mutex::new(None)));
+    let (engine, latch) = (app.open(), Latch::default());
+    let (told, waits) = (refused.clone(), latch.clone());
+    let moved = engine.register_async("moved", async move |mut ctx: AsyncContext, (): ()| {
+        let (told, waits) = (told.clone(), waits.clone());
+        tokio::spawn(async move {
+            tokio::task::spawn_blocking(move || waits.hold()).await.ok();
+            let late = ctx.step("late", async |_| engine::ok(())).await;
+            *told.lock().unwrap() = Some(late.unwrap_err().to_string());
+        });
+        engine::ok(())
+    });
+    let moved = moved.unwrap();
+    engine.launch().unwrap();
+    moved.start_as(&engine, "w", ()).unwrap().result().unwrap();
+    latch.open();
+    eventually("it was refused", || refused.lock().unwrap().is_some());
+    let said = refused.lock().unwrap().clone().unwrap();
+    assert_eq!(said, "workflow w stops here: its function has returned");
+    assert!(app.recorded("w").is_empty());
+}
+
+#[test]
+fn a_context_may_be_used_in_another_task_that_is_awaited() {
+    let app = App::new();
+    let engine = app.open();
+    let moved = engine.register_async("moved", async |mut ctx: AsyncContext, n: u32| {
+        let task = tokio::spawn(async move {
+            let a = ctx.step("a", async |_| engine::ok(n + 1)).await?;
+            ctx.step("b", async |_| engine::ok(a + 1)).await
+        });
+        task.await
+            .map_err(|error| Error::InvalidOption { what: "task".to_owned(), reason: error.to_string() })?
+    });
+    let moved = moved.unwrap();
+    engine.launch().unwrap();
+    assert_eq!(moved.start_as(&engine, "w", 1).unwrap().result().unwrap(), 3);
+    assert_eq!(app.recorded("w"), ["a", "b"]);
+}
+
+#[test]
+fn an_attempt_that_takes_too_long_is_dropped_and_may_be_tried_again() {
+    let (app, dropped) = (App::new(), Dropped::default());
+    let engine = app.open();
+    let drops = dropped.clone();
+    let slow = engine.register_async("slow", async move |mut ctx: AsyncContext, (): ()| {
+        let options = StepOptions::new().attempts_max(2).interval(NO_TIME).timeout(Duration::from_secs(5));
+        ctx.step_with("call", &options, async |step: engine::StepInfo| {
+            if step.attempt() == 1 {
+                let _guard = drops.guard();
+                assert!(step.time_left().is_some_and(|left| left <= Duration::from_secs(5)));
+                pending::<()>().await;
+            }
+            engine::ok(step.attempt())
+        })
+        .await
+    });
+    let never = engine.register_async("never", async |mut ctx: AsyncContext, (): ()| {
+        let options = StepOptions::new().timeout(Duration::from_secs(5));
+        ctx.step_with("call", &options, async |_| {
+            pending::<()>().await;
+            engine::ok(())
+        })
+        .await
+    });
+    let (slow, never) = (slow.unwrap(), never.unwrap());
+    engine.launch().unwrap();
+    let handle = slow.start(&engine, ()).unwrap();
+    let passes = || app.clock.advance(Duration::from_secs(1));
+    eventually("the first attempt is dropped", || {
+        passes();
+        dropped.get()
+    });
+    assert_eq!(handle.result().unwrap(), 2);
+    let handle = never.start(&engine, ()).unwrap();
+    eventually("it has failed", || {
+        passes();
+        handle.status().unwrap().is_terminal()
+    });
+    let Err(Error::WorkflowFailed { failure, .. }) = handle.result() else { panic!() };
+    assert_eq!(failure.name(), "PitonTimeout");
+    assert!(failure.to_string().contains("longer than 5s"), "{failure}");
+}
+
+#[test]
+fn all_attempts_together_may_be_limited() {
+    let (app, tries) = (App::new(), Counter::default());
+    let engine = app.open();
+    let count = tries.clone();
+    let fails = engine.register_async("fails", async move |mut ctx: AsyncContext, (): ()| {
+        let options = StepOptions::new().attempts_max(100).interval(HOUR).rate(1.0).total(HOUR * 2);
+        ctx.step_with("call", &options, async |_| {
+            count.count();
+            Err::<(), _>(std::fmt::Error)
+        })
+        .await
+    });
+    let fails = fails.unwrap();
+    engine.launch().unwrap();
+    let handle = fails.start(&engine, ()).unwrap();
+    eventually("it has failed", || {
+        app.clock.advance(HOUR / 4);
+        handle.status().unwrap().is_terminal()
+    });
+    assert_eq!(tries.get(), 2, "at the start, and after an hour; the next would be after the end");
+}
+
+/// Parents that wait lend their places, so the children come to run.
+#[test]
+fn many_parents_wait_for_children_with_few_places() {
+    const MANY: u64 = 300;
+    let app = App::new();
+    let engine = app.options().tasks_max(5).suspend_after(HOUR).open(&app.url()).unwrap();
+    let child = engine.register_async("child", async |mut ctx: AsyncContext, n: u64| {
+        ctx.step("x", async |_| {
+            tokio::task::yield_now().await;
+            engine::ok(n)
+        })
+        .await
+    });
+    let child = child.unwrap();
+    let parent = engine.register_async("parent", async move |mut ctx: AsyncContext, n: u64| {
+        let child = ctx.start(&child, n).await?;
+        child.result(&mut ctx).await
+    });
+    let parent = parent.unwrap();
+    engine.launch().unwrap();
+    let handles: Vec<_> = (0..MANY).map(|n| parent.start(&engine, n).unwrap()).collect();
+    let sum: u64 = handles.iter().map(|handle| handle.result().unwrap()).sum();
+    assert_eq!(sum, MANY * (MANY - 1) / 2);
+}
+
+/// Plain ones are claimed while there is no place for async ones, and the other way round.
+#[test]
+fn a_claim_takes_the_kind_that_has_room() {
+    let (app, open) = (App::new(), Arc::new(Notify::new()));
+    let engine = app.options().tasks_max(1).workers_max(1).open(&app.url()).unwrap();
+    let waits = open.clone();
+    let task = engine.register_async("task", async move |mut ctx: AsyncContext, waiting: bool| {
+        ctx.step("x", async |_| {
+            if waiting {
+                waits.notified().await;
+            }
+            engine::ok(1)
+        })
+        .await
+    });
+    let plain = engine.register("plain", |ctx: &mut Context, (): ()| ctx.step("x", |_| engine::ok(2)));
+    let (task, plain) = (task.unwrap(), plain.unwrap());
+    let queue = engine.register_queue("q", engine::QueueOptions::new()).unwrap();
+    engine.launch().unwrap();
+    let first = task.start(&engine, true).unwrap();
+    let second = task.enqueue(&engine, &queue, false).unwrap();
+    let plains: Vec<_> = (0..5).map(|_| plain.enqueue(&engine, &queue, ()).unwrap()).collect();
+    for handle in plains {
+        assert_eq!(handle.result().unwrap(), 2);
+    }
+    assert_eq!(second.status().unwrap(), WorkflowStatus::Enqueued);
+    open.notify_one();
+    assert_eq!((first.result().unwrap(), second.result().unwrap()), (1, 1));
+}
+
+#[test]
+fn an_async_transaction_step_has_its_effect_exactly_once() {
+    let app = App::new();
+    let engine = app.options().shared_with_application().open(&app.url()).unwrap();
+    app.batch(
+        "CREATE TABLE account (id INTEGER PRIMARY KEY, cents BIGINT); INSERT INTO account VALUES (1, 100)",
+    );
+    let deposit = engine.register_async("deposit", async |mut ctx: AsyncContext, cents: i64| {
+        ctx.transaction("deposit", move |tx| -> Result<i64, engine::sql::SqlError> {
+            tx.execute("UPDATE account SET cents = cents + $1 WHERE id = 1", [cents])?;
+            tx.query_one("SELECT cents FROM account WHERE id = 1", [0_i64; 0])?.get("cents")
+        })
+        .await
+    });
+    let deposit = deposit.unwrap();
+    engine.launch().unwrap();
+    assert_eq!(deposit.start_as(&engine, "w", 5).unwrap().result().unwrap(), 105);
+    app.execute("DELETE FROM workflow_output WHERE workflow_uuid = ?1", ["w"]);
+    drop(engine);
+    app.interrupt("w", 1);
+    let engine = app.options().shared_with_application().open(&app.url()).unwrap();
+    let _ = engine.register_async("deposit", async |mut ctx: AsyncContext, _: i64| {
+        ctx.transaction("deposit", move |_| engine::ok(0_i64)).await
+    });
+    engine.launch().unwrap();
+    assert_eq!(engine.retrieve::<i64>("w").unwrap().result().unwrap(), 105);
+    assert_eq!(app.value::<i64>("SELECT cents FROM account", []), 105);
+}
+
+/// The whole life of a program with an async runtime, of one thread, which is never blocked.
+#[test]
+fn an_async_program_starts_waits_looks_and_ends() {
+    let app = App::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (options, url) = (app.options(), app.url());
+    runtime.block_on(async move {
+        let engine = options.open_async(&url).await.unwrap();
+        let ask = engine.register("ask", async |mut ctx: AsyncContext, name: String| {
+            let answer: Option<String> = ctx.recv("answer", HOUR).await?;
+            engine::ok(format!("{name}: {}", answer.unwrap_or_default()))
+        });
+        let ask = ask.unwrap();
+        engine.launch().await.unwrap();
+        let handle = engine.start_as(&ask, "w", "who".to_owned()).await.unwrap();
+        assert!(engine.start_as(&ask, "w", "who".to_owned()).await.unwrap().is_attached());
+        let id = WorkflowId::new("w").unwrap();
+        assert!(!engine.status(&id).await.unwrap().is_terminal());
+        engine.send_once("key", &id, "answer", "me".to_owned()).await.unwrap();
+        assert_eq!(handle.clone().await.unwrap(), "who: me");
+        assert_eq!(handle.await.unwrap(), "who: me");
+        assert_eq!(engine.retrieve::<String>("w").await.unwrap().await.unwrap(), "who: me");
+        assert_eq!(engine.count(&WorkflowFilter::new()).await.unwrap(), 1);
+        assert_eq!(engine.list(&WorkflowFilter::new()).await.unwrap().len(), 1);
+        assert_eq!(engine.steps(&id).await.unwrap().len(), 2);
+        assert_eq!(engine.progress(&id).await.unwrap().steps_recorded, 2);
+        assert_eq!(engine.resume(&id).await.unwrap(), WorkflowStatus::Success);
+        let missing = WorkflowId::new("missing").unwrap();
+        assert!(matches!(engine.cancel(&missing).await, Err(Error::NotFound { .. })));
+        assert!(engine.shutdown(Duration::from_secs(60)).await.is_empty());
+        assert!(matches!(engine.start(&ask, String::new()).await, Err(Error::ShuttingDown)));
+    });
+}
