@@ -20,10 +20,14 @@ struct Count {
 }
 
 /// The right to run one workflow; given back when dropped.
-pub(crate) struct Slot(Arc<Slots>);
+pub(crate) struct Slot {
+    of: Arc<Slots>,
+    /// How many operations of the workflow wait. The slot is lent while there are any.
+    waits: Mutex<usize>,
+}
 
-/// A slot that others may have meanwhile; its holder takes it again when this is dropped.
-pub(crate) struct Lent<'s>(&'s Slots);
+/// A slot that others may have meanwhile; its holder takes it again when the last of these is dropped.
+pub(crate) struct Lent<'s>(&'s Slot);
 
 impl Slots {
     pub(crate) fn new(max: usize) -> Arc<Self> {
@@ -40,7 +44,7 @@ impl Slots {
         let mut count = lock(&self.count);
         let free = count.max.saturating_sub(count.taken).min(max);
         count.taken += free;
-        (0..free).map(|_| Slot(self.clone())).collect()
+        (0..free).map(|_| Slot::of(self)).collect()
     }
 
     pub(crate) fn many_are_free(&self) -> bool {
@@ -53,7 +57,7 @@ impl Slots {
     #[cfg(feature = "tokio")]
     pub(crate) fn one_more(self: &Arc<Self>) -> Slot {
         lock(&self.count).taken += 1;
-        Slot(self.clone())
+        Slot::of(self)
     }
 
     /// From now on none is free.
@@ -64,23 +68,35 @@ impl Slots {
 }
 
 impl Slot {
+    fn of(slots: &Arc<Slots>) -> Self {
+        Self { of: slots.clone(), waits: Mutex::new(0) }
+    }
+
     /// Lends the slot for the time of a wait. It is taken again afterwards even if there is none left by then: whoever
     /// was woken goes on.
     pub(crate) fn lend(&self) -> Lent<'_> {
-        lock(&self.0.count).taken -= 1;
-        Lent(&self.0)
+        let mut waits = lock(&self.waits);
+        if *waits == 0 {
+            lock(&self.of.count).taken -= 1;
+        }
+        *waits += 1;
+        Lent(self)
     }
 }
 
 impl Drop for Lent<'_> {
     fn drop(&mut self) {
-        lock(&self.0.count).taken += 1;
+        let mut waits = lock(&self.0.waits);
+        *waits -= 1;
+        if *waits == 0 {
+            lock(&self.0.of.count).taken += 1;
+        }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        lock(&self.0.count).taken -= 1;
+        lock(&self.of.count).taken -= 1;
     }
 }
 
@@ -95,9 +111,11 @@ mod tests {
         let taken = slots.take(5);
         assert_eq!(taken.len(), 2);
         assert!(slots.try_one().is_none());
-        let lent = taken[0].lend();
-        assert!(slots.try_one().is_some(), "one that waits lends its slot");
+        let (lent, of_another_wait) = (taken[0].lend(), taken[0].lend());
+        assert_eq!(slots.take(5).len(), 1, "one that waits lends its slot, once");
         drop(lent);
+        assert_eq!(slots.take(5).len(), 1, "as long as it waits for anything");
+        drop(of_another_wait);
         assert!(slots.try_one().is_none());
         drop(taken);
         assert_eq!(slots.take(5).len(), 2);
