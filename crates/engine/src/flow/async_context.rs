@@ -1,9 +1,9 @@
 //! What a workflow's async function holds while it runs.
 
-use std::future::ready;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -12,10 +12,13 @@ use crate::flow::child::{AsyncChild, How};
 use crate::flow::core::Core;
 use crate::flow::drive::Flow;
 use crate::flow::execution::Open;
+use crate::flow::map::{Failed, first_failure};
+use crate::flow::operation::Entry;
 use crate::flow::options::StepOptions;
 use crate::flow::registry::Workflow;
 use crate::flow::{attempts, task};
-use crate::pure::error::{BoxError, Failure, Result};
+use crate::pure::codec::Codec;
+use crate::pure::error::{BoxError, Result};
 use crate::pure::id::{StepId, WorkflowId};
 use crate::pure::queue::{EnqueueOptions, Queue};
 use crate::pure::sync::lock;
@@ -97,7 +100,7 @@ impl AsyncContext {
             async move {
                 match body {
                     Some(body) => attempt(&core, None, body(info)).await,
-                    None => ready(Err(without_a_body())).await,
+                    None => Err(Tried::without_a_body()),
                 }
             }
         });
@@ -196,6 +199,103 @@ impl AsyncContext {
                 })
             })
         });
+        self.open(name, before, operation)
+    }
+
+    /// Runs `body` as a step for each item, at most `at_once` of them at the same time. Gives what they returned, in the
+    /// order of the items. As [`Context::map`](crate::Context::map), without threads.
+    ///
+    /// # Errors
+    /// As [`Context::map`](crate::Context::map), and [`Error::Dropped`](crate::Error::Dropped).
+    ///
+    /// # Example
+    /// ```
+    /// # use engine::{AsyncContext, Result};
+    /// async fn prices(mut ctx: AsyncContext, items: Vec<String>) -> Result<u64> {
+    ///     let prices = ctx.map("price", 50, items, async |_, item: String| shop::price(&item).await).await?;
+    ///     Ok(prices.iter().sum())
+    /// }
+    /// # mod shop { pub async fn price(_: &str) -> Result<u64, std::fmt::Error> { Ok(7) } }
+    /// ```
+    pub fn map<A, T, E, F, I>(
+        &mut self,
+        name: &str,
+        at_once: usize,
+        items: I,
+        body: F,
+    ) -> impl Future<Output = Result<Vec<T>>> + use<A, T, E, F, I>
+    where
+        I: IntoIterator<Item = A>,
+        T: Serialize + DeserializeOwned,
+        E: Into<BoxError> + 'static,
+        F: AsyncFnOnce(StepInfo, A) -> Result<T, E> + Clone,
+    {
+        let items = items.into_iter().collect();
+        let ended = self.map_as_tasks::<A, T, E, F>(name, at_once, items, Failed::EndsAll, body);
+        async move { first_failure(ended.await?) }
+    }
+
+    /// Runs `body` as a step for each item, as [`AsyncContext::map`] does, and gives a result for each. As
+    /// [`Context::map_each`](crate::Context::map_each).
+    ///
+    /// # Errors
+    /// As [`Context::map_each`](crate::Context::map_each), and [`Error::Dropped`](crate::Error::Dropped).
+    pub fn map_each<A, T, E, F, I>(
+        &mut self,
+        name: &str,
+        at_once: usize,
+        items: I,
+        body: F,
+    ) -> impl Future<Output = Result<Vec<Result<T>>>> + use<A, T, E, F, I>
+    where
+        I: IntoIterator<Item = A>,
+        T: Serialize + DeserializeOwned,
+        E: Into<BoxError> + 'static,
+        F: AsyncFnOnce(StepInfo, A) -> Result<T, E> + Clone,
+    {
+        let items = items.into_iter().collect();
+        let ended = self.map_as_tasks::<A, T, E, F>(name, at_once, items, Failed::IsAResult, body);
+        async move { Ok(ended.await?.into_iter().flatten().collect()) }
+    }
+
+    fn map_as_tasks<A, T, E, F>(
+        &mut self,
+        name: &str,
+        at_once: usize,
+        items: Vec<A>,
+        failed: Failed,
+        body: F,
+    ) -> impl Future<Output = Result<Vec<Option<Result<T>>>>> + use<A, T, E, F>
+    where
+        T: Serialize + DeserializeOwned,
+        E: Into<BoxError> + 'static,
+        F: AsyncFnOnce(StepInfo, A) -> Result<T, E> + Clone,
+    {
+        let (flow, before) = self.at_the_call();
+        let begun = flow.begin_map::<T>(name, at_once, items.len());
+        let operation = async move {
+            let begun = begun?;
+            let (codec, at_once) = (begun.codec, begun.at_once);
+            let entries = flow.record_map(begun).await?;
+            let mut ended: Vec<_> = entries.iter().map(|_| None).collect();
+            let mut waiting = entries.into_iter().zip(items).enumerate();
+            let mut running = FuturesUnordered::new();
+            loop {
+                while running.len() < at_once
+                    && let Some((number, (entry, item))) = waiting.next()
+                {
+                    let one = run_item(&flow, codec, entry, item, body.clone());
+                    running.push(async move { (number, one.await) });
+                }
+                let Some((number, result)) = running.next().await else { break };
+                if result.is_err() && failed == Failed::EndsAll {
+                    waiting.by_ref().for_each(drop);
+                }
+                ended[number] = Some(result);
+            }
+            flow.execution.refuse_if_ended()?;
+            Ok(ended)
+        };
         self.open(name, before, operation)
     }
 
@@ -361,6 +461,26 @@ impl AsyncContext {
     }
 }
 
+/// The step of one item.
+async fn run_item<A, T, E, F>(flow: &Flow, codec: Codec, entry: Entry, item: A, body: F) -> Result<T>
+where
+    T: Serialize + DeserializeOwned,
+    E: Into<BoxError> + 'static,
+    F: AsyncFnOnce(StepInfo, A) -> Result<T, E>,
+{
+    let mut once = Some((body, item));
+    let try_once = |info| {
+        let once = once.take();
+        async move {
+            match once {
+                Some((body, item)) => attempt(flow.core(), None, body(info, item)).await,
+                None => Err(Tried::without_a_body()),
+            }
+        }
+    };
+    flow.finish_step(codec, entry, &StepOptions::new(), try_once).await
+}
+
 /// One attempt of a step, at most this long.
 async fn attempt<T, E>(
     core: &Core,
@@ -379,9 +499,4 @@ where
         Some(Err(panicked)) => Err(Tried::FailedForGood(panicked)),
         None => Err(Tried::timed_out(limit.unwrap_or_default())),
     }
-}
-
-/// A step without retries takes its body once.
-fn without_a_body() -> Tried {
-    Tried::FailedForGood(Failure::new("Error", "a step without retries runs its body once"))
 }

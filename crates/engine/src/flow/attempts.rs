@@ -133,6 +133,11 @@ impl Tried {
         Self::Failed { error: failure.clone().into(), failure }
     }
 
+    /// Of a step that takes its body once, if it asked for it twice.
+    pub(crate) fn without_a_body() -> Self {
+        Self::FailedForGood(Failure::new("Error", "a step without retries runs its body once"))
+    }
+
     pub(crate) fn timed_out(limit: Duration) -> Self {
         Self::failed(Failure::new(TIMED_OUT, format!("the attempt took longer than {limit:?}")))
     }

@@ -10,6 +10,7 @@ pub(crate) mod drive;
 pub(crate) mod execution;
 pub(crate) mod history;
 pub(crate) mod known_errors;
+pub(crate) mod map;
 pub(crate) mod message;
 pub(crate) mod operation;
 pub(crate) mod options;

@@ -88,7 +88,7 @@ impl Flow {
         &self,
         name: &str,
         options: &StepOptions,
-        mut try_once: F,
+        try_once: F,
     ) -> impl Future<Output = Result<T>> + use<T, F, A>
     where
         T: Serialize + DeserializeOwned,
@@ -98,34 +98,51 @@ impl Flow {
         let begun = self.begin_step::<T>(name, options);
         let (flow, options) = (self.clone(), options.clone());
         async move {
-            let (codec, begun) = match begun? {
-                (_, Entry::Replayed(recorded)) => return recorded.outcome(),
-                (codec, Entry::Fresh(begun)) => (codec, begun),
-            };
-            let mut attempts = Attempts::new(&begun, &options);
-            let outcome = loop {
-                flow.refuse_if_superseded().await?;
-                let watch = Stopwatch::start();
-                let tried = try_once(attempts.begin()).await;
-                let tried = tried.and_then(|value| attempts.in_time(value));
-                let tried = tried.and_then(|value| encoded(codec, &begun, value));
-                if let Some(outcome) = flow.after_attempt(&mut attempts, tried, watch.elapsed()).await? {
-                    break outcome;
-                }
-            };
-            let (recording, result) = match outcome {
-                Ok(encoded) => {
-                    let row = begun.success(encoded.text, codec.name());
-                    (begun.end(row), Ok(encoded.value))
-                }
-                Err(failure) => {
-                    let (recording, error) = begun.fail(failure);
-                    (recording, Err(error))
-                }
-            };
-            flow.record(recording).await?;
-            result
+            let (codec, entry) = begun?;
+            flow.finish_step(codec, entry, &options, try_once).await
         }
+    }
+
+    /// The attempts of a step that has begun, until its outcome is recorded; the recorded outcome where there is one.
+    pub(crate) async fn finish_step<T, F, A>(
+        &self,
+        codec: Codec,
+        entry: Entry,
+        options: &StepOptions,
+        mut try_once: F,
+    ) -> Result<T>
+    where
+        T: Serialize + DeserializeOwned,
+        F: FnMut(StepInfo) -> A,
+        A: Future<Output = Result<T, Tried>>,
+    {
+        let begun = match entry {
+            Entry::Replayed(recorded) => return recorded.outcome(),
+            Entry::Fresh(begun) => begun,
+        };
+        let mut attempts = Attempts::new(&begun, options);
+        let outcome = loop {
+            self.refuse_if_superseded().await?;
+            let watch = Stopwatch::start();
+            let tried = try_once(attempts.begin()).await;
+            let tried = tried.and_then(|value| attempts.in_time(value));
+            let tried = tried.and_then(|value| encoded(codec, &begun, value));
+            if let Some(outcome) = self.after_attempt(&mut attempts, tried, watch.elapsed()).await? {
+                break outcome;
+            }
+        };
+        let (recording, result) = match outcome {
+            Ok(encoded) => {
+                let row = begun.success(encoded.text, codec.name());
+                (begun.end(row), Ok(encoded.value))
+            }
+            Err(failure) => {
+                let (recording, error) = begun.fail(failure);
+                (recording, Err(error))
+            }
+        };
+        self.record(recording).await?;
+        result
     }
 
     /// Begins a step: what cannot be recorded, or whose options contradict each other, is refused before anything runs.
@@ -134,11 +151,16 @@ impl Flow {
         name: &str,
         options: &StepOptions,
     ) -> Result<(Codec, Entry)> {
+        let codec = self.check_step::<T>(name, options)?;
+        Ok((codec, self.begin(name.to_owned())?))
+    }
+
+    pub(crate) fn check_step<T: DeserializeOwned>(&self, name: &str, options: &StepOptions) -> Result<Codec> {
         let codec = options.codec.unwrap_or(self.core().options.codec);
         options.check(name)?;
         codec.check_type::<T>(&what(name))?;
         check_name("step name", name)?;
-        Ok((codec, self.begin(name.to_owned())?))
+        Ok(codec)
     }
 }
 

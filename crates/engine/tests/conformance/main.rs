@@ -20,6 +20,7 @@ mod hostile_rows;
 mod lasting_trouble;
 mod listing;
 mod manage;
+mod maps;
 mod messages;
 mod outcomes;
 mod ownership;
