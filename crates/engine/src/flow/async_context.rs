@@ -231,7 +231,7 @@ impl AsyncContext {
         F: AsyncFnOnce(StepInfo, A) -> Result<T, E> + Clone,
     {
         let items = items.into_iter().collect();
-        let ended = self.map_as_tasks::<A, T, E, F>(name, at_once, items, Failed::EndsAll, body);
+        let ended = self.map_as_tasks::<A, T, E, F>((name, at_once), items, Failed::EndsAll, body);
         async move { first_failure(ended.await?) }
     }
 
@@ -254,14 +254,13 @@ impl AsyncContext {
         F: AsyncFnOnce(StepInfo, A) -> Result<T, E> + Clone,
     {
         let items = items.into_iter().collect();
-        let ended = self.map_as_tasks::<A, T, E, F>(name, at_once, items, Failed::IsAResult, body);
+        let ended = self.map_as_tasks::<A, T, E, F>((name, at_once), items, Failed::IsAResult, body);
         async move { Ok(ended.await?.into_iter().flatten().collect()) }
     }
 
     fn map_as_tasks<A, T, E, F>(
         &mut self,
-        name: &str,
-        at_once: usize,
+        (name, at_once): (&str, usize),
         items: Vec<A>,
         failed: Failed,
         body: F,
@@ -396,6 +395,46 @@ impl AsyncContext {
         let (flow, before) = self.at_the_call();
         let started = id.map(|id| flow.start_child(workflow, Some(id), input, How::Beside));
         let operation = async move { Ok(AsyncChild::of(started?.await?.id)) };
+        self.open(workflow.name(), before, operation)
+    }
+
+    /// Starts a child for each input. As [`Context::start_all`](crate::Context::start_all).
+    ///
+    /// # Errors
+    /// As [`Context::start`](crate::Context::start), and [`Error::Dropped`](crate::Error::Dropped).
+    pub fn start_all<I, O, N>(
+        &mut self,
+        workflow: &Workflow<I, O>,
+        inputs: N,
+    ) -> impl Future<Output = Result<Vec<AsyncChild<O>>>> + use<I, O, N>
+    where
+        I: Serialize + DeserializeOwned,
+        N: IntoIterator<Item = I>,
+    {
+        let (flow, before) = self.at_the_call();
+        let started = flow.start_children(workflow, inputs.into_iter().collect());
+        let operation = async move { Ok(started.await?.into_iter().map(AsyncChild::of).collect()) };
+        self.open(workflow.name(), before, operation)
+    }
+
+    /// Puts a child for each input into a queue. As [`Context::enqueue_all`](crate::Context::enqueue_all).
+    ///
+    /// # Errors
+    /// As [`Context::enqueue`](crate::Context::enqueue), and [`Error::Dropped`](crate::Error::Dropped).
+    pub fn enqueue_all<I, O, N>(
+        &mut self,
+        workflow: &Workflow<I, O>,
+        queue: &Queue,
+        inputs: N,
+    ) -> impl Future<Output = Result<Vec<AsyncChild<O>>>> + use<I, O, N>
+    where
+        I: Serialize + DeserializeOwned,
+        O: DeserializeOwned,
+        N: IntoIterator<Item = I>,
+    {
+        let (flow, before) = self.at_the_call();
+        let queued = flow.enqueue_children(workflow, queue, inputs.into_iter().collect());
+        let operation = async move { Ok(queued.await?.into_iter().map(AsyncChild::of).collect()) };
         self.open(workflow.name(), before, operation)
     }
 

@@ -13,15 +13,16 @@ use serde::{Deserialize, Serialize};
 #[cfg(feature = "tokio")]
 use crate::flow::async_context::AsyncContext;
 use crate::flow::context::Context;
-use crate::flow::core::{Core, Run};
+use crate::flow::core::{Core, Entered, Run};
 use crate::flow::drive::{self, Flow, Waited};
 use crate::flow::execution::{Ended, Execution};
-use crate::flow::operation::{Begun, Entry, Place, Recorded, Replayed};
+use crate::flow::operation::{Begun, Entry, Place, Recorded, Recording, Replayed};
 #[cfg(feature = "tokio")]
 use crate::flow::registry::Kind;
 use crate::flow::registry::Workflow;
 use crate::flow::workflow::{self, Assignment, Ending};
 use crate::machines::committer::Caller;
+use crate::machines::slots::Slot;
 use crate::machines::waiter::{Subscription, Topic};
 use crate::pure::codec::{self, Codec};
 use crate::pure::due::Due;
@@ -186,6 +187,52 @@ impl Context {
     {
         let id = WorkflowId::new(id)?;
         drive::now(self.flow.start_child(workflow, Some(id), input, How::Beside)).map(Started::child)
+    }
+
+    /// Starts a child for each input, which all run beside this workflow. Takes one step id for each and one commit, or one
+    /// for each 512 of them.
+    ///
+    /// # Errors
+    /// As [`Context::start`].
+    ///
+    /// # Example
+    /// ```
+    /// # use engine::{Context, Result, Workflow};
+    /// fn all(ctx: &mut Context, page: &Workflow<u32, u64>) -> Result<u64> {
+    ///     let pages = ctx.start_all(page, 0..1_000)?;
+    ///     pages.iter().map(|page| page.result(ctx)).sum()
+    /// }
+    /// ```
+    pub fn start_all<I, O>(
+        &mut self,
+        workflow: &Workflow<I, O>,
+        inputs: impl IntoIterator<Item = I>,
+    ) -> Result<Vec<Child<O>>>
+    where
+        I: Serialize + DeserializeOwned,
+    {
+        let inputs = inputs.into_iter().collect();
+        let ids = drive::now(self.flow.start_children(workflow, inputs))?;
+        Ok(ids.into_iter().map(Child::of).collect())
+    }
+
+    /// Puts a child for each input into a queue. Takes one step id for each and one commit, or one for each 512 of them.
+    ///
+    /// # Errors
+    /// As [`Context::enqueue`].
+    pub fn enqueue_all<I, O>(
+        &mut self,
+        workflow: &Workflow<I, O>,
+        queue: &Queue,
+        inputs: impl IntoIterator<Item = I>,
+    ) -> Result<Vec<Child<O>>>
+    where
+        I: Serialize + DeserializeOwned,
+        O: DeserializeOwned,
+    {
+        let inputs = inputs.into_iter().collect();
+        let ids = drive::now(self.flow.enqueue_children(workflow, queue, inputs))?;
+        Ok(ids.into_iter().map(Child::of).collect())
     }
 
     /// Puts a child into a queue, for whoever serves that. Takes one step id and one commit.
@@ -374,14 +421,21 @@ impl Flow {
         (name, input): (Arc<str>, String),
         how: How,
     ) -> Result<Started> {
+        let child = self.new_child(&id, &name, &input, how)?;
+        let verdict = self.record_start(begun, child.row.clone()).await?;
+        Ok(self.send_off(child, (name, input), how, &verdict))
+    }
+
+    /// The row of a child, which this executor is to run if it may.
+    fn new_child(&self, id: &WorkflowId, name: &Arc<str>, input: &str, how: How) -> Result<FreshChild<'_>> {
         let core = self.core();
-        let identity = core.identity()?.clone();
-        let slot = if how == How::Beside { core.slot_of(&identity.executor, &name) } else { None };
+        let identity = core.identity()?;
+        let slot = if how == How::Beside { core.slot_of(&identity.executor, name) } else { None };
         let owner = Owner { workflow: id.clone(), token: OwnerToken::generate() };
-        let child = NewWorkflow {
+        let row = NewWorkflow {
             id: id.clone(),
             name: name.clone(),
-            input: input.clone(),
+            input: input.to_owned(),
             parent: Some(self.execution.workflow().clone()),
             app: identity.app.clone(),
             version: Some(identity.version.clone()),
@@ -391,30 +445,122 @@ impl Flow {
             priority: 0,
             at: self.execution.now(),
         };
-        let entered = core.runs.entered(Run::new(owner));
-        if self.record_start(begun, child).await? != Verdict::Done {
-            return Ok(Started::beside(id));
+        Ok(FreshChild { row, slot, entered: core.runs.entered(Run::new(owner)) })
+    }
+
+    /// After its start was committed: it runs here, or where somebody takes it up.
+    fn send_off(
+        &self,
+        child: FreshChild<'_>,
+        (name, input): (Arc<str>, String),
+        how: How,
+        verdict: &Verdict,
+    ) -> Started {
+        let FreshChild { row, slot, entered } = child;
+        if *verdict != Verdict::Done {
+            return Started::beside(row.id);
         }
         let assignment = |run| Assignment::fresh(run, name, input);
         match (how, slot) {
-            (How::Inline, _) => return Ok(Started { id, inline: Some(assignment(entered.keep())) }),
+            (How::Inline, _) => return Started { id: row.id, inline: Some(assignment(entered.keep())) },
             (How::Beside, Some(slot)) => {
-                workflow::dispatch(core, assignment(entered.keep()), slot, Caller::Engine);
+                workflow::dispatch(self.core(), assignment(entered.keep()), slot, Caller::Engine);
             }
-            (How::Beside, None) => core.expect_backlog(),
+            (How::Beside, None) => self.core().expect_backlog(),
         }
-        Ok(Started::beside(id))
+        Started::beside(row.id)
+    }
+
+    /// Starts a child for each input, in one commit where they fit into one.
+    pub(crate) fn start_children<I, O>(
+        &self,
+        workflow: &Workflow<I, O>,
+        inputs: Vec<I>,
+    ) -> impl Future<Output = Result<Vec<WorkflowId>>> + use<I, O>
+    where
+        I: Serialize + DeserializeOwned,
+    {
+        let one = |input| self.begin_start(workflow, None, input);
+        let begun: Result<Vec<_>> = inputs.into_iter().map(one).collect();
+        let (flow, name) = (self.clone(), workflow.shared_name());
+        async move {
+            let (mut ids, mut fresh, mut recordings) = (Vec::new(), Vec::new(), Vec::new());
+            for NewChild { id, input, entry } in begun? {
+                match entry {
+                    Entry::Replayed(recorded) => drop(began_before(&recorded, &id)?),
+                    Entry::Fresh(begun) => {
+                        let child = flow.new_child(&id, &name, &input, How::Beside)?;
+                        recordings.push(start_of(begun, child.row.clone()));
+                        fresh.push((child, input));
+                    }
+                }
+                ids.push(id);
+            }
+            let recorded = flow.record_all(recordings).await;
+            let mut refused = Ok(());
+            for ((child, input), recorded) in fresh.into_iter().zip(recorded) {
+                let id = child.row.id.clone();
+                match recorded? {
+                    Recorded::Done(verdict) => {
+                        drop(flow.send_off(child, (name.clone(), input), How::Beside, &verdict));
+                    }
+                    Recorded::Refused(begun, refusal) => {
+                        drop(child);
+                        let error = flow.refused_start(begun, id, refusal).await;
+                        refused = refused.and(Err(error));
+                    }
+                }
+            }
+            refused.map(|()| ids)
+        }
+    }
+
+    /// Puts a child for each input into a queue, in one commit where they fit into one.
+    pub(crate) fn enqueue_children<I, O>(
+        &self,
+        workflow: &Workflow<I, O>,
+        queue: &Queue,
+        inputs: Vec<I>,
+    ) -> impl Future<Output = Result<Vec<WorkflowId>>> + use<I, O>
+    where
+        I: Serialize + DeserializeOwned,
+        O: DeserializeOwned,
+    {
+        let one = |input| self.begin_enqueue(workflow, queue, &EnqueueOptions::new(), input);
+        let begun: Result<Vec<_>> = inputs.into_iter().map(one).collect();
+        let flow = self.clone();
+        async move {
+            let (mut ids, mut recordings) = (Vec::new(), Vec::new());
+            for (new, entry) in begun? {
+                ids.push(new.id.clone());
+                match entry {
+                    Entry::Replayed(recorded) => drop(began_before(&recorded, &new.id)?),
+                    Entry::Fresh(begun) => recordings.push(start_of(begun, new)),
+                }
+            }
+            let mut refused = Ok(());
+            for recorded in flow.record_all(recordings).await {
+                if let Recorded::Refused(begun, refusal) = recorded? {
+                    let id = WorkflowId::of_child(flow.execution.workflow(), begun.place.step_id)?;
+                    let error = flow.refused_start(begun, id, refusal).await;
+                    refused = refused.and(Err(error));
+                }
+            }
+            refused.map(|()| ids)
+        }
     }
 
     /// The row of the child and the parent's record of it, in one commit.
     async fn record_start(&self, begun: Begun, child: NewWorkflow) -> Result<Verdict> {
         let id = child.id.clone();
-        let row = StepRow { child: Some(id.clone()), ..begun.row() };
-        let start = begun.end_by(row, |parent, step| Write::StartChild { parent, step, child });
-        let (begun, refusal) = match self.record(start).await? {
-            Recorded::Done(verdict) => return Ok(verdict),
-            Recorded::Refused(begun, refusal) => (begun, refusal),
-        };
+        match self.record(start_of(begun, child)).await? {
+            Recorded::Done(verdict) => Ok(verdict),
+            Recorded::Refused(begun, refusal) => Err(self.refused_start(begun, id, refusal).await),
+        }
+    }
+
+    /// Records that there is no such child, and gives the error that says why.
+    async fn refused_start(&self, begun: Begun, id: WorkflowId, refusal: Refusal) -> Error {
         let failure = match refusal {
             // The child would be a workflow that this one descends from.
             Refusal::Ancestor => Failure::by_engine(
@@ -429,11 +575,13 @@ impl Flow {
                 let asked = begun.place.name.to_string();
                 Failure::new("IdInUse", Error::IdInUse { workflow: id, recorded, asked }.to_string())
             }
-            other => return Err(self.execution.misanswered("start_child", &Verdict::Refused(other))),
+            other => return self.execution.misanswered("start_child", &Verdict::Refused(other)),
         };
         let (recording, error) = begun.fail(failure);
-        self.record(recording).await?;
-        Err(error)
+        match self.record(recording).await {
+            Ok(_) => error,
+            Err(stopped) => stopped,
+        }
     }
 
     /// What the child returned; waits for it if that is not recorded, in memory for at most `patience`.
@@ -565,6 +713,19 @@ impl Flow {
         // Failures are logged by the committer.
         let _ = self.commit(Write::WakeServed { waiting, now }).await;
     }
+}
+
+/// A child that is about to be recorded, and what it is to run in.
+struct FreshChild<'c> {
+    row: NewWorkflow,
+    slot: Option<Slot>,
+    entered: Entered<'c>,
+}
+
+/// The write that starts a child.
+fn start_of(begun: Begun, child: NewWorkflow) -> Recording {
+    let row = StepRow { child: Some(child.id.clone()), ..begun.row() };
+    begun.end_by(row, |parent, step| Write::StartChild { parent, step, child })
 }
 
 /// Where a child runs.

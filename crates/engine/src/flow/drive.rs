@@ -100,6 +100,33 @@ impl Flow {
         }
     }
 
+    /// Makes the ends of several operations durable, in as few commits as can be.
+    pub(crate) async fn record_all(&self, recordings: Vec<Recording>) -> Vec<Result<Recorded>> {
+        let (writes, pending): (Vec<_>, Vec<_>) = recordings.into_iter().map(Recording::into_parts).unzip();
+        let mut recorded = Vec::with_capacity(pending.len());
+        for (pending, answer) in pending.into_iter().zip(self.commit_all(writes).await) {
+            recorded.push(match pending.conclude(answer) {
+                Ok(recorded) => Ok(recorded),
+                Err(unrecorded) => Err(self.explain(unrecorded).await),
+            });
+        }
+        recorded
+    }
+
+    async fn commit_all(&self, writes: Vec<Write>) -> Vec<Result<Verdict, CommitError>> {
+        let kind = writes.first().map_or("nothing", Write::kind);
+        let watch = Stopwatch::start();
+        let committer = &self.core().committer;
+        let answers = match &self.driver {
+            Driver::Thread(_) => committer.commit_all(writes),
+            #[cfg(feature = "tokio")]
+            Driver::Task(_) => committer.commit_all_for_a_task(writes).await,
+        };
+        let (workflow, took) = (self.execution.workflow(), watch.elapsed());
+        self.execution.tell(|| Event::Recorded { workflow, kind, took });
+        answers
+    }
+
     /// Makes a write of this workflow durable, and tells how long that took.
     pub(crate) async fn commit(&self, write: Write) -> Result<Verdict, CommitError> {
         let kind = write.kind();

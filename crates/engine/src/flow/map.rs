@@ -78,8 +78,9 @@ impl Context {
         T: Serialize + DeserializeOwned + Send,
         E: Into<BoxError> + 'static,
     {
-        let ended =
-            self.map_on_threads(name, at_once, items.into_iter().collect(), Failed::EndsAll, &body)?;
+        let items: Vec<A> = items.into_iter().collect();
+        let begun = self.flow.begin_map::<T>(name, at_once, items.len())?;
+        let ended = self.map_on_threads(begun, items, Failed::EndsAll, &body)?;
         first_failure(ended)
     }
 
@@ -100,15 +101,15 @@ impl Context {
         T: Serialize + DeserializeOwned + Send,
         E: Into<BoxError> + 'static,
     {
-        let ended =
-            self.map_on_threads(name, at_once, items.into_iter().collect(), Failed::IsAResult, &body)?;
+        let items: Vec<A> = items.into_iter().collect();
+        let begun = self.flow.begin_map::<T>(name, at_once, items.len())?;
+        let ended = self.map_on_threads(begun, items, Failed::IsAResult, &body)?;
         Ok(ended.into_iter().flatten().collect())
     }
 
     fn map_on_threads<A, T, E>(
         &mut self,
-        name: &str,
-        at_once: usize,
+        begun: BegunMap,
         items: Vec<A>,
         failed: Failed,
         body: &(impl Fn(&StepInfo, A) -> Result<T, E> + Sync),
@@ -119,7 +120,6 @@ impl Context {
         E: Into<BoxError> + 'static,
     {
         let flow = &self.flow;
-        let begun = flow.begin_map::<T>(name, at_once, items.len())?;
         let (codec, threads) = (begun.codec, begun.at_once.min(items.len()));
         let entries = drive::now(flow.record_map(begun))?;
         let ended: Vec<_> = entries.iter().map(|_| Mutex::new(None)).collect();

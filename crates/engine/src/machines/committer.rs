@@ -47,9 +47,8 @@ pub(crate) enum Caller {
     Engine,
     /// Any other thread: waits at most [`CALL_WITHIN`].
     Outside,
-    /// A task, which has no thread: it neither leads nor hands out.
-    #[cfg(feature = "tokio")]
-    Task,
+    /// A task, or a thread that waits for several at once: it neither leads nor hands out, and waits as long as it takes.
+    Passive,
 }
 
 pub(crate) struct Committer {
@@ -101,8 +100,8 @@ enum Job {
 struct Place {
     turn: Mutex<Told>,
     told: Condvar,
-    /// A task waits here, not a thread.
-    is_task: bool,
+    /// Of [`Caller::Passive`].
+    is_passive: bool,
     #[cfg(feature = "tokio")]
     task: Mutex<Option<Waker>>,
 }
@@ -132,16 +131,7 @@ const COURIER_FROM: usize = 4;
 
 impl Place {
     fn of(caller: Caller) -> Self {
-        #[cfg(feature = "tokio")]
-        let is_task = caller == Caller::Task;
-        #[cfg(not(feature = "tokio"))]
-        let is_task = false;
-        let _ = caller;
-        Self { is_task, ..Self::default() }
-    }
-
-    fn is_a_thread(&self) -> bool {
-        !self.is_task
+        Self { is_passive: caller == Caller::Passive, ..Self::default() }
     }
 
     /// Gives the turn back when nobody waits for it any more.
@@ -214,10 +204,13 @@ impl Committer {
             return answer.unwrap_or(Err(CommitError::Closed));
         }
         let place = self.stand_in_line(Job::Write(Box::new(write)), caller)?;
+        self.wait_in(&place, caller)
+    }
+
+    /// Waits in this place for the verdict; leads when told to.
+    fn wait_in(&self, place: &Arc<Place>, caller: Caller) -> Result<Verdict, CommitError> {
         let until = match caller {
-            #[cfg(feature = "tokio")]
-            Caller::Task => None,
-            Caller::Engine => None,
+            Caller::Engine | Caller::Passive => None,
             Caller::Outside => self.around.steady_clock.now().checked_add(CALL_WITHIN),
         };
         loop {
@@ -229,17 +222,44 @@ impl Committer {
                     return verdict;
                 }
                 Some(Turn::Alone) => {}
-                None => return Err(self.leave_line(&place)),
+                None => return Err(self.leave_line(place)),
             }
         }
+    }
+
+    /// Makes many writes of one engine thread durable, in as few commits as can be, and says what became of each.
+    pub(crate) fn commit_all(&self, writes: Vec<Write>) -> Vec<Result<Verdict, CommitError>> {
+        let stand = |write| self.stand_in_line(Job::Write(Box::new(write)), Caller::Passive);
+        // All stand in line before the first one waits.
+        let places: Vec<_> = writes.into_iter().map(stand).collect();
+        places.into_iter().map(|place| self.wait_in(&place?, Caller::Passive)).collect()
     }
 
     /// The same for a task, whose thread does not wait. A write that nobody waits for any more is made all the same,
     /// unless the engine closes first.
     #[cfg(feature = "tokio")]
     pub(crate) async fn commit_for_a_task(&self, write: Write) -> Result<Verdict, CommitError> {
-        let place = self.stand_in_line(Job::Write(Box::new(write)), Caller::Task)?;
+        let place = self.stand_in_line(Job::Write(Box::new(write)), Caller::Passive)?;
         poll_fn(|context| place.poll(context)).await
+    }
+
+    /// Makes many writes of a task durable, in as few commits as can be, and says what became of each.
+    #[cfg(feature = "tokio")]
+    pub(crate) async fn commit_all_for_a_task(
+        &self,
+        writes: Vec<Write>,
+    ) -> Vec<Result<Verdict, CommitError>> {
+        let stand = |write| self.stand_in_line(Job::Write(Box::new(write)), Caller::Passive);
+        // All stand in line before the first one waits.
+        let places: Vec<_> = writes.into_iter().map(stand).collect();
+        let mut answers = Vec::with_capacity(places.len());
+        for place in places {
+            answers.push(match place {
+                Ok(place) => poll_fn(|context| place.poll(context)).await,
+                Err(error) => Err(error),
+            });
+        }
+        answers
     }
 
     /// The same for one who waits no longer than `deadline`.
@@ -249,7 +269,7 @@ impl Committer {
         write: Write,
         mut deadline: Alarm<'_>,
     ) -> Result<Verdict, CommitError> {
-        let place = self.stand_in_line(Job::Write(Box::new(write)), Caller::Task)?;
+        let place = self.stand_in_line(Job::Write(Box::new(write)), Caller::Passive)?;
         poll_fn(|context| match place.poll(context) {
             Poll::Pending => deadline.poll(context).map(|()| Err(self.leave_line(&place))),
             ready @ Poll::Ready(_) => ready,
@@ -447,7 +467,7 @@ impl Committer {
             line.outside_leads = false;
             drop(line);
             let mut answers = self.lead_once();
-            let courier = answers.iter().rposition(|(place, _)| place.is_a_thread());
+            let courier = answers.iter().rposition(|(place, _)| !place.is_passive);
             match courier
                 .filter(|_| answers.len() >= COURIER_FROM)
                 .map(|courier| answers.swap_remove(courier))

@@ -1,10 +1,10 @@
 //! Many steps at once, in both kinds of workflows.
 
 use std::collections::BTreeSet;
-use std::sync::Barrier;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
 
+use engine::testing::{CommitHook, Fate, Moment};
 use engine::{AsyncContext, Context, Engine, Error, StepInfo, Workflow};
 
 use crate::support::{App, Counter, Result, eventually};
@@ -71,7 +71,7 @@ fn recorded_items_of_a_map_never_run_again_and_the_others_do() {
             engine.launch().unwrap();
             workflow.start_as(&engine, "w", (ITEMS, 4)).unwrap().result().unwrap();
             drop(engine);
-            app.interrupt("w", ITEMS as u32 + 1);
+            app.interrupt("w", 13);
             for step in &gone {
                 let sql = "DELETE FROM operation_outputs WHERE workflow_uuid = 'w' AND function_id = ?1";
                 assert_eq!(app.execute(sql, [*step]), 1);
@@ -273,5 +273,97 @@ fn a_cancelled_map_begins_no_further_item() {
         assert!(matches!(handle.result(), Err(Error::WorkflowCancelled { .. })));
         drop(engine);
         assert_eq!((begun.get(), app.recorded("w").len()), (2, 1), "only the map itself is recorded");
+    }
+}
+
+/// In both kinds, to run beside their parent and into a queue.
+#[test]
+fn many_children_are_started_in_a_few_commits() {
+    const MANY: u64 = 200;
+    let (app, starts) = (App::new(), Counter::default());
+    let count = starts.clone();
+    let hook: Arc<CommitHook> = Arc::new(move |point| {
+        if point.moment == Moment::Before && point.kinds.contains(&"start_child") {
+            count.count();
+        }
+        Fate::Go
+    });
+    let engine = app.options().commit_hook(hook).open(&app.url()).unwrap();
+    let child = engine.register("child", |_: &mut Context, n: u64| engine::ok(n)).unwrap();
+    let queue = engine.register_queue("q", engine::QueueOptions::new()).unwrap();
+    let of = (child.clone(), queue.clone());
+    let plain = engine.register("plain", move |ctx: &mut Context, queued: bool| {
+        let children =
+            if queued { ctx.enqueue_all(&of.0, &of.1, 0..MANY)? } else { ctx.start_all(&of.0, 0..MANY)? };
+        children.iter().map(|child| child.result(ctx)).sum::<Result<u64>>()
+    });
+    let of = (child, queue);
+    let task = engine.register_async("task", async move |mut ctx: AsyncContext, queued: bool| {
+        let children = if queued {
+            ctx.enqueue_all(&of.0, &of.1, 0..MANY).await?
+        } else {
+            ctx.start_all(&of.0, 0..MANY).await?
+        };
+        let mut sum = 0;
+        for child in children {
+            sum += child.result(&mut ctx).await?;
+        }
+        engine::ok(sum)
+    });
+    let both = [plain.unwrap(), task.unwrap()];
+    engine.launch().unwrap();
+    for workflow in both {
+        for queued in [false, true] {
+            let before = starts.get();
+            let id = format!("{}-{queued}", workflow.name());
+            let sum = workflow.start_as(&engine, &id, queued).unwrap().result().unwrap();
+            assert_eq!(sum, MANY * (MANY - 1) / 2);
+            let commits = starts.get() - before;
+            assert!(commits <= 10, "{id}: {commits} commits");
+        }
+    }
+}
+
+/// In both kinds, after each number of children that may have been recorded.
+#[test]
+fn a_parent_of_many_finds_those_again_that_it_had_started() {
+    for kind in 0..2 {
+        for kept in [0, 3, 10] {
+            let (app, bodies) = (App::new(), Counter::default());
+            let register = |engine: &Engine| {
+                let count = bodies.clone();
+                let child = engine.register("child", move |ctx: &mut Context, n: u64| {
+                    ctx.step("x", |_| {
+                        count.count();
+                        engine::ok(n)
+                    })
+                });
+                let child = child.unwrap();
+                let of = child.clone();
+                let plain = engine.register("plain", move |ctx: &mut Context, (): ()| {
+                    let children = ctx.start_all(&of, 0..10)?;
+                    children.iter().map(|child| child.result(ctx)).collect::<Result<Vec<u64>>>()
+                });
+                let task = engine.register_async("task", async move |mut ctx: AsyncContext, (): ()| {
+                    let mut found = Vec::new();
+                    for child in ctx.start_all(&child, 0..10).await? {
+                        found.push(child.result(&mut ctx).await?);
+                    }
+                    engine::ok(found)
+                });
+                [plain.unwrap(), task.unwrap()].into_iter().nth(kind).unwrap()
+            };
+            let engine = app.open();
+            let workflow = register(&engine);
+            engine.launch().unwrap();
+            let all = workflow.start_as(&engine, "w", ()).unwrap().result().unwrap();
+            drop(engine);
+            app.interrupt("w", kept);
+            let engine = app.open();
+            register(&engine);
+            engine.launch().unwrap();
+            assert_eq!(engine.retrieve::<Vec<u64>>("w").unwrap().result().unwrap(), all);
+            assert_eq!(bodies.get(), 10, "no child ran twice");
+        }
     }
 }
