@@ -1,6 +1,6 @@
 //! **Piton**: durable execution for Rust, embedded on SQLite, and on PostgreSQL for a fleet.
 //!
-//! Write plain functions. Each step's outcome is recorded in a database before the function goes on. Kill the
+//! Write plain or async functions. Each step's outcome is recorded in a database before the function goes on. Kill the
 //! process anywhere, start it again, and every workflow continues after its last recorded step.
 //!
 //! ```
@@ -54,7 +54,9 @@
 //! |---|---|
 //! | open, register, launch, shut down | [`Engine`], [`EngineOptions`] |
 //! | start, attach, wait | [`Workflow`], [`Handle`] |
-//! | steps, retries | [`Context::step`], [`Context::step_with`], [`StepOptions`] |
+//! | async workflows and callers (feature `tokio`) | `Engine::register_async`, `AsyncContext`, `AsyncEngine` |
+//! | steps, retries, limits | [`Context::step`], [`Context::step_with`], [`StepOptions`] |
+//! | many at once | [`Context::map`], [`Context::map_each`], [`Context::start_all`] |
 //! | errors with a name and data | [`Engine::register_error`], [`Failure`] |
 //! | exactly-once writes | [`Context::transaction`], [`Tx`] |
 //! | queues | [`Engine::register_queue`], [`Workflow::enqueue`], [`Context::enqueue`], [`QueueOptions`] |
@@ -64,14 +66,16 @@
 //! | what nobody can take up | [`Engine::waiting_for_nobody`] |
 //! | watch | [`Observer`] |
 //!
-//! Calls block their thread. From async code, make them where blocking is allowed, as in `tokio::task::spawn_blocking`;
-//! nothing here needs a runtime. With the feature `postgres` a call in the middle of a task is warned about, once.
+//! Calls of [`Engine`] block their thread. From async code use `AsyncEngine` (feature `tokio`), or make them where blocking
+//! is allowed, as in `tokio::task::spawn_blocking`. Where a runtime is known, by the features `tokio` or `postgres`, a call
+//! that blocks a task is warned about, once.
 //!
 //! # Features
 //!
 //! - `sqlite` (default): the SQLite backend, bundled; [`rusqlite`] is re-exported for [`Tx::sqlite`].
 //! - `postgres`: the PostgreSQL backend, on the blocking driver, which is re-exported. The same program, another URL:
 //!   `postgresql://USER@HOST/DATABASE`.
+//! - `tokio`: async workflows, and the calls of the engine as futures.
 //! - `tls`: encrypted connections to PostgreSQL, with rustls and the system's certificates.
 //! - `anyhow`: an `anyhow::Error` is known by the error that it was made of, for [`Engine::register_error`] and for
 //!   [`StepOptions::should_retry`].
@@ -79,7 +83,7 @@
 //!
 //! # Not supported yet
 //!
-//! Events, streams, schedules, rate limits and deduplication of queues, parallel steps in one workflow, forks.
+//! Events, streams, schedules, rate limits and deduplication of queues, races, forks.
 
 #![cfg_attr(
     not(any(feature = "sqlite", feature = "postgres")),
