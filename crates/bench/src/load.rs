@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use engine::{Context, Engine, EngineOptions, Error, Event, Observer, Queue, Workflow};
+use engine::{AsyncContext, Context, Engine, EngineOptions, Error, Event, Observer, Queue, Workflow};
 use store::{Key, Store};
 
 use crate::measure::{Round, timed};
@@ -48,7 +48,13 @@ pub(crate) struct Load {
     steps: Workflow<u32, u64>,
     three: Workflow<u32, u64>,
     ex6: Workflow<(), usize>,
+    async_steps: Workflow<u32, u64>,
+    async_three: Workflow<u32, u64>,
+    waiting_three: Workflow<u32, u64>,
 }
+
+/// How long each body of the workflows in flight waits, as for another service.
+pub(crate) const BODY_WAITS: Duration = Duration::from_millis(50);
 
 impl Load {
     /// On the database of this URL; ex6's users go to a file.
@@ -81,7 +87,73 @@ impl Load {
         let ex6 = engine.register("ex6", move |ctx: &mut Context, ()| {
             (0..10).try_fold(0, |sum, number| Ok::<_, Error>(sum + ctx.run(&batch, number)?))
         })?;
-        Ok(Self { engine, commits, steps, three, ex6 })
+        let async_steps =
+            engine.register_async("async_steps", async |mut ctx: AsyncContext, count: u32| {
+                let mut sum = 0;
+                for n in 0..count {
+                    sum += ctx.step("step", async |_| one(n)).await?;
+                }
+                engine::ok(sum)
+            })?;
+        let async_three = engine.register_async("async_three", async |mut ctx: AsyncContext, n: u32| {
+            engine::ok(
+                ctx.step("a", async |_| one(n)).await?
+                    + ctx.step("b", async |_| one(n)).await?
+                    + ctx.step("c", async |_| one(n)).await?,
+            )
+        })?;
+        let waiting_three =
+            engine.register_async("waiting_three", async |mut ctx: AsyncContext, n: u32| {
+                let mut sum = 0;
+                for name in ["a", "b", "c"] {
+                    sum += ctx
+                        .step(name, async |_| {
+                            tokio::time::sleep(BODY_WAITS).await;
+                            one(n)
+                        })
+                        .await?;
+                }
+                engine::ok(sum)
+            })?;
+        Ok(Self { engine, commits, steps, three, ex6, async_steps, async_three, waiting_three })
+    }
+
+    /// One async workflow with this many steps.
+    pub(crate) fn async_sequential(&self, count: u32) -> anyhow::Result<f64> {
+        let (rate, _) =
+            timed(count as usize, || Ok(self.async_steps.start(&self.engine, count)?.result()?))?;
+        Ok(rate)
+    }
+
+    /// Async workflows of three steps, this many at once, started and awaited by tasks.
+    pub(crate) async fn async_concurrent(&self, at_once: usize, total: usize) -> anyhow::Result<()> {
+        let each = total / at_once;
+        let callers = (0..at_once).map(|_| {
+            let (engine, three) = (self.engine.to_async(), self.async_three.clone());
+            tokio::spawn(async move {
+                for _ in 0..each {
+                    engine.start(&three, 1).await?.await?;
+                }
+                engine::ok(())
+            })
+        });
+        for caller in callers.collect::<Vec<_>>() {
+            caller.await??;
+        }
+        Ok(())
+    }
+
+    /// Async workflows whose bodies wait, all of them at once.
+    pub(crate) async fn in_flight(&self, count: usize) -> anyhow::Result<()> {
+        let engine = self.engine.to_async();
+        let starters = (0..count).map(|_| {
+            let (engine, three) = (engine.clone(), self.waiting_three.clone());
+            tokio::spawn(async move { engine.start(&three, 1).await?.await })
+        });
+        for starter in starters.collect::<Vec<_>>() {
+            starter.await??;
+        }
+        Ok(())
     }
 
     /// One workflow with this many steps.
@@ -107,7 +179,7 @@ impl Load {
         Ok(Round { rate, latencies })
     }
 
-    fn caller(&self, count: usize) -> anyhow::Result<Vec<std::time::Duration>> {
+    fn caller(&self, count: usize) -> anyhow::Result<Vec<Duration>> {
         (0..count)
             .map(|_| {
                 let start = Instant::now();

@@ -8,6 +8,7 @@
 
 #![expect(clippy::print_stdout, reason = "its report is its output")]
 
+mod asynchronous;
 mod floor;
 mod ground;
 mod load;
@@ -32,7 +33,7 @@ struct Args {
     /// Fewer rows and rounds: the numbers are rough.
     #[arg(long)]
     quick: bool,
-    /// Only this one: steps, workflows, recovery, ex6, queue or wake.
+    /// Only this one: steps, workflows, recovery, ex6, queue, wake, tasks or in-flight.
     #[arg(long)]
     only: Option<Scenario>,
     /// Where to put the databases (a temporary folder inside it) [default: target/bench].

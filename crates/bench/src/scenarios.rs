@@ -15,11 +15,12 @@ use crate::report::{Line, Report};
 
 /// Sizes of one run.
 pub(crate) struct Bench {
-    ground: Box<dyn Ground>,
+    pub(crate) ground: Box<dyn Ground>,
     dir: PathBuf,
-    rounds: usize,
-    steps: u32,
-    workflows: usize,
+    pub(crate) rounds: usize,
+    pub(crate) steps: u32,
+    pub(crate) workflows: usize,
+    pub(crate) in_flight: usize,
     recovered: usize,
     queued: usize,
     wakes: usize,
@@ -34,6 +35,8 @@ pub(crate) enum Scenario {
     Ex6,
     Queue,
     Wake,
+    Tasks,
+    InFlight,
 }
 
 const STEPS_EACH: u32 = 50;
@@ -48,6 +51,7 @@ impl Bench {
                 rounds: 3,
                 steps: 500,
                 workflows: 1_000,
+                in_flight: 2_000,
                 recovered: 200,
                 queued: 800,
                 wakes: 20,
@@ -59,6 +63,7 @@ impl Bench {
                 rounds: 5,
                 steps: 3_000,
                 workflows: 6_000,
+                in_flight: 10_000,
                 recovered: 1_000,
                 queued: 5_000,
                 wakes: 200,
@@ -66,7 +71,7 @@ impl Bench {
         }
     }
 
-    fn load(&self, name: &str) -> anyhow::Result<Load> {
+    pub(crate) fn load(&self, name: &str) -> anyhow::Result<Load> {
         self.load_at(&self.ground.url(name), name, Engine::options())
     }
 
@@ -92,6 +97,8 @@ impl Bench {
                 Scenario::Ex6 => self.ex6(&mut report)?,
                 Scenario::Queue => self.queue(&mut report)?,
                 Scenario::Wake => self.wake(&mut report)?,
+                Scenario::Tasks => self.tasks(&mut report)?,
+                Scenario::InFlight => self.in_flight(&mut report)?,
             }
         }
         Ok(report)
@@ -214,7 +221,7 @@ impl Bench {
     }
 
     /// Start, three steps, settle, for many workflows at once, in batches of the size that the engine had.
-    fn bare_workflows(&self, floor: &mut Floor, batch: f64) -> anyhow::Result<f64> {
+    pub(crate) fn bare_workflows(&self, floor: &mut Floor, batch: f64) -> anyhow::Result<f64> {
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -393,7 +400,7 @@ impl Bench {
 }
 
 /// The middle of the ratios of neighbours: what changes from round to round on the machine changes both.
-fn ratio(engines: &[f64], floors: &[f64]) -> f64 {
+pub(crate) fn ratio(engines: &[f64], floors: &[f64]) -> f64 {
     median(engines.iter().zip(floors).map(|(engine, floor)| engine / floor))
 }
 
