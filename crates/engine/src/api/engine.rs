@@ -125,7 +125,8 @@ impl Engine {
     }
 
     /// Makes an async function a workflow, as [`Engine::register`] does for a plain one. It runs as a task of the runtime in
-    /// which the engine is launched, or of one of the engine's own if there is none. A run that a plain function began goes
+    /// which the engine is launched, or of one of the engine's own if there is none. A runtime of one thread runs it only
+    /// while that thread is in the runtime. A run that a plain function began goes
     /// on in an async function of its name that asks for the same steps, and the other way round.
     ///
     /// # Errors

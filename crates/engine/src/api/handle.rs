@@ -16,6 +16,8 @@ use crate::machines::worker::lending_the_slot;
 use crate::pure::clock::{Clock, Timestamp};
 use crate::pure::error::{Error, Result};
 use crate::pure::id::WorkflowId;
+#[cfg(feature = "tokio")]
+use crate::pure::inside::is_in_a_workflow;
 use crate::pure::status::WorkflowStatus;
 use crate::pure::sync::Signal;
 use crate::sysdb::Outcome;
@@ -154,14 +156,20 @@ impl<O: DeserializeOwned> Clone for Handle<O> {
 }
 
 /// Awaits the end of the workflow, as [`Handle::result`] does, and blocks no thread. To limit that, put a timeout of the
-/// runtime around it: a handle that is dropped changes nothing.
+/// runtime around it: a handle that is dropped changes nothing. In an async workflow, outside of its steps, it is refused with
+/// [`Error::AwaitedInWorkflow`].
 #[cfg(feature = "tokio")]
 impl<O: DeserializeOwned + 'static> IntoFuture for Handle<O> {
     type Output = Result<O>;
     type IntoFuture = Pin<Box<dyn Future<Output = Result<O>> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { result_of_outcome(&self.wait_as_a_task().await?) })
+        Box::pin(async move {
+            if is_in_a_workflow() {
+                return Err(Error::AwaitedInWorkflow { workflow: self.id });
+            }
+            result_of_outcome(&self.wait_as_a_task().await?)
+        })
     }
 }
 

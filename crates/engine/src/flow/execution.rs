@@ -75,9 +75,10 @@ impl Drop for Open {
         if !self.done {
             lock(&self.execution.dropped).get_or_insert((self.step, std::mem::take(&mut self.name)));
         }
-        self.execution.open.fetch_sub(1, Ordering::SeqCst);
-        // Another one may be all that is waited for now.
-        self.execution.run.signal.raise();
+        if self.execution.open.fetch_sub(1, Ordering::SeqCst) > 1 {
+            // Another one may be all that is waited for now.
+            self.execution.run.signal.raise();
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use crate::flow::registry::AsyncFunction;
 use crate::flow::workflow::{self, Assignment};
 use crate::machines::slots::Slot;
 use crate::pure::error::{Failure, Stop};
+use crate::pure::inside;
 use crate::pure::sync::contained;
 use crate::sysdb::StoredInput;
 
@@ -86,7 +87,7 @@ pub(crate) async fn call(
     let returned = poll_fn(|context| {
         loop {
             let seen = signal.now();
-            if let Poll::Ready(returned) = poll_caught(|| body.as_mut().poll(context)) {
+            if let Poll::Ready(returned) = poll_caught(true, || body.as_mut().poll(context)) {
                 return Poll::Ready(Some(returned.unwrap_or_else(Err)));
             }
             if is_to_be_dropped(execution) {
@@ -105,9 +106,12 @@ pub(crate) async fn call(
     returned.unwrap_or_else(|| Err(Failure::new("PitonStopped", "the body was dropped")))
 }
 
-/// Polls code of the user. A panic is its end.
-pub(crate) fn poll_caught<T>(poll: impl FnOnce() -> Poll<T>) -> Poll<Result<T, Failure>> {
-    match catch_unwind(AssertUnwindSafe(poll)) {
+/// Polls code of the user, in a step or outside of it. A panic is its end.
+pub(crate) fn poll_caught<T>(
+    outside_of_steps: bool,
+    poll: impl FnOnce() -> Poll<T>,
+) -> Poll<Result<T, Failure>> {
+    match catch_unwind(AssertUnwindSafe(|| inside::polling(outside_of_steps, poll))) {
         Ok(polled) => polled.map(Ok),
         Err(payload) => Poll::Ready(Err(failure_of_panic(payload))),
     }
@@ -119,7 +123,7 @@ pub(crate) async fn caught<T>(
     mut is_over: impl FnMut(&Poller<'_>) -> bool,
 ) -> Option<Result<T, Failure>> {
     let mut body = pin!(body);
-    poll_fn(|context| match poll_caught(|| body.as_mut().poll(context)) {
+    poll_fn(|context| match poll_caught(false, || body.as_mut().poll(context)) {
         Poll::Ready(done) => Poll::Ready(Some(done)),
         Poll::Pending if is_over(context) => Poll::Ready(None),
         Poll::Pending => Poll::Pending,

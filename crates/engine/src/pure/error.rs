@@ -124,6 +124,15 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// An async workflow awaited the handle of another one outside of its steps, where nothing records the outcome.
+    #[error(
+        "workflow {workflow} was awaited by its handle inside an async workflow, where a replay could see another \
+         outcome; start it by `ctx.start` and await the child, or await the handle in a step"
+    )]
+    AwaitedInWorkflow {
+        /// The awaited one.
+        workflow: WorkflowId,
+    },
     /// A recorded value does not fit the type that the program asks for. The record is left as it is.
     #[error("{what} cannot be decoded: {reason}")]
     Undecodable {

@@ -263,12 +263,13 @@ fn a_workflow_does_not_leave_while_another_of_its_operations_runs() {
 
 #[test]
 fn a_cancelled_async_workflow_has_its_body_dropped() {
-    let (app, dropped) = (App::new(), Dropped::default());
+    let (app, dropped, begun) = (App::new(), Dropped::default(), Counter::default());
     let engine = app.open();
-    let drops = dropped.clone();
+    let (drops, begins) = (dropped.clone(), begun.clone());
     let stuck = engine.register_async("stuck", async move |mut ctx: AsyncContext, (): ()| {
         ctx.step("never", async |_| {
             let _guard = drops.guard();
+            begins.count();
             pending::<()>().await;
             engine::ok(())
         })
@@ -277,7 +278,7 @@ fn a_cancelled_async_workflow_has_its_body_dropped() {
     let stuck = stuck.unwrap();
     engine.launch().unwrap();
     let handle = stuck.start_as(&engine, "w", ()).unwrap();
-    eventually("it runs", || app.status("w") == "PENDING");
+    eventually("its body runs", || begun.get() == 1);
     assert_eq!(engine.cancel(handle.id()).unwrap(), WorkflowStatus::Cancelled);
     eventually("the body is gone", || dropped.get());
     assert!(matches!(handle.result(), Err(Error::WorkflowCancelled { .. })));
@@ -382,11 +383,12 @@ fn a_panic_in_a_poll_is_the_error_of_its_step_or_of_its_workflow() {
 #[test]
 fn a_shutdown_lets_async_steps_end_and_drops_those_that_do_not() {
     let (app, latch, dropped) = (App::new(), Arc::new(Notify::new()), Dropped::default());
-    let engine = app.open();
-    let (open, drops) = (latch.clone(), dropped.clone());
+    let (engine, begun) = (app.open(), Counter::default());
+    let (open, drops, begins) = (latch.clone(), dropped.clone(), begun.clone());
     let waits = engine.register_async("waits", async move |mut ctx: AsyncContext, ends: bool| {
         ctx.step("body", async |_| {
             let _guard = (!ends).then(|| drops.guard());
+            begins.count();
             if ends {
                 open.notified().await;
             } else {
@@ -401,7 +403,7 @@ fn a_shutdown_lets_async_steps_end_and_drops_those_that_do_not() {
     engine.launch().unwrap();
     waits.start_as(&engine, "ends", true).unwrap();
     waits.start_as(&engine, "never", false).unwrap();
-    eventually("both run", || app.status("ends") == "PENDING" && app.status("never") == "PENDING");
+    eventually("both bodies run", || begun.get() == 2);
     let ending = engine.clone();
     let shutdown = std::thread::spawn(move || ending.shutdown(Duration::from_secs(1)));
     latch.notify_one();
@@ -678,4 +680,30 @@ fn an_async_program_starts_waits_looks_and_ends() {
         assert!(engine.shutdown(Duration::from_secs(60)).await.is_empty());
         assert!(matches!(engine.start(&ask, String::new()).await, Err(Error::ShuttingDown)));
     });
+}
+
+/// Nothing would record what it gave. In a step it is recorded.
+#[test]
+fn a_handle_that_is_awaited_outside_of_a_step_of_an_async_workflow_is_refused() {
+    let app = App::new();
+    let engine = app.open();
+    let other = engine.register("other", |_: &mut Context, n: u32| engine::ok(n)).unwrap();
+    let shared: Arc<std::sync::OnceLock<engine::AsyncEngine>> = Arc::default();
+    let from = shared.clone();
+    let awaits = engine.register_async("awaits", async move |mut ctx: AsyncContext, in_a_step: bool| {
+        let engine = from.get().cloned().ok_or(Error::NotLaunched)?;
+        let handle = engine.start_as(&other, "o", 7).await?;
+        if in_a_step {
+            return ctx.step("await", async |_| handle.await).await;
+        }
+        handle.await
+    });
+    let awaits = awaits.unwrap();
+    engine.launch().unwrap();
+    assert!(shared.set(engine.to_async()).is_ok());
+    assert_eq!(awaits.start(&engine, true).unwrap().result().unwrap(), 7);
+    let error = awaits.start(&engine, false).unwrap().result().unwrap_err().to_string();
+    assert!(error.contains("workflow o was awaited by its handle inside an async workflow"), "{error}");
+    // The registered function would keep the engine for ever.
+    engine.shutdown(Duration::from_secs(60));
 }
