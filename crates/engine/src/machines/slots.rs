@@ -4,6 +4,7 @@
 //!
 //! Does not know: threads, workflows.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::pure::sync::lock;
@@ -20,10 +21,14 @@ struct Count {
 }
 
 /// The right to run one workflow; given back when dropped.
-pub(crate) struct Slot(Arc<Slots>);
+pub(crate) struct Slot {
+    slots: Arc<Slots>,
+    /// How many waits of its holder lend it. They change under the lock of the count.
+    waits: AtomicUsize,
+}
 
-/// A slot that others may have meanwhile; its holder takes it again when this is dropped.
-pub(crate) struct Lent<'s>(&'s Slots);
+/// A slot that others may have meanwhile; its holder takes it again when its last wait is dropped.
+pub(crate) struct Lent<'s>(&'s Slot);
 
 impl Slots {
     pub(crate) fn new(max: usize) -> Arc<Self> {
@@ -40,7 +45,11 @@ impl Slots {
         let mut count = lock(&self.count);
         let free = count.max.saturating_sub(count.taken).min(max);
         count.taken += free;
-        (0..free).map(|_| Slot(self.clone())).collect()
+        (0..free).map(|_| self.taken()).collect()
+    }
+
+    fn taken(self: &Arc<Self>) -> Slot {
+        Slot { slots: self.clone(), waits: AtomicUsize::new(0) }
     }
 
     pub(crate) fn many_are_free(&self) -> bool {
@@ -53,7 +62,7 @@ impl Slots {
     #[cfg(feature = "tokio")]
     pub(crate) fn one_more(self: &Arc<Self>) -> Slot {
         lock(&self.count).taken += 1;
-        Slot(self.clone())
+        self.taken()
     }
 
     /// From now on none is free.
@@ -65,22 +74,28 @@ impl Slots {
 
 impl Slot {
     /// Lends the slot for the time of a wait. It is taken again afterwards even if there is none left by then: whoever
-    /// was woken goes on.
+    /// was woken goes on. Several waits of one workflow lend its slot once.
     pub(crate) fn lend(&self) -> Lent<'_> {
-        lock(&self.0.count).taken -= 1;
-        Lent(&self.0)
+        let mut count = lock(&self.slots.count);
+        if self.waits.fetch_add(1, Ordering::Relaxed) == 0 {
+            count.taken -= 1;
+        }
+        Lent(self)
     }
 }
 
 impl Drop for Lent<'_> {
     fn drop(&mut self) {
-        lock(&self.0.count).taken += 1;
+        let mut count = lock(&self.0.slots.count);
+        if self.0.waits.fetch_sub(1, Ordering::Relaxed) == 1 {
+            count.taken += 1;
+        }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        lock(&self.0.count).taken -= 1;
+        lock(&self.slots.count).taken -= 1;
     }
 }
 
@@ -101,6 +116,21 @@ mod tests {
         assert!(slots.try_one().is_none());
         drop(taken);
         assert_eq!(slots.take(5).len(), 2);
+    }
+
+    #[test]
+    fn a_slot_is_lent_once_however_many_waits_its_holder_has() {
+        let slots = Slots::new(1);
+        let slot = slots.try_one().unwrap();
+        let (first, second) = (slot.lend(), slot.lend());
+        assert_eq!(lock(&slots.count).taken, 0);
+        drop(first);
+        let other = slots.try_one();
+        assert!(other.is_some(), "it still waits");
+        drop(second);
+        assert_eq!(lock(&slots.count).taken, 2, "whoever was woken goes on");
+        drop((other, slot));
+        assert_eq!(lock(&slots.count).taken, 0);
     }
 
     #[test]

@@ -143,6 +143,28 @@ fn operations_of_one_workflow_run_at_once_and_take_their_places_at_the_call() {
     assert_eq!(app.recorded("w"), ["a", "b"]);
 }
 
+/// Its place is lent once, and taken again once.
+#[test]
+fn a_workflow_may_wait_for_several_things_at_once() {
+    let app = App::new();
+    let engine = app.options().tasks_max(1).suspend_after(HOUR * 2).open(&app.url()).unwrap();
+    let waits = engine.register_async("waits", async |mut ctx: AsyncContext, (): ()| {
+        let (nap, other) = (ctx.sleep(HOUR), ctx.sleep(HOUR));
+        let (nap, other, word) = tokio::join!(nap, other, ctx.recv::<u32>("word", HOUR));
+        (nap?, other?);
+        word
+    });
+    let waits = waits.unwrap();
+    engine.launch().unwrap();
+    let handles = ["a", "b", "c"].map(|id| waits.start_as(&engine, id, ()).unwrap());
+    eventually("all of them wait", || ["a", "b", "c"].iter().all(|id| app.recorded(id).len() == 3));
+    for handle in &handles {
+        engine.send(handle.id(), "word", 7).unwrap();
+    }
+    app.clock.advance(HOUR);
+    assert_eq!(handles.map(|handle| handle.result().unwrap()), [Some(7); 3]);
+}
+
 #[test]
 fn a_set_of_futures_completes_in_any_order() {
     let app = App::new();
