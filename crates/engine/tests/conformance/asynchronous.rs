@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use engine::testing::Fate;
 use engine::{
     AsyncContext, Context, Engine, Error, StepOptions, Workflow, WorkflowFilter, WorkflowId, WorkflowStatus,
 };
@@ -404,11 +405,12 @@ fn a_panic_in_a_poll_is_the_error_of_its_step_or_of_its_workflow() {
 #[test]
 fn a_shutdown_lets_async_steps_end_and_drops_those_that_do_not() {
     let (app, latch, dropped) = (App::new(), Arc::new(Notify::new()), Dropped::default());
-    let engine = app.open();
-    let (open, drops) = (latch.clone(), dropped.clone());
+    let (engine, begun) = (app.open(), Counter::default());
+    let (open, drops, begins) = (latch.clone(), dropped.clone(), begun.clone());
     let waits = engine.register_async("waits", async move |mut ctx: AsyncContext, ends: bool| {
         ctx.step("body", async |_| {
             let _guard = (!ends).then(|| drops.guard());
+            begins.count();
             if ends {
                 open.notified().await;
             } else {
@@ -423,7 +425,7 @@ fn a_shutdown_lets_async_steps_end_and_drops_those_that_do_not() {
     engine.launch().unwrap();
     waits.start_as(&engine, "ends", true).unwrap();
     waits.start_as(&engine, "never", false).unwrap();
-    eventually("both run", || app.status("ends") == "PENDING" && app.status("never") == "PENDING");
+    eventually("both bodies run", || begun.get() == 2);
     let ending = engine.clone();
     let shutdown = std::thread::spawn(move || ending.shutdown(Duration::from_secs(1)));
     latch.notify_one();
@@ -666,6 +668,38 @@ fn an_async_transaction_step_has_its_effect_exactly_once() {
     engine.launch().unwrap();
     assert_eq!(engine.retrieve::<i64>("w").unwrap().result().unwrap(), 105);
     assert_eq!(app.value::<i64>("SELECT cents FROM account", []), 105);
+}
+
+/// What is started and finds no thread is given back, by a commit that may take long.
+#[test]
+fn a_runtime_does_not_wait_for_what_is_given_back_for_want_of_a_thread() {
+    let (app, latch, begun) = (App::new(), Latch::default(), Arc::new(Notify::new()));
+    let (holds, begins) = (latch.clone(), begun.clone());
+    let options = app.options().stack_bytes(1 << 46).commit_hook(Arc::new(move |point| {
+        if point.kinds.contains(&"release") {
+            begins.notify_one();
+            holds.hold();
+        }
+        Fate::Go
+    }));
+    let (url, runtime) =
+        (app.url(), tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap());
+    runtime.block_on(async move {
+        let engine = options.open_async(&url).await.unwrap();
+        let plain = engine.blocking().register("plain", |_: &mut Context, (): ()| Ok::<_, Error>(1)).unwrap();
+        let child = plain.clone();
+        let parent = engine.register("parent", async move |mut ctx: AsyncContext, (): ()| {
+            engine::ok(ctx.start(&child, ()).await?.id().to_string())
+        });
+        let parent = parent.unwrap();
+        engine.launch().await.unwrap();
+        let of_parent = engine.start(&parent, ()).await.unwrap();
+        engine.start_as(&plain, "of-a-caller", ()).await.unwrap();
+        begun.notified().await;
+        latch.open();
+        of_parent.await.unwrap();
+        engine.shutdown(Duration::from_secs(60)).await;
+    });
 }
 
 /// The whole life of a program with an async runtime, of one thread, which is never blocked.
