@@ -131,18 +131,22 @@ pub use rusqlite;
 #[cfg(feature = "postgres")]
 pub use sysdb::postgres::PgConnector;
 
-/// `Ok` of this crate's [`Result`]: ends a closure that names no error type, such as the body of a step.
+/// `Ok` for a closure that names no error type, such as the body of a step: any error may come out of it by `?`.
+///
+/// The error is then one in a box, where it is known by the name that it is registered under
+/// ([`Engine::register_error`]), or by none. The name of its type, and what an `anyhow::Error` was made of, are not seen
+/// through a box: where they matter, name the type, as by `Ok::<_, MyError>(value)`.
 ///
 /// # Errors
 /// None.
 ///
 /// ```
 /// # use engine::{Context, Result};
-/// fn twice(ctx: &mut Context, n: u32) -> Result<u32> {
-///     ctx.step("twice", |_| engine::ok(2 * n))
+/// fn twice(ctx: &mut Context, n: String) -> Result<u32> {
+///     ctx.step("twice", |_| engine::ok(2 * n.parse::<u32>()?))
 /// }
 /// ```
-pub fn ok<T>(value: T) -> Result<T> {
+pub fn ok<T>(value: T) -> Result<T, BoxError> {
     Ok(value)
 }
 

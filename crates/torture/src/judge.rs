@@ -16,6 +16,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::audit::{self, Breach, Verdict};
 use crate::database::Database;
+use crate::kinds::Kind;
 
 /// What the judge is to do.
 #[derive(Debug, Clone, clap::Args)]
@@ -35,6 +36,9 @@ pub struct JudgeArgs {
     /// On a server that is made for it, and that crashes and restarts now and then as well
     #[arg(long, value_enum, default_value = "sqlite")]
     pub backend: Backend,
+    /// Whether the workers run plain functions, async ones, or both [default: of each worker by chance of the seed]
+    #[arg(long)]
+    pub kind: Option<Kind>,
 }
 
 /// What is tortured.
@@ -260,6 +264,7 @@ impl<'a> Torture<'a> {
     fn spawn(&mut self) -> anyhow::Result<()> {
         let mut args = vec!["--dir".to_owned(), self.dir.display().to_string()];
         args.extend(self.database.arguments());
+        args.extend(self.kind());
         if self.waiting()? < BACKLOG_MAX {
             args.extend(["--start".to_owned(), format!("{}..{}", self.next, self.next + STARTS_EACH)]);
             self.next += STARTS_EACH;
@@ -267,6 +272,13 @@ impl<'a> Torture<'a> {
         let worker = WorkerProcess::spawn(&self.program, &args, self.said.0.clone())?;
         self.workers.push(worker);
         Ok(())
+    }
+
+    /// What the next worker is told of the kinds of its workflows: each goes on with what another kind began.
+    fn kind(&mut self) -> [String; 4] {
+        let by_chance = Kind::ALL[self.rng.random_range(0..Kind::ALL.len())];
+        let (kind, seed) = (self.args.kind.unwrap_or(by_chance), self.rng.random::<u64>());
+        ["--kind".to_owned(), kind.to_string(), "--seed".to_owned(), seed.to_string()]
     }
 
     fn waiting(&self) -> anyhow::Result<u64> {
@@ -282,6 +294,7 @@ impl<'a> Torture<'a> {
         acknowledged(&self.said.1, &mut self.acks);
         let mut args = ["--dir", &self.dir.display().to_string(), "--finish"].map(str::to_owned).to_vec();
         args.extend(self.database.arguments());
+        args.extend(self.kind());
         let (sender, said) = channel();
         let mut last = WorkerProcess::spawn(&self.program, &args, sender)?;
         let finished =

@@ -5,9 +5,11 @@
 //! workflows saw (in a file that all workers append to). The **judge** starts workers, kills them, lets the last
 //! one finish, and has the **audit** compare the ledgers with the tables.
 
+mod async_workload;
 pub mod audit;
 pub mod database;
 pub mod judge;
+pub mod kinds;
 pub mod ledger;
 pub mod points;
 pub mod worker;

@@ -10,6 +10,7 @@ use engine::testing::Moment;
 use engine::{Engine, EngineOptions, Handle, WorkflowFilter, WorkflowStatus};
 
 use crate::database::Database;
+use crate::kinds::Kind;
 use crate::ledger::Ledger;
 use crate::points::{Killer, Point, die};
 use crate::workload::{Seen, Workflows, Workload};
@@ -57,9 +58,15 @@ pub struct WorkerArgs {
     /// End when no workflow is left; otherwise run until killed
     #[arg(long)]
     pub finish: bool,
-    /// How many workflows run at once
+    /// How many workflows of either kind run at once
     #[arg(long, default_value_t = 16)]
     pub workers: usize,
+    /// Whether its workflows are plain functions or async ones
+    #[arg(long, default_value = "mixed")]
+    pub kind: Kind,
+    /// Which of them are async follows from this where they are mixed
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
 }
 
 fn range(text: &str) -> Result<std::ops::Range<u64>, String> {
@@ -107,6 +114,7 @@ pub fn work(args: &WorkerArgs) -> anyhow::Result<()> {
     let options = Engine::options()
         .app("torture")
         .workers_max(args.workers)
+        .tasks_max(args.workers)
         .suspend_after(Duration::from_millis(args.suspend_after))
         .commit_hook(Arc::new(move |point| {
             if tell_commits && point.moment == Moment::Before {
@@ -116,7 +124,7 @@ pub fn work(args: &WorkerArgs) -> anyhow::Result<()> {
         }));
     let engine = database.open(args.lease.of(options))?;
     let workload = Workload::new(Ledger::open(&ledger(&args.dir))?, killer);
-    let workflows = workload.register(&engine)?;
+    let workflows = workload.register(&engine, args.kind.by(args.seed))?;
     if args.wait_for_go {
         say("ready")?;
         io::stdin().lock().lines().next().context("the judge went away")??;

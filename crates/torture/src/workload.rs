@@ -1,13 +1,18 @@
-//! The workflows of the torture: every kind of durable operation, each with a value that says who made it.
+//! The workflows of the torture: every kind of durable operation, each with a value that says who made it. Each is there
+//! twice, as a plain function here and as an async one in [`crate::async_workload`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use engine::sql::SqlError;
-use engine::{BoxError, Context, Engine, Error, Result, StepInfo, StepOptions, Workflow, WorkflowId};
+use engine::{
+    AsyncContext, BoxError, Context, Engine, Error, Result, StepInfo, StepOptions, Workflow, WorkflowId,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::async_workload as asynchronous;
+use crate::kinds::Kinds;
 use crate::ledger::Ledger;
 use crate::points::{Killer, Point};
 
@@ -15,12 +20,23 @@ use crate::points::{Killer, Point};
 pub const KINDS: u64 = 6;
 
 /// Long enough to be slept through without a thread, also on a busy machine.
-const EVERYTHINGS_NAP_MS: u64 = 100;
+pub(crate) const EVERYTHINGS_NAP: Duration = Duration::from_millis(100);
+
+/// Short enough to be slept through on a thread.
+pub(crate) const SHORT_NAP: Duration = Duration::from_millis(3);
+
+pub(crate) const FOUR_STEPS: [&str; 4] = ["step-0", "step-1", "step-2", "step-3"];
+
+/// Longer than any message of the torture takes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A step that fails now and then.
+pub(crate) const FLAKY: StepOptions = StepOptions::retries().interval(Duration::from_millis(1));
 
 /// What the workflows work with.
 pub struct Workload {
-    ledger: Ledger,
-    killer: Arc<Killer>,
+    pub(crate) ledger: Ledger,
+    pub(crate) killer: Arc<Killer>,
 }
 
 /// What every workflow returns: the values that it saw, in order.
@@ -46,13 +62,28 @@ impl Workflows {
 
 /// Its unique value kills the process while it is encoded or decoded, if that is the point.
 #[derive(Debug)]
-struct Value {
-    text: String,
+pub(crate) struct Value {
+    pub(crate) text: String,
 }
 
 thread_local! {
-    /// The killer, for the code of [`Value`], which gets no arguments; and whether a step is being replayed.
+    /// The killer, for the code of [`Value`], which gets no arguments; and whether the step is live or being replayed.
     static KILLER: std::cell::RefCell<Option<(Arc<Killer>, bool)>> = const { std::cell::RefCell::new(None) };
+}
+
+/// A step begins on this thread: what is decoded next is its record. In a task that holds until the next await, which is
+/// long enough: a step with a record decodes it without one.
+pub(crate) fn step_begins(killer: &Arc<Killer>) {
+    KILLER.set(Some((killer.clone(), false)));
+}
+
+/// The body of a step is about to return: what is encoded and decoded next is its value.
+pub(crate) fn body_ends(killer: &Arc<Killer>) {
+    KILLER.set(Some((killer.clone(), true)));
+}
+
+pub(crate) fn step_ends() {
+    KILLER.set(None);
 }
 
 fn at_codec(live: Point, replayed: Option<Point>) {
@@ -90,16 +121,16 @@ impl Workload {
     /// A step whose body leaves a trace and returns a value that no other execution returns.
     fn step(&self, ctx: &mut Context, name: &str) -> Result<String> {
         self.killer.at(Point::BeforeStep);
-        KILLER.set(Some((self.killer.clone(), false)));
+        step_begins(&self.killer);
         let run = ctx.attempt();
         let value = ctx.step(name, |step| {
-            KILLER.set(Some((self.killer.clone(), true)));
             self.killer.at(Point::BeforeEffect);
             self.ledger.body(step.workflow_id().as_str(), name, run);
             self.killer.at(Point::AfterEffect);
+            body_ends(&self.killer);
             Ok::<_, Error>(Value { text: unique() })
         });
-        KILLER.set(None);
+        step_ends();
         let value = value?.text;
         self.ledger.saw(ctx.workflow_id().as_str(), name, run, &value);
         self.killer.at(Point::AfterStep);
@@ -108,9 +139,8 @@ impl Workload {
 
     /// A step that fails twice before it succeeds.
     fn flaky(&self, ctx: &mut Context, name: &str) -> Result<String> {
-        const OPTIONS: StepOptions = StepOptions::retries().interval(Duration::from_millis(1));
         let run = ctx.attempt();
-        let value = ctx.step_with(name, &OPTIONS, |step: &StepInfo| -> Result<String, BoxError> {
+        let value = ctx.step_with(name, &FLAKY, |step: &StepInfo| -> Result<String, BoxError> {
             self.ledger.body(step.workflow_id().as_str(), name, run);
             if step.attempt() < 3 { Err("not yet".into()) } else { Ok(unique()) }
         })?;
@@ -130,12 +160,8 @@ impl Workload {
         Ok(value)
     }
 
-    fn nap(ctx: &mut Context, millis: u64) -> Result<()> {
-        ctx.sleep(Duration::from_millis(millis))
-    }
-
     fn steps(&self, ctx: &mut Context) -> Result<Seen> {
-        (0..4).map(|n| self.step(ctx, &format!("step-{n}"))).collect()
+        FOUR_STEPS.iter().map(|name| self.step(ctx, name)).collect()
     }
 
     fn transactions(&self, ctx: &mut Context) -> Result<Seen> {
@@ -144,7 +170,7 @@ impl Workload {
 
     fn sleeper(&self, ctx: &mut Context) -> Result<Seen> {
         let first = self.step(ctx, "before")?;
-        Self::nap(ctx, 3)?;
+        ctx.sleep(SHORT_NAP)?;
         Ok(vec![first, self.flaky(ctx, "after")?])
     }
 
@@ -156,10 +182,15 @@ impl Workload {
         for child in beside {
             seen.extend(child.result(ctx)?);
         }
-        for (n, value) in seen.iter().enumerate() {
-            self.ledger.saw(ctx.workflow_id().as_str(), &format!("seen-{n}"), ctx.attempt(), value);
-        }
+        self.saw_of_children(ctx.workflow_id(), ctx.attempt(), &seen);
         Ok(seen)
+    }
+
+    /// Notes what a parent saw of its children.
+    pub(crate) fn saw_of_children(&self, parent: &WorkflowId, run: u32, seen: &Seen) {
+        for (n, value) in seen.iter().enumerate() {
+            self.ledger.saw(parent.as_str(), &format!("seen-{n}"), run, value);
+        }
     }
 
     /// A message to itself and one to its child.
@@ -170,15 +201,12 @@ impl Workload {
         let id: WorkflowId = child.id().clone();
         ctx.send(&id, "parent", format!("{me} to its child"))?;
         let mut seen = child.result(ctx)?;
-        seen.push(
-            ctx.recv::<String>("self", Duration::from_secs(60))?.unwrap_or_else(|| "nothing".to_owned()),
-        );
+        seen.push(or_nothing(ctx.recv("self", PATIENCE)?));
         Ok(seen)
     }
 
     fn listener(ctx: &mut Context) -> Result<Seen> {
-        let message = ctx.recv::<String>("parent", Duration::from_secs(60))?;
-        Ok(vec![message.unwrap_or_else(|| "nothing".to_owned())])
+        Ok(vec![or_nothing(ctx.recv("parent", PATIENCE)?)])
     }
 
     /// Each kind of write once.
@@ -188,45 +216,82 @@ impl Workload {
         ctx.send(&me, "self", "hello".to_owned())?;
         seen.extend(ctx.run(leaf, 0)?);
         let beside = ctx.start(leaf, 1)?;
-        Self::nap(ctx, EVERYTHINGS_NAP_MS)?;
+        ctx.sleep(EVERYTHINGS_NAP)?;
         seen.extend(beside.result(ctx)?);
-        seen.push(
-            ctx.recv::<String>("self", Duration::from_secs(60))?.unwrap_or_else(|| "nothing".to_owned()),
-        );
+        seen.push(or_nothing(ctx.recv("self", PATIENCE)?));
         seen.push(self.flaky(ctx, "flaky")?);
         Ok(seen)
     }
 
-    /// Registers all of them.
+    /// Registers all of them, each as a function of the kind that is its turn.
     ///
     /// # Errors
     /// [`engine::Error::AlreadyRegistered`].
-    pub fn register(self: &Arc<Self>, engine: &Engine) -> Result<Workflows> {
-        type Body = fn(&Workload, &mut Context) -> Result<Seen>;
-        let simple = |name: &str, body: Body| {
-            let workload = self.clone();
-            engine.register(name, move |ctx: &mut Context, _: u64| body(&workload, ctx))
-        };
-        let steps = simple("steps", Self::steps)?;
-        let transactions = simple("transactions", Self::transactions)?;
-        let sleeper = simple("sleeper", Self::sleeper)?;
-        let leaf = simple("leaf", |workload, ctx| Ok(vec![workload.step(ctx, "leaf")?]))?;
-        let listener = simple("listener", |_, ctx| Self::listener(ctx))?;
-        let (workload, child) = (self.clone(), leaf.clone());
-        let parent =
-            engine.register("parent", move |ctx: &mut Context, _: u64| workload.parent(ctx, &child))?;
-        let messenger =
-            engine.register("messenger", move |ctx: &mut Context, _: u64| Self::messenger(ctx, &listener))?;
-        let workload = self.clone();
-        let all = engine
-            .register("everything", move |ctx: &mut Context, _: u64| workload.everything(ctx, &leaf))?;
-        let kinds = vec![steps, transactions, sleeper, parent, messenger, all.clone()];
-        Ok(Workflows { kinds, all })
+    pub fn register(self: &Arc<Self>, engine: &Engine, kinds: Kinds) -> Result<Workflows> {
+        let mut all = Registrar { engine, workload: self, kinds };
+        let steps = all.register("steps", Self::steps, asynchronous::steps)?;
+        let transactions = all.register("transactions", Self::transactions, asynchronous::transactions)?;
+        let sleeper = all.register("sleeper", Self::sleeper, asynchronous::sleeper)?;
+        let leaf =
+            all.register("leaf", |workload, ctx| Ok(vec![workload.step(ctx, "leaf")?]), asynchronous::leaf)?;
+        let listener = all.register("listener", |_, ctx| Self::listener(ctx), asynchronous::listener)?;
+        let (plain, task) = (leaf.clone(), leaf.clone());
+        let parent = all.register(
+            "parent",
+            move |workload, ctx| workload.parent(ctx, &plain),
+            async move |workload, ctx| asynchronous::parent(workload, ctx, task).await,
+        )?;
+        let task = listener.clone();
+        let messenger = all.register(
+            "messenger",
+            move |_, ctx| Self::messenger(ctx, &listener),
+            async move |_, ctx| asynchronous::messenger(ctx, task).await,
+        )?;
+        let task = leaf.clone();
+        let everything = all.register(
+            "everything",
+            move |workload, ctx| workload.everything(ctx, &leaf),
+            async move |workload, ctx| asynchronous::everything(workload, ctx, task).await,
+        )?;
+        let kinds = vec![steps, transactions, sleeper, parent, messenger, everything.clone()];
+        Ok(Workflows { kinds, all: everything })
     }
 }
 
+/// Registers workflows that are there as functions of both kinds.
+struct Registrar<'r> {
+    engine: &'r Engine,
+    workload: &'r Arc<Workload>,
+    kinds: Kinds,
+}
+
+impl Registrar<'_> {
+    fn register<A, Fut>(
+        &mut self,
+        name: &str,
+        plain: impl Fn(&Workload, &mut Context) -> Result<Seen> + Send + Sync + 'static,
+        task: A,
+    ) -> Result<Workflow<u64, Seen>>
+    where
+        A: FnOnce(Arc<Workload>, AsyncContext) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<Seen>> + Send + 'static,
+    {
+        let workload = self.workload.clone();
+        if self.kinds.next_is_async() {
+            self.engine.register_async(name, move |ctx, _: u64| task(workload, ctx))
+        } else {
+            self.engine.register(name, move |ctx: &mut Context, _: u64| plain(&workload, ctx))
+        }
+    }
+}
+
+/// What a receive gave.
+pub(crate) fn or_nothing(message: Option<String>) -> String {
+    message.unwrap_or_else(|| "nothing".to_owned())
+}
+
 /// A text that no other call returns, in any process.
-fn unique() -> String {
+pub(crate) fn unique() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     static PROCESS: LazyLock<u64> = LazyLock::new(rand::random);
     format!("{:x}-{}", *PROCESS, COUNT.fetch_add(1, Ordering::Relaxed))

@@ -492,6 +492,8 @@ impl AsyncContext {
         F: Future<Output = Result<T>>,
     {
         let open = Open::since(&self.flow.execution, before, name);
+        // It has kilobytes. They are not the workflow's for its whole life, nor do they move with its future.
+        let operation = Box::pin(operation);
         async move {
             let result = operation.await;
             open.into_iter().for_each(Open::finish);

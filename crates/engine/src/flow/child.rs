@@ -21,7 +21,6 @@ use crate::flow::operation::{Begun, Entry, Place, Recorded, Recording, Replayed}
 use crate::flow::registry::Kind;
 use crate::flow::registry::Workflow;
 use crate::flow::workflow::{self, Assignment, Ending};
-use crate::machines::committer::Caller;
 use crate::machines::slots::Slot;
 use crate::machines::waiter::{Subscription, Topic};
 use crate::pure::codec::{self, Codec};
@@ -365,7 +364,7 @@ impl Flow {
             let started = flow.finish_start(begun?, name, how).await?;
             if let Some(assignment) = started.inline {
                 let slot = flow.core().tasks.slots.one_more();
-                workflow::dispatch(flow.core(), assignment, slot, Caller::Engine);
+                workflow::dispatch(flow.core(), assignment, slot, flow.caller());
             }
             match result {
                 Some(entry) => flow.finish_child_result(entry?, started.id, None).await,
@@ -464,7 +463,7 @@ impl Flow {
         match (how, slot) {
             (How::Inline, _) => return Started { id: row.id, inline: Some(assignment(entered.keep())) },
             (How::Beside, Some(slot)) => {
-                workflow::dispatch(self.core(), assignment(entered.keep()), slot, Caller::Engine);
+                workflow::dispatch(self.core(), assignment(entered.keep()), slot, self.caller());
             }
             (How::Beside, None) => self.core().expect_backlog(),
         }

@@ -90,6 +90,15 @@ impl Flow {
         }
     }
 
+    /// Who asks for its commits.
+    pub(crate) fn caller(&self) -> Caller {
+        match &self.driver {
+            Driver::Thread(_) => Caller::Engine,
+            #[cfg(feature = "tokio")]
+            Driver::Task(_) => Caller::Passive,
+        }
+    }
+
     /// Makes the end of an operation durable.
     pub(crate) async fn record(&self, recording: Recording) -> Result<Recorded> {
         let (write, pending) = recording.into_parts();

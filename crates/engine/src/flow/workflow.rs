@@ -94,14 +94,27 @@ pub(crate) fn dispatch(core: &Arc<Core>, assignment: Assignment, slot: Slot, cal
         if let Some(reason) = reason {
             core.outage.notices.failed(FIND_A_THREAD, &reason.to_string());
         }
-        // Nothing of it has run. Without a thread now there may be one in a moment.
-        let again_in = (!core.is_stopping()).then_some(REFUSED_RETRY_MIN);
-        release(core, &run, Attempt::GivenBack, again_in, caller);
-        core.runs.leave(&run);
-        core.expect_backlog();
+        match caller {
+            Caller::Engine | Caller::Outside => give_back(core, &run, caller),
+            // Its thread does not wait for a commit.
+            #[cfg(feature = "tokio")]
+            Caller::Passive => {
+                let core = core.clone();
+                let giving_back = core.clone();
+                drop(core.errands.run(move || give_back(&giving_back, &run, Caller::Engine)));
+            }
+        }
     } else {
         core.outage.notices.passed(FIND_A_THREAD);
     }
+}
+
+/// Nothing of it has run. Without a thread now there may be one in a moment.
+fn give_back(core: &Core, run: &Arc<Run>, caller: Caller) {
+    let again_in = (!core.is_stopping()).then_some(REFUSED_RETRY_MIN);
+    release(core, run, Attempt::GivenBack, again_in, caller);
+    core.runs.leave(run);
+    core.expect_backlog();
 }
 
 fn run_on_a_thread(

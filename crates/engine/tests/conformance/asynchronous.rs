@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use engine::testing::Fate;
 use engine::{
     AsyncContext, Context, Engine, Error, StepOptions, Workflow, WorkflowFilter, WorkflowId, WorkflowStatus,
 };
@@ -141,6 +142,28 @@ fn operations_of_one_workflow_run_at_once_and_take_their_places_at_the_call() {
     engine.launch().unwrap();
     assert_eq!(both.start_as(&engine, "w", ()).unwrap().result().unwrap(), (1, 2));
     assert_eq!(app.recorded("w"), ["a", "b"]);
+}
+
+/// Its place is lent once, and taken again once.
+#[test]
+fn a_workflow_may_wait_for_several_things_at_once() {
+    let app = App::new();
+    let engine = app.options().tasks_max(1).suspend_after(HOUR * 2).open(&app.url()).unwrap();
+    let waits = engine.register_async("waits", async |mut ctx: AsyncContext, (): ()| {
+        let (nap, other) = (ctx.sleep(HOUR), ctx.sleep(HOUR));
+        let (nap, other, word) = tokio::join!(nap, other, ctx.recv::<u32>("word", HOUR));
+        (nap?, other?);
+        word
+    });
+    let waits = waits.unwrap();
+    engine.launch().unwrap();
+    let handles = ["a", "b", "c"].map(|id| waits.start_as(&engine, id, ()).unwrap());
+    eventually("all of them wait", || ["a", "b", "c"].iter().all(|id| app.recorded(id).len() == 3));
+    for handle in &handles {
+        engine.send(handle.id(), "word", 7).unwrap();
+    }
+    app.clock.advance(HOUR);
+    assert_eq!(handles.map(|handle| handle.result().unwrap()), [Some(7); 3]);
 }
 
 #[test]
@@ -646,6 +669,38 @@ fn an_async_transaction_step_has_its_effect_exactly_once() {
     engine.launch().unwrap();
     assert_eq!(engine.retrieve::<i64>("w").unwrap().result().unwrap(), 105);
     assert_eq!(app.value::<i64>("SELECT cents FROM account", []), 105);
+}
+
+/// What is started and finds no thread is given back, by a commit that may take long.
+#[test]
+fn a_runtime_does_not_wait_for_what_is_given_back_for_want_of_a_thread() {
+    let (app, latch, begun) = (App::new(), Latch::default(), Arc::new(Notify::new()));
+    let (holds, begins) = (latch.clone(), begun.clone());
+    let options = app.options().stack_bytes(1 << 46).commit_hook(Arc::new(move |point| {
+        if point.kinds.contains(&"release") {
+            begins.notify_one();
+            holds.hold();
+        }
+        Fate::Go
+    }));
+    let (url, runtime) =
+        (app.url(), tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap());
+    runtime.block_on(async move {
+        let engine = options.open_async(&url).await.unwrap();
+        let plain = engine.blocking().register("plain", |_: &mut Context, (): ()| Ok::<_, Error>(1)).unwrap();
+        let child = plain.clone();
+        let parent = engine.register("parent", async move |mut ctx: AsyncContext, (): ()| {
+            engine::ok(ctx.start(&child, ()).await?.id().to_string())
+        });
+        let parent = parent.unwrap();
+        engine.launch().await.unwrap();
+        let of_parent = engine.start(&parent, ()).await.unwrap();
+        engine.start_as(&plain, "of-a-caller", ()).await.unwrap();
+        begun.notified().await;
+        latch.open();
+        of_parent.await.unwrap();
+        engine.shutdown(Duration::from_secs(60)).await;
+    });
 }
 
 /// The whole life of a program with an async runtime, of one thread, which is never blocked.

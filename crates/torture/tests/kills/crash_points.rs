@@ -1,8 +1,10 @@
 //! A process is killed at each place of a step's life and around each commit; the next one goes on, and the audit
-//! finds nothing lost, doubled, stuck or broken.
+//! finds nothing lost, doubled, stuck or broken. The workflows of the one that is killed are plain functions or async
+//! ones, and those of the next one the same or the others, by turns.
 
 use std::collections::BTreeSet;
 
+use torture::kinds::Kind;
 use torture::points::Point;
 
 use crate::support::{Ended, Ground};
@@ -19,30 +21,47 @@ fn each<T: Send + Sync>(cases: &[T], case: impl Fn(&T) + Sync) {
     }
 }
 
+/// What goes on after a kill, by turns.
+fn next_kind(turn: u64) -> Kind {
+    if turn.is_multiple_of(2) { Kind::Async } else { Kind::Plain }
+}
+
 /// Rows 1, 3, 4, 5 and 7 of a step's life, at its first, second and third step.
-#[test]
-fn a_kill_in_a_step_leaves_nothing_lost_or_doubled() {
+fn killed_in_a_step(kind: Kind) {
     let points = Point::IN_A_STEP.into_iter().filter(|point| *point != Point::WhileReplaying);
-    let cases: Vec<_> = points.flat_map(|point| (0..3).map(move |skip| (point, skip))).collect();
-    each(&cases, |(point, skip)| {
+    let cases: Vec<_> = points.flat_map(|point| (0..3).map(move |skip| (point, skip))).zip(0..).collect();
+    each(&cases, |((point, skip), turn)| {
         let mut ground = Ground::new();
-        let killed = ground.run(&format!("--everything e --kill-at {point} --skip {skip} --finish"));
-        assert!(killed.was_killed(), "{point} was not reached {} times", skip + 1);
-        ground.finish();
-        ground.assert_clean(&format!("killed at {point}, passed {skip} times"));
+        let args = format!("--kind {kind} --everything e --kill-at {point} --skip {skip} --finish");
+        assert!(ground.run(&args).was_killed(), "{point} was not reached {} times", skip + 1);
+        let next = next_kind(*turn);
+        ground.finish_as(next);
+        ground.assert_clean(&format!("{kind}, then {next}: killed at {point}, passed {skip} times"));
     });
 }
 
-/// Row 2: the process that goes on is killed as well, while it reads the past.
+#[test]
+fn a_kill_in_a_step_leaves_nothing_lost_or_doubled() {
+    killed_in_a_step(Kind::Plain);
+}
+
+#[test]
+fn a_kill_in_an_async_step_leaves_nothing_lost_or_doubled() {
+    killed_in_a_step(Kind::Async);
+}
+
+/// Row 2: the process that goes on is killed as well, while it reads the past, and is of the other kind.
 #[test]
 fn a_kill_while_the_past_is_replayed_leaves_nothing_lost_or_doubled() {
-    each(&[0, 1], |skip| {
+    each(&[(Kind::Plain, 0), (Kind::Async, 1)], |(kind, skip)| {
         let mut ground = Ground::new();
-        assert!(ground.run("--everything e --kill-at after-step --skip 2 --finish").was_killed());
-        let killed = ground.run(&format!("--kill-at while-replaying --skip {skip} --finish"));
+        let first = format!("--kind {kind} --everything e --kill-at after-step --skip 2 --finish");
+        assert!(ground.run(&first).was_killed());
+        let other = if *kind == Kind::Plain { Kind::Async } else { Kind::Plain };
+        let killed = ground.run(&format!("--kind {other} --kill-at while-replaying --skip {skip} --finish"));
         assert!(killed.was_killed(), "nothing was replayed {} times", skip + 1);
-        ground.finish();
-        ground.assert_clean(&format!("killed at while-replaying, passed {skip} times"));
+        ground.finish_as(*kind);
+        ground.assert_clean(&format!("{kind}, then {other}: killed at while-replaying, passed {skip} times"));
     });
 }
 
@@ -63,12 +82,12 @@ fn killed_around_each_commit(expected: &[&str], run: impl Fn(&mut Ground, Point)
 
 /// Gives the kinds of writes in the commits.
 fn one_round(run: &(impl Fn(&mut Ground, Point) -> Ended + Sync)) -> BTreeSet<String> {
-    let one = |point| {
-        let mut ground = Ground::new();
+    let one = |moment: fn(u64) -> Point, number| {
+        let (mut ground, point) = (Ground::new(), moment(number));
         let ended = run(&mut ground, point);
         let kinds = ended.was_killed().then(|| ended.last_commit());
         if kinds.is_some() {
-            ground.finish();
+            ground.finish_as(next_kind(number));
         }
         ground.assert_clean(&format!("killed {point}"));
         kinds
@@ -79,7 +98,7 @@ fn one_round(run: &(impl Fn(&mut Ground, Point) -> Ended + Sync)) -> BTreeSet<St
         loop {
             let found: Vec<_> = std::thread::scope(|scope| {
                 let several = numbers.by_ref().take(usize::try_from(AT_ONCE).unwrap());
-                let several = several.map(|number| scope.spawn(move || one(moment(number))));
+                let several = several.map(|number| scope.spawn(move || one(moment, number)));
                 several.collect::<Vec<_>>().into_iter().map(|one| one.join().unwrap()).collect()
             });
             let was_the_end = found.iter().all(Option::is_none);
@@ -92,8 +111,7 @@ fn one_round(run: &(impl Fn(&mut Ground, Point) -> Ended + Sync)) -> BTreeSet<St
     all
 }
 
-#[test]
-fn a_kill_around_any_commit_leaves_nothing_lost_or_doubled() {
+fn killed_around_the_commits_of(kind: Kind) {
     killed_around_each_commit(
         &[
             "register_version",
@@ -105,24 +123,55 @@ fn a_kill_around_any_commit_leaves_nothing_lost_or_doubled() {
             "receive",
             "settle",
         ],
-        |ground, point| ground.run(&format!("--everything e --kill-at {point} --tell-commits --finish")),
+        |ground, point| {
+            ground.run(&format!("--kind {kind} --everything e --kill-at {point} --tell-commits --finish"))
+        },
     );
 }
 
-/// The same when every wait leaves its thread.
 #[test]
-fn a_kill_around_any_commit_of_waits_without_a_thread_leaves_nothing_lost_or_doubled() {
+fn a_kill_around_any_commit_leaves_nothing_lost_or_doubled() {
+    killed_around_the_commits_of(Kind::Plain);
+}
+
+#[test]
+fn a_kill_around_any_commit_of_async_workflows_leaves_nothing_lost_or_doubled() {
+    killed_around_the_commits_of(Kind::Async);
+}
+
+/// The same when every wait leaves its thread.
+fn killed_around_the_commits_of_waits(kind: Kind) {
     killed_around_each_commit(&["suspend", "claim", "wake_due"], |ground, point| {
-        ground.run(&format!("--everything e --suspend-after 0 --kill-at {point} --tell-commits --finish"))
+        let args = "--everything e --suspend-after 0 --tell-commits --finish";
+        ground.run(&format!("--kind {kind} {args} --kill-at {point}"))
     });
 }
 
+#[test]
+fn a_kill_around_any_commit_of_waits_without_a_thread_leaves_nothing_lost_or_doubled() {
+    killed_around_the_commits_of_waits(Kind::Plain);
+}
+
+#[test]
+fn a_kill_around_any_commit_of_waits_of_async_workflows_leaves_nothing_lost_or_doubled() {
+    killed_around_the_commits_of_waits(Kind::Async);
+}
+
 /// The process that takes over is killed too, around each of its commits.
+fn killed_around_the_commits_of_a_recovery(first: Kind, second: Kind) {
+    killed_around_each_commit(&["revive", "requeue", "claim", "record_step", "settle"], |ground, point| {
+        let args = "--everything e --kill-at after-effect --skip 1 --finish";
+        assert!(ground.run(&format!("--kind {first} {args}")).was_killed());
+        ground.run(&format!("--kind {second} --kill-at {point} --tell-commits --finish"))
+    });
+}
+
 #[test]
 fn a_kill_around_any_commit_of_a_recovery_leaves_nothing_lost_or_doubled() {
-    killed_around_each_commit(&["revive", "requeue", "claim", "record_step", "settle"], |ground, point| {
-        let killed = ground.run("--everything e --kill-at after-effect --skip 1 --finish");
-        assert!(killed.was_killed());
-        ground.run(&format!("--kill-at {point} --tell-commits --finish"))
-    });
+    killed_around_the_commits_of_a_recovery(Kind::Async, Kind::Plain);
+}
+
+#[test]
+fn a_kill_around_any_commit_of_a_recovery_by_async_workflows_leaves_nothing_lost_or_doubled() {
+    killed_around_the_commits_of_a_recovery(Kind::Plain, Kind::Async);
 }

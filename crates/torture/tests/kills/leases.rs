@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use engine::Engine;
 use nix::sys::signal::Signal;
 
+use torture::kinds::Kind;
 use torture::ledger::{Entry, Ledger};
 use torture::worker::{LeaseLength, ledger};
 
@@ -51,7 +52,7 @@ fn the_workflows_of_a_killed_executor_go_on_elsewhere_within_five_seconds() {
     assert!(!ground.end(load).was_killed());
     live[0].retrieve::<serde_json::Value>("e").unwrap().result().unwrap();
     drop(live);
-    ground.finish();
+    ground.finish_as(Kind::Mixed);
     ground.assert_clean("a takeover by lease");
 }
 
@@ -89,17 +90,18 @@ enum GoesOn {
 
 /// A worker is stopped at this place for longer than its lease, while another one finishes, and goes on after that: it
 /// gives the other's outcome. It goes on at once, or after its lease lasts again.
-fn stopped_past_its_lease(place: &str, goes_on: GoesOn) -> Ground {
+fn stopped_past_its_lease(kind: Kind, place: &str, goes_on: GoesOn) -> Ground {
     // A machine that is busy may let the lease run out before the place is reached.
     const TRIES: usize = 10;
-    let stopped = (0..TRIES).find_map(|_| stopped_past_its_lease_if_it_holds(place, goes_on));
+    let stopped = (0..TRIES).find_map(|_| stopped_past_its_lease_if_it_holds(kind, place, goes_on));
     stopped.unwrap_or_else(|| panic!("in {TRIES} tries a lease of a second never lasted until {place}"))
 }
 
-fn stopped_past_its_lease_if_it_holds(place: &str, goes_on: GoesOn) -> Option<Ground> {
+fn stopped_past_its_lease_if_it_holds(kind: Kind, place: &str, goes_on: GoesOn) -> Option<Ground> {
     let mut ground = Ground::new();
     let live = ground.executor_here();
-    let mut zombie = ground.spawn(&format!("--everything e --kill-at {place} --hold --tell-result"));
+    let args = format!("--everything e --kill-at {place} --hold --tell-result");
+    let mut zombie = ground.spawn(&format!("--kind {kind} {args}"));
     if zombie.wait_for_one_of(&["held", "result "]) != "held" {
         return None;
     }
@@ -122,8 +124,8 @@ fn stopped_past_its_lease_if_it_holds(place: &str, goes_on: GoesOn) -> Option<Gr
 /// In the body of a step: nothing that it writes afterwards is accepted.
 #[test]
 fn a_process_that_was_stopped_past_its_lease_writes_nothing() {
-    for skip in 0..3 {
-        let ground = stopped_past_its_lease(&format!("after-effect --skip {skip}"), GoesOn::AtOnce);
+    for (kind, skip) in [(Kind::Plain, 0), (Kind::Async, 0), (Kind::Plain, 1), (Kind::Async, 2)] {
+        let ground = stopped_past_its_lease(kind, &format!("after-effect --skip {skip}"), GoesOn::AtOnce);
         let attempts =
             ground.number("SELECT recovery_attempts FROM workflow_status WHERE workflow_uuid = 'e'");
         assert!(attempts >= 2, "{attempts}");
@@ -133,18 +135,27 @@ fn a_process_that_was_stopped_past_its_lease_writes_nothing() {
 /// Between two steps: it asks before it runs the next body.
 #[test]
 fn a_process_that_was_stopped_past_its_lease_runs_no_body_that_another_has_run() {
-    for goes_on in [GoesOn::AtOnce, GoesOn::WithALease] {
-        let ground = stopped_past_its_lease("before-step", goes_on);
-        assert_eq!(first_bodies(&ground), 1);
+    for kind in [Kind::Plain, Kind::Async] {
+        for goes_on in [GoesOn::AtOnce, GoesOn::WithALease] {
+            let ground = stopped_past_its_lease(kind, "before-step", goes_on);
+            assert_eq!(first_bodies(&ground), 1);
+        }
     }
 }
 
 /// Before it had begun with what it had just claimed, and while the other one is in the first body.
 #[test]
 fn a_process_that_was_stopped_past_its_lease_after_a_claim_runs_no_body_that_another_runs() {
+    for kind in [Kind::Plain, Kind::Async] {
+        stopped_after_a_claim(kind);
+    }
+}
+
+fn stopped_after_a_claim(kind: Kind) {
     let mut ground = Ground::new();
     assert!(ground.run("--everything e --kill-at before-step").was_killed());
-    let mut zombie = ground.spawn("--everything e --kill-at after-claim --hold --tell-result");
+    let args = "--everything e --kill-at after-claim --hold --tell-result";
+    let mut zombie = ground.spawn(&format!("--kind {kind} {args}"));
     zombie.wait_for("held");
     let (executor, _) = owner(&ground, "e").unwrap();
     zombie.signal(Signal::SIGSTOP);
@@ -215,7 +226,7 @@ fn two_processes_with_the_same_label_leave_each_other_alone() {
         assert!(!ground.end(worker).was_killed());
     }
     drop((first, second));
-    ground.finish();
+    ground.finish_as(Kind::Mixed);
     ground.assert_clean("two of one label");
     assert_eq!(ground.number("SELECT max(recovery_attempts) FROM workflow_status"), 1);
 }
@@ -230,7 +241,7 @@ fn a_process_that_is_killed_while_it_brings_the_tables_up_spoils_nothing() {
         watch::eventually("the moment has come", || watch.elapsed().as_millis() >= millis);
         worker.signal(Signal::SIGKILL);
         ground.end(worker);
-        ground.finish();
+        ground.finish_as(Kind::Mixed);
         assert_eq!(ground.number("SELECT version FROM dbos_migrations"), 125, "killed after {millis} ms");
     }
 }

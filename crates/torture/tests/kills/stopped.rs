@@ -1,4 +1,5 @@
 use nix::sys::signal::Signal;
+use torture::kinds::Kind;
 
 use crate::support::Ground;
 
@@ -8,9 +9,19 @@ const PENDING: &str =
 /// A process that is merely stopped is not dead, however long it is.
 #[test]
 fn a_stopped_process_keeps_its_workflows() {
+    kept_through_a_stop(Kind::Plain);
+}
+
+#[test]
+fn a_stopped_process_keeps_its_async_workflows() {
+    kept_through_a_stop(Kind::Async);
+}
+
+fn kept_through_a_stop(kind: Kind) {
     let mut ground = Ground::new();
     let live = ground.executor_here();
-    let mut other = ground.spawn("--everything e --kill-at after-effect --hold --finish");
+    let mut other =
+        ground.spawn(&format!("--kind {kind} --everything e --kill-at after-effect --hold --finish"));
     other.wait_for("held");
     let token: String = ground.database.value(PENDING).unwrap();
     other.signal(Signal::SIGSTOP);

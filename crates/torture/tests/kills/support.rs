@@ -11,6 +11,7 @@ use engine::{Engine, EngineOptions};
 use torture::audit;
 use torture::database::Database;
 use torture::judge::WorkerProcess;
+use torture::kinds::Kind;
 use torture::ledger::Ledger;
 use torture::points::Killer;
 use torture::worker::{LeaseLength, ledger};
@@ -89,9 +90,9 @@ impl Ground {
         Ended { lines, signal }
     }
 
-    /// A worker that is not killed ends all that was begun.
-    pub(crate) fn finish(&mut self) {
-        assert!(!self.run("--finish").was_killed());
+    /// A worker with workflows of this kind, which is not killed, ends all that was begun.
+    pub(crate) fn finish_as(&mut self, kind: Kind) {
+        assert!(!self.run(&format!("--kind {kind} --finish")).was_killed());
     }
 
     /// All invariants, by the tables and the ledgers.
@@ -113,7 +114,7 @@ impl Ground {
         let engine = self.database.open(options.app("torture")).unwrap();
         let ledger = Ledger::open(&ledger(self.path())).unwrap();
         let killer = std::sync::Arc::new(Killer::new(None, 0, || {}));
-        Workload::new(ledger, killer).register(&engine).unwrap();
+        Workload::new(ledger, killer).register(&engine, Kind::Mixed.by(0)).unwrap();
         engine.launch().unwrap();
         engine
     }
