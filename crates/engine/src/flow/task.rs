@@ -28,7 +28,7 @@ use crate::sysdb::StoredInput;
 struct Life {
     core: Arc<Core>,
     run: Arc<Run>,
-    slot: Option<Arc<Slot>>,
+    slot: Arc<Slot>,
     finished: bool,
 }
 
@@ -36,10 +36,9 @@ struct Life {
 pub(crate) fn run(core: &Arc<Core>, assignment: Assignment, slot: Slot) -> Result<(), Option<io::Error>> {
     core.tasks.one_began();
     let life =
-        Life { core: core.clone(), run: assignment.run.clone(), slot: Some(Arc::new(slot)), finished: false };
+        Life { core: core.clone(), run: assignment.run.clone(), slot: Arc::new(slot), finished: false };
     core.tasks.spawn(async move {
-        let Some(slot) = life.slot.clone() else { return };
-        let flow = Flow::of_a_task(assignment.execution(&life.core), slot);
+        let flow = Flow::of_a_task(assignment.execution(&life.core), life.slot.clone());
         workflow::execute(&flow, assignment, None).await;
         life.finish();
     })
@@ -60,7 +59,8 @@ impl Drop for Life {
             // Its row is still this executor's, which does not run it: the next sweep gives it back.
             self.core.runs.leave(&self.run);
         }
-        drop(self.slot.take());
+        // A context that was moved elsewhere may be there yet.
+        self.slot.give_back();
         self.core.tasks.one_ended();
         self.core.slot_was_freed(&self.run);
         if self.core.is_leaving() {

@@ -19,11 +19,22 @@ struct Count {
     max: usize,
 }
 
-/// The right to run one workflow; given back when dropped.
-pub(crate) struct Slot(Arc<Slots>);
+/// The right to run one workflow. It is given back when dropped, or before, by [`Slot::give_back`].
+pub(crate) struct Slot {
+    of: Arc<Slots>,
+    holder: Mutex<Holder>,
+}
 
-/// A slot that others may have meanwhile; its holder takes it again when this is dropped.
-pub(crate) struct Lent<'s>(&'s Slots);
+/// What the holder of a slot does.
+#[derive(Debug, Default)]
+struct Holder {
+    /// How many waits it is in: operations of an async workflow wait at once.
+    waits: usize,
+    has_ended: bool,
+}
+
+/// A slot that others may have meanwhile; its holder takes it again when the last of these is dropped.
+pub(crate) struct Lent<'s>(&'s Slot);
 
 impl Slots {
     pub(crate) fn new(max: usize) -> Arc<Self> {
@@ -40,7 +51,7 @@ impl Slots {
         let mut count = lock(&self.count);
         let free = count.max.saturating_sub(count.taken).min(max);
         count.taken += free;
-        (0..free).map(|_| Slot(self.clone())).collect()
+        (0..free).map(|_| Slot::of(self)).collect()
     }
 
     pub(crate) fn many_are_free(&self) -> bool {
@@ -53,7 +64,7 @@ impl Slots {
     #[cfg(feature = "tokio")]
     pub(crate) fn one_more(self: &Arc<Self>) -> Slot {
         lock(&self.count).taken += 1;
-        Slot(self.clone())
+        Slot::of(self)
     }
 
     /// From now on none is free.
@@ -64,23 +75,43 @@ impl Slots {
 }
 
 impl Slot {
+    fn of(slots: &Arc<Slots>) -> Self {
+        Self { of: slots.clone(), holder: Mutex::default() }
+    }
+
     /// Lends the slot for the time of a wait. It is taken again afterwards even if there is none left by then: whoever
     /// was woken goes on.
     pub(crate) fn lend(&self) -> Lent<'_> {
-        lock(&self.0.count).taken -= 1;
-        Lent(&self.0)
+        let mut holder = lock(&self.holder);
+        holder.waits += 1;
+        if holder.waits == 1 && !holder.has_ended {
+            lock(&self.of.count).taken -= 1;
+        }
+        Lent(self)
+    }
+
+    /// Gives the slot back, whoever still has it: the workflow has ended.
+    pub(crate) fn give_back(&self) {
+        let mut holder = lock(&self.holder);
+        if !std::mem::replace(&mut holder.has_ended, true) && holder.waits == 0 {
+            lock(&self.of.count).taken -= 1;
+        }
     }
 }
 
 impl Drop for Lent<'_> {
     fn drop(&mut self) {
-        lock(&self.0.count).taken += 1;
+        let mut holder = lock(&self.0.holder);
+        holder.waits -= 1;
+        if holder.waits == 0 && !holder.has_ended {
+            lock(&self.0.of.count).taken += 1;
+        }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        lock(&self.0.count).taken -= 1;
+        self.give_back();
     }
 }
 
@@ -111,6 +142,30 @@ mod tests {
             let _lent = slot.lend();
             panic!("while it waits");
         });
+        drop(slot);
+        assert_eq!(lock(&slots.count).taken, 0);
+    }
+
+    #[test]
+    fn a_slot_is_lent_once_however_many_waits_its_holder_is_in() {
+        let slots = Slots::new(1);
+        let slot = slots.try_one().unwrap();
+        let (first, second) = (slot.lend(), slot.lend());
+        assert_eq!(lock(&slots.count).taken, 0);
+        drop(first);
+        assert!(slots.try_one().is_some(), "it waits yet");
+        drop(second);
+        assert!(slots.try_one().is_none());
+    }
+
+    #[test]
+    fn a_slot_is_given_back_once_whatever_its_holder_does() {
+        let slots = Slots::new(1);
+        let slot = slots.try_one().unwrap();
+        let lent = slot.lend();
+        slot.give_back();
+        drop(lent);
+        drop(slot.lend());
         drop(slot);
         assert_eq!(lock(&slots.count).taken, 0);
     }

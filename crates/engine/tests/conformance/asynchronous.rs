@@ -144,6 +144,26 @@ fn operations_of_one_workflow_run_at_once_and_take_their_places_at_the_call() {
 }
 
 #[test]
+fn operations_of_one_workflow_wait_at_once_in_its_one_place() {
+    let app = App::new();
+    let engine = app.options().tasks_max(1).suspend_after(HOUR).open(&app.url()).unwrap();
+    let naps = engine.register_async("naps", async |mut ctx: AsyncContext, (): ()| {
+        let (first, second) = (ctx.sleep(HOUR), ctx.sleep(HOUR));
+        let (first, second) = tokio::join!(first, second);
+        first.and(second)
+    });
+    let quick = engine.register_async("quick", async |_: AsyncContext, (): ()| engine::ok(()));
+    let (naps, quick) = (naps.unwrap(), quick.unwrap());
+    engine.launch().unwrap();
+    let handle = naps.start_as(&engine, "w", ()).unwrap();
+    eventually("both sleep", || app.recorded("w").len() == 2);
+    quick.start(&engine, ()).unwrap().result().unwrap();
+    app.clock.advance(HOUR);
+    handle.result().unwrap();
+    quick.start(&engine, ()).unwrap().result().unwrap();
+}
+
+#[test]
 fn a_set_of_futures_completes_in_any_order() {
     let app = App::new();
     let engine = app.open();
@@ -475,6 +495,24 @@ fn a_context_that_outlives_its_function_is_refused() {
     let said = refused.lock().unwrap().clone().unwrap();
     assert_eq!(said, "workflow w stops here: its function has returned");
     assert!(app.recorded("w").is_empty());
+}
+
+#[test]
+fn a_context_that_outlives_its_function_keeps_no_place() {
+    let app = App::new();
+    let engine = app.options().tasks_max(1).open(&app.url()).unwrap();
+    let moved = engine.register_async("moved", async |ctx: AsyncContext, (): ()| {
+        tokio::spawn(async move {
+            pending::<()>().await;
+            drop(ctx);
+        });
+        engine::ok(())
+    });
+    let moved = moved.unwrap();
+    engine.launch().unwrap();
+    for _ in 0..2 {
+        moved.start(&engine, ()).unwrap().result().unwrap();
+    }
 }
 
 #[test]
