@@ -134,7 +134,7 @@ impl Load {
                 for _ in 0..each {
                     engine.start(&three, 1).await?.await?;
                 }
-                engine::ok(())
+                Ok::<_, Error>(())
             })
         });
         for caller in callers.collect::<Vec<_>>() {

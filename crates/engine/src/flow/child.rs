@@ -420,9 +420,10 @@ impl Flow {
         (name, input): (Arc<str>, String),
         how: How,
     ) -> Result<Started> {
-        let child = self.new_child(&id, &name, &input, how)?;
-        let verdict = self.record_start(begun, child.row.clone()).await?;
-        Ok(self.send_off(child, (name, input), how, &verdict))
+        let mut child = self.new_child(&id, &name, &input, how)?;
+        let verdict = self.record_start(begun, child.row.clone()).await;
+        child.entered.is_answered();
+        Ok(self.send_off(child, (name, input), how, &verdict?))
     }
 
     /// The row of a child, which this executor is to run if it may.
@@ -444,7 +445,7 @@ impl Flow {
             priority: 0,
             at: self.execution.now(),
         };
-        Ok(FreshChild { row, slot, entered: core.runs.entered(Run::new(owner)) })
+        Ok(FreshChild { row, slot, entered: core.entered(Run::new(owner)) })
     }
 
     /// After its start was committed: it runs here, or where somebody takes it up.
@@ -483,7 +484,8 @@ impl Flow {
         let begun: Result<Vec<_>> = inputs.into_iter().map(one).collect();
         let (flow, name) = (self.clone(), workflow.shared_name());
         async move {
-            let (mut ids, mut fresh, mut recordings) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut ids, mut recordings) = (Vec::new(), Vec::new());
+            let mut fresh: Vec<(FreshChild<'_>, String)> = Vec::new();
             for NewChild { id, input, entry } in begun? {
                 match entry {
                     Entry::Replayed(recorded) => drop(began_before(&recorded, &id)?),
@@ -496,6 +498,9 @@ impl Flow {
                 ids.push(id);
             }
             let recorded = flow.record_all(recordings).await;
+            for (child, _) in &mut fresh {
+                child.entered.is_answered();
+            }
             let mut refused = Ok(());
             for ((child, input), recorded) in fresh.into_iter().zip(recorded) {
                 let id = child.row.id.clone();

@@ -6,7 +6,6 @@
 //! Does not know: SQL, codecs, step ids.
 
 use std::future::poll_fn;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
@@ -29,21 +28,20 @@ use crate::sysdb::StoredInput;
 struct Life {
     core: Arc<Core>,
     run: Arc<Run>,
-    slot: Option<Arc<Slot>>,
+    slot: Arc<Slot>,
     finished: bool,
 }
 
-/// Runs a workflow as a task in this slot.
-pub(crate) fn run(core: &Arc<Core>, assignment: Assignment, slot: Slot) -> Result<(), Option<io::Error>> {
+/// Runs a workflow as a task in this slot. Without a runtime it goes back to those that wait.
+pub(crate) fn run(core: &Arc<Core>, assignment: Assignment, slot: Slot) {
     core.tasks.one_began();
     let life =
-        Life { core: core.clone(), run: assignment.run.clone(), slot: Some(Arc::new(slot)), finished: false };
+        Life { core: core.clone(), run: assignment.run.clone(), slot: Arc::new(slot), finished: false };
     core.tasks.spawn(async move {
-        let Some(slot) = life.slot.clone() else { return };
-        let flow = Flow::of_a_task(assignment.execution(&life.core), slot);
+        let flow = Flow::of_a_task(assignment.execution(&life.core), life.slot.clone());
         workflow::execute(&flow, assignment, None).await;
         life.finish();
-    })
+    });
 }
 
 impl Life {
@@ -58,10 +56,12 @@ impl Drop for Life {
             if !self.core.is_stopping() {
                 self.core.tasks.lost_one();
             }
-            // Its row is still this executor's, which does not run it: the next sweep gives it back.
+            // Its row is still this executor's, which does not run it.
+            workflow::release_unheard(&self.core, &self.run, None);
             self.core.runs.leave(&self.run);
         }
-        drop(self.slot.take());
+        // A context that was moved elsewhere may be there yet.
+        self.slot.give_back();
         self.core.tasks.one_ended();
         self.core.slot_was_freed(&self.run);
         if self.core.is_leaving() {

@@ -88,33 +88,27 @@ pub(crate) fn dispatch(core: &Arc<Core>, assignment: Assignment, slot: Slot, cal
     let dispatched = match kind {
         Kind::Plain => run_on_a_thread(core, assignment, slot),
         #[cfg(feature = "tokio")]
-        Kind::Async => task::run(core, assignment, slot),
+        Kind::Async => {
+            task::run(core, assignment, slot);
+            Ok(())
+        }
     };
     if let Err(reason) = dispatched {
         if let Some(reason) = reason {
             core.outage.notices.failed(FIND_A_THREAD, &reason.to_string());
         }
-        match caller {
-            Caller::Engine | Caller::Outside => give_back(core, &run, caller),
-            // Its thread does not wait for a commit.
-            #[cfg(feature = "tokio")]
-            Caller::Passive => {
-                let core = core.clone();
-                let giving_back = core.clone();
-                drop(core.errands.run(move || give_back(&giving_back, &run, Caller::Engine)));
-            }
+        // Nothing of it has run. Without a thread now there may be one in a moment.
+        let again_in = (!core.is_stopping()).then_some(REFUSED_RETRY_MIN);
+        if caller == Caller::Passive {
+            release_unheard(core, &run, again_in);
+        } else {
+            release(core, &run, Attempt::GivenBack, again_in, caller);
         }
+        core.runs.leave(&run);
+        core.expect_backlog();
     } else {
         core.outage.notices.passed(FIND_A_THREAD);
     }
-}
-
-/// Nothing of it has run. Without a thread now there may be one in a moment.
-fn give_back(core: &Core, run: &Arc<Run>, caller: Caller) {
-    let again_in = (!core.is_stopping()).then_some(REFUSED_RETRY_MIN);
-    release(core, run, Attempt::GivenBack, again_in, caller);
-    core.runs.leave(run);
-    core.expect_backlog();
 }
 
 fn run_on_a_thread(
@@ -344,6 +338,11 @@ pub(crate) fn release(
 ) -> bool {
     let write = release_write(core, run, attempt, again_in);
     was_released(run, &core.committer.commit(write, caller))
+}
+
+/// The same for nobody who waits.
+pub(crate) fn release_unheard(core: &Core, run: &Run, again_in: Option<Duration>) {
+    core.committer.commit_unheard(release_write(core, run, Attempt::GivenBack, again_in));
 }
 
 fn release_write(core: &Core, run: &Run, attempt: Attempt, again_in: Option<Duration>) -> Write {

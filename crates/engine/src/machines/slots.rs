@@ -19,11 +19,18 @@ struct Count {
     max: usize,
 }
 
-/// The right to run one workflow; given back when dropped.
+/// The right to run one workflow. It is given back when dropped, or before, by [`Slot::give_back`].
 pub(crate) struct Slot {
     of: Arc<Slots>,
-    /// How many operations of the workflow wait. The slot is lent while there are any.
-    waits: Mutex<usize>,
+    holder: Mutex<Holder>,
+}
+
+/// What the holder of a slot does.
+#[derive(Debug, Default)]
+struct Holder {
+    /// How many waits it is in: operations of an async workflow wait at once.
+    waits: usize,
+    has_ended: bool,
 }
 
 /// A slot that others may have meanwhile; its holder takes it again when the last of these is dropped.
@@ -69,26 +76,34 @@ impl Slots {
 
 impl Slot {
     fn of(slots: &Arc<Slots>) -> Self {
-        Self { of: slots.clone(), waits: Mutex::new(0) }
+        Self { of: slots.clone(), holder: Mutex::default() }
     }
 
     /// Lends the slot for the time of a wait. It is taken again afterwards even if there is none left by then: whoever
     /// was woken goes on.
     pub(crate) fn lend(&self) -> Lent<'_> {
-        let mut waits = lock(&self.waits);
-        if *waits == 0 {
+        let mut holder = lock(&self.holder);
+        holder.waits += 1;
+        if holder.waits == 1 && !holder.has_ended {
             lock(&self.of.count).taken -= 1;
         }
-        *waits += 1;
         Lent(self)
+    }
+
+    /// Gives the slot back, whoever still has it: the workflow has ended.
+    pub(crate) fn give_back(&self) {
+        let mut holder = lock(&self.holder);
+        if !std::mem::replace(&mut holder.has_ended, true) && holder.waits == 0 {
+            lock(&self.of.count).taken -= 1;
+        }
     }
 }
 
 impl Drop for Lent<'_> {
     fn drop(&mut self) {
-        let mut waits = lock(&self.0.waits);
-        *waits -= 1;
-        if *waits == 0 {
+        let mut holder = lock(&self.0.holder);
+        holder.waits -= 1;
+        if holder.waits == 0 && !holder.has_ended {
             lock(&self.0.of.count).taken += 1;
         }
     }
@@ -96,7 +111,7 @@ impl Drop for Lent<'_> {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        lock(&self.of.count).taken -= 1;
+        self.give_back();
     }
 }
 
@@ -111,11 +126,9 @@ mod tests {
         let taken = slots.take(5);
         assert_eq!(taken.len(), 2);
         assert!(slots.try_one().is_none());
-        let (lent, of_another_wait) = (taken[0].lend(), taken[0].lend());
-        assert_eq!(slots.take(5).len(), 1, "one that waits lends its slot, once");
+        let lent = taken[0].lend();
+        assert!(slots.try_one().is_some(), "one that waits lends its slot");
         drop(lent);
-        assert_eq!(slots.take(5).len(), 1, "as long as it waits for anything");
-        drop(of_another_wait);
         assert!(slots.try_one().is_none());
         drop(taken);
         assert_eq!(slots.take(5).len(), 2);
@@ -129,6 +142,30 @@ mod tests {
             let _lent = slot.lend();
             panic!("while it waits");
         });
+        drop(slot);
+        assert_eq!(lock(&slots.count).taken, 0);
+    }
+
+    #[test]
+    fn a_slot_is_lent_once_however_many_waits_its_holder_is_in() {
+        let slots = Slots::new(1);
+        let slot = slots.try_one().unwrap();
+        let (first, second) = (slot.lend(), slot.lend());
+        assert_eq!(lock(&slots.count).taken, 0);
+        drop(first);
+        assert!(slots.try_one().is_some(), "it waits yet");
+        drop(second);
+        assert!(slots.try_one().is_none());
+    }
+
+    #[test]
+    fn a_slot_is_given_back_once_whatever_its_holder_does() {
+        let slots = Slots::new(1);
+        let slot = slots.try_one().unwrap();
+        let lent = slot.lend();
+        slot.give_back();
+        drop(lent);
+        drop(slot.lend());
         drop(slot);
         assert_eq!(lock(&slots.count).taken, 0);
     }

@@ -1,9 +1,11 @@
 //! What async workflows promise beyond what the whole suite, which runs with them as well, asks of both kinds.
 
 use std::collections::BTreeSet;
-use std::future::pending;
+use std::future::{pending, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use engine::testing::Fate;
@@ -152,7 +154,8 @@ fn a_workflow_may_wait_for_several_things_at_once() {
     let waits = engine.register_async("waits", async |mut ctx: AsyncContext, (): ()| {
         let (nap, other) = (ctx.sleep(HOUR), ctx.sleep(HOUR));
         let (nap, other, word) = tokio::join!(nap, other, ctx.recv::<u32>("word", HOUR));
-        (nap?, other?);
+        nap?;
+        other?;
         word
     });
     let waits = waits.unwrap();
@@ -164,6 +167,26 @@ fn a_workflow_may_wait_for_several_things_at_once() {
     }
     app.clock.advance(HOUR);
     assert_eq!(handles.map(|handle| handle.result().unwrap()), [Some(7); 3]);
+}
+
+#[test]
+fn operations_of_one_workflow_wait_at_once_in_its_one_place() {
+    let app = App::new();
+    let engine = app.options().tasks_max(1).suspend_after(HOUR).open(&app.url()).unwrap();
+    let naps = engine.register_async("naps", async |mut ctx: AsyncContext, (): ()| {
+        let (first, second) = (ctx.sleep(HOUR), ctx.sleep(HOUR));
+        let (first, second) = tokio::join!(first, second);
+        first.and(second)
+    });
+    let quick = engine.register_async("quick", async |_: AsyncContext, (): ()| engine::ok(()));
+    let (naps, quick) = (naps.unwrap(), quick.unwrap());
+    engine.launch().unwrap();
+    let handle = naps.start_as(&engine, "w", ()).unwrap();
+    eventually("both sleep", || app.recorded("w").len() == 2);
+    quick.start(&engine, ()).unwrap().result().unwrap();
+    app.clock.advance(HOUR);
+    handle.result().unwrap();
+    quick.start(&engine, ()).unwrap().result().unwrap();
 }
 
 #[test]
@@ -479,6 +502,60 @@ fn a_runtime_that_shuts_down_loses_nothing_and_is_said_once() {
 }
 
 #[test]
+fn the_only_workflow_of_a_runtime_that_shuts_down_is_given_back_at_once() {
+    let (app, runtime) = (App::new(), runtime());
+    let engine = app.open();
+    let stuck = engine.register_async("stuck", async |mut ctx: AsyncContext, (): ()| {
+        ctx.step("never", async |_| {
+            pending::<()>().await;
+            engine::ok(())
+        })
+        .await
+    });
+    let stuck = stuck.unwrap();
+    runtime.block_on(engine.to_async().launch()).unwrap();
+    stuck.start_as(&engine, "w", ()).unwrap();
+    runtime.shutdown_timeout(Duration::from_secs(10));
+    eventually("it is given back", || app.status("w") == "ENQUEUED");
+    assert_eq!(app.attempts("w"), 0, "it was not its fault");
+}
+
+/// Polls a future once, so that what it does has begun, and drops it.
+async fn begun_and_dropped<T>(future: impl Future<Output = T>) {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        assert!(future.as_mut().poll(context).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+}
+
+/// Nobody waits for its end, so nothing but the dropped start can tell that it is there.
+#[test]
+fn a_start_whose_future_is_dropped_runs_all_the_same() {
+    let (app, runtime) = (App::new(), runtime());
+    let engine = app.open();
+    let step = async |mut ctx: AsyncContext, (): ()| ctx.step("x", async |_| engine::ok(1)).await;
+    let child = engine.register_async("child", step).unwrap();
+    let of_parent = child.clone();
+    let parent = engine.register_async("parent", async move |mut ctx: AsyncContext, (): ()| {
+        begun_and_dropped(ctx.start(&of_parent, ())).await;
+        engine::ok(())
+    });
+    let parent = parent.unwrap();
+    let calls = engine.to_async();
+    runtime.block_on(calls.launch()).unwrap();
+    runtime.block_on(begun_and_dropped(calls.start_as(&child, "w", ())));
+    let ended = |id: &str| {
+        let sql = "SELECT status FROM workflow_status WHERE workflow_uuid = ?1 AND recovery_attempts = 1";
+        app.column::<String>(sql, [id]) == ["SUCCESS"]
+    };
+    eventually("it has ended", || ended("w"));
+    parent.start_as(&engine, "p", ()).unwrap();
+    eventually("so have parent and child", || ended("p") && ended("p-1"));
+}
+
+#[test]
 fn a_context_that_outlives_its_function_is_refused() {
     let (app, refused) = (App::new(), Arc::new(std::sync::Mutex::new(None)));
     let (engine, latch) = (app.open(), Latch::default());
@@ -500,6 +577,24 @@ fn a_context_that_outlives_its_function_is_refused() {
     let said = refused.lock().unwrap().clone().unwrap();
     assert_eq!(said, "workflow w stops here: its function has returned");
     assert!(app.recorded("w").is_empty());
+}
+
+#[test]
+fn a_context_that_outlives_its_function_keeps_no_place() {
+    let app = App::new();
+    let engine = app.options().tasks_max(1).open(&app.url()).unwrap();
+    let moved = engine.register_async("moved", async |ctx: AsyncContext, (): ()| {
+        tokio::spawn(async move {
+            pending::<()>().await;
+            drop(ctx);
+        });
+        engine::ok(())
+    });
+    let moved = moved.unwrap();
+    engine.launch().unwrap();
+    for _ in 0..2 {
+        moved.start(&engine, ()).unwrap().result().unwrap();
+    }
 }
 
 #[test]
