@@ -5,24 +5,30 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use engine::testing::{CommitHook, Fate, Moment};
-use engine::{Context, Engine, Error, StepOptions, Timestamp, WorkflowId, WorkflowOptions, WorkflowStatus};
+use engine::{Error, StepOptions, Timestamp, WorkflowId, WorkflowOptions, WorkflowStatus};
 
 use crate::support::{App, Counter, Latch, Result, eventually};
+use crate::way::{Context, Engine};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn id(text: &str) -> WorkflowId {
+pub(crate) fn id(text: &str) -> WorkflowId {
     WorkflowId::new(text).unwrap()
 }
 
 /// The fleet looks four times a second; this is time for several looks.
-fn several_looks() {
+pub(crate) fn several_looks() {
     let start = Instant::now();
     eventually("several looks", || start.elapsed() > Duration::from_millis(1200));
 }
 
 /// A workflow whose only step waits at a latch.
-fn held(engine: &Engine, name: &str, latch: &Latch, bodies: &Counter) -> engine::Workflow<(), usize> {
+pub(crate) fn held(
+    engine: &Engine,
+    name: &str,
+    latch: &Latch,
+    bodies: &Counter,
+) -> engine::Workflow<(), usize> {
     let (latch, bodies) = (latch.clone(), bodies.clone());
     let workflow = engine.register(name, move |ctx: &mut Context, (): ()| {
         ctx.step("s", |_| {
@@ -42,7 +48,7 @@ fn sleeper(engine: &Engine) -> engine::Workflow<(), ()> {
 #[test]
 fn a_read_that_fails_while_a_parent_waits_is_no_outcome() {
     let app = App::new();
-    let engine = app.options().open(&app.url()).unwrap();
+    let engine = app.open_with(app.options());
     let (latch, before, after) = (Latch::default(), Latch::default(), Latch::default());
     let child = held(&engine, "child", &latch, &Counter::default());
     let (waits, waited) = (before.clone(), after.clone());
@@ -106,7 +112,7 @@ fn reads_that_fail_before_a_run_begins_use_up_no_attempt() {
 fn removing_the_traces_of_the_living_costs_nothing() {
     let app = App::new();
     let (latch, bodies) = (Latch::default(), Counter::default());
-    let first = app.options().workers_max(1).open(&app.url()).unwrap();
+    let first = app.open_with(app.options().workers_max(1).tasks_max(1));
     let running = held(&first, "w", &latch, &bodies);
     let waiting = first.register("waiting", |_: &mut Context, (): ()| Ok::<_, Error>(7)).unwrap();
     first.launch().unwrap();
@@ -152,7 +158,7 @@ fn the_work_of_a_program_that_starts_again_is_not_refused_meanwhile() {
 fn a_parent_whose_attributes_were_replaced_wakes_all_the_same() {
     let app = App::new();
     let latch = Latch::default();
-    let engine = app.options().suspend_after(Duration::ZERO).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().suspend_after(Duration::ZERO));
     let child = held(&engine, "child", &latch, &Counter::default());
     let parent =
         engine.register("parent", move |ctx: &mut Context, (): ()| ctx.start(&child, ())?.result(ctx));
@@ -177,7 +183,7 @@ fn a_parent_whose_attributes_were_replaced_wakes_all_the_same() {
 fn a_status_that_this_program_does_not_know_stops_nobody_else() {
     let app = App::new();
     let latch = Latch::default();
-    let engine = app.options().suspend_after(Duration::ZERO).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().suspend_after(Duration::ZERO));
     let running = held(&engine, "held", &latch, &Counter::default());
     let sleeper = sleeper(&engine);
     engine.launch().unwrap();
@@ -309,7 +315,7 @@ fn a_resume_does_not_stop_the_execution_that_it_caused() {
     engine.launch().unwrap();
     workflow.start_as(&engine, "w", ()).unwrap();
     began.wait_for(1);
-    let operator = app.options().commit_hook(hook).open(&app.url()).unwrap();
+    let operator = app.open_with(app.options().commit_hook(hook));
     std::thread::scope(|scope| {
         let resume = scope.spawn(|| operator.resume(&id("w")).unwrap());
         resumed.wait_for(1);
@@ -342,7 +348,7 @@ fn a_resume_whose_answer_is_lost_does_not_undo_a_later_cancel() {
         }
         Fate::Go
     });
-    let operator = app.options().commit_hook(hook).open(&app.url()).unwrap();
+    let operator = app.open_with(app.options().commit_hook(hook));
     operator.resume(&id("w")).unwrap();
     several_looks();
     assert_eq!((app.status("w").as_str(), bodies.get()), ("CANCELLED", 2));
@@ -353,7 +359,7 @@ fn a_resume_whose_answer_is_lost_does_not_undo_a_later_cancel() {
 fn the_mark_of_an_old_wait_does_not_end_a_later_sleep() {
     let app = App::new();
     let runs = Counter::default();
-    let engine = app.options().suspend_after(Duration::ZERO).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().suspend_after(Duration::ZERO));
     let counted = runs.clone();
     let workflow = engine.register("w", move |ctx: &mut Context, (): ()| -> Result<()> {
         counted.count();
@@ -399,7 +405,7 @@ fn a_lost_workflow_is_found_while_a_neighbour_of_its_claim_runs() {
         }
         Fate::Go
     });
-    let engine = app.options().commit_hook(hook).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().commit_hook(hook));
     let (latch, entered) = (Latch::default(), Latch::default());
     held(&engine, "long", &latch, &Counter::default());
     held(&engine, "short", &entered, &Counter::default());
@@ -436,52 +442,6 @@ fn a_workflow_that_would_wait_for_itself_is_told() {
     slot.lock().unwrap().take();
 }
 
-/// The last engine goes in the body of a step; the shutdown waits for that step and not the step for it.
-#[test]
-fn an_engine_dropped_inside_a_step_does_not_lose_the_step() {
-    let app = App::new();
-    let engine = app.open();
-    let slot: Arc<Mutex<Option<Engine>>> = Arc::default();
-    let (latch, last) = (Latch::default(), slot.clone());
-    let gate = latch.clone();
-    let workflow = engine.register("w", move |ctx: &mut Context, (): ()| {
-        ctx.step("s", |_| {
-            gate.hold();
-            let watch = Instant::now();
-            drop(last.lock().unwrap().take());
-            Ok::<_, Error>(watch.elapsed() < Duration::from_secs(3))
-        })
-    });
-    let workflow = workflow.unwrap();
-    engine.launch().unwrap();
-    drop(workflow.start_as(&engine, "w", ()).unwrap());
-    latch.wait_for(1);
-    *slot.lock().unwrap() = Some(engine);
-    latch.open();
-    eventually("recorded", || app.recorded("w") == ["s"]);
-    assert_eq!(app.value::<String>("SELECT output FROM operation_outputs", []), "true");
-}
-
-/// What was shut down over a running body takes leave when that body ends, although a handle lives on.
-#[test]
-fn the_last_body_of_a_shut_down_engine_takes_leave() {
-    let app = App::new();
-    let (latch, bodies) = (Latch::default(), Counter::default());
-    let first = app.open();
-    let workflow = held(&first, "w", &latch, &bodies);
-    first.launch().unwrap();
-    let _handle = workflow.start_as(&first, "w", ()).unwrap();
-    latch.wait_for(1);
-    assert_eq!(first.shutdown(Duration::from_millis(10)), [id("w")]);
-    let second = app.open();
-    held(&second, "w", &latch, &bodies);
-    second.launch().unwrap();
-    several_looks();
-    assert_eq!(bodies.get(), 1, "the first one lives while its body runs");
-    latch.open();
-    eventually("done by the second", || app.status("w") == "SUCCESS");
-}
-
 #[test]
 fn a_launch_that_a_shutdown_overtakes_is_none() {
     let app = App::new();
@@ -497,7 +457,7 @@ fn a_launch_that_a_shutdown_overtakes_is_none() {
         }
         Fate::Go
     });
-    let engine = app.options().commit_hook(hook).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().commit_hook(hook));
     *slot.lock().unwrap() = Some(engine.clone());
     assert!(matches!(engine.launch(), Err(Error::ShuttingDown)));
     assert_eq!(app.database.living(), 0);

@@ -1,8 +1,9 @@
 use std::time::Duration;
 
-use engine::{Context, Engine, Error, Failure, Workflow, WorkflowFilter, WorkflowId, WorkflowStatus};
+use engine::{Error, Failure, Workflow, WorkflowFilter, WorkflowId};
 
 use crate::support::{App, Counter, Latch, Result, eventually};
+use crate::way::{Context, Engine};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -70,7 +71,7 @@ fn a_parent_recovered_anywhere_adopts_its_children() {
 #[test]
 fn parent_and_child_are_recovered_as_workflows_of_their_own() {
     let (app, bodies) = (App::new(), Counter::default());
-    let engine = app.options().workers_max(1).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().workers_max(1).tasks_max(1));
     let parent = register(&engine, &bodies);
     engine.launch().unwrap();
     parent.start_as(&engine, "p", 1).unwrap().result().unwrap();
@@ -79,7 +80,7 @@ fn parent_and_child_are_recovered_as_workflows_of_their_own() {
         app.interrupt("p", 1);
         app.interrupt("p-1", 0);
         // One worker for both: the parent that waits lends it.
-        let engine = app.options().workers_max(1).open(&app.url()).unwrap();
+        let engine = app.open_with(app.options().workers_max(1).tasks_max(1));
         register(&engine, &bodies);
         engine.launch().unwrap();
         assert_eq!(engine.retrieve::<Vec<u32>>("p").unwrap().result().unwrap(), [2, 4, 6]);
@@ -159,7 +160,7 @@ fn a_child_and_its_record_are_one_commit() {
 #[test]
 fn a_parent_that_waits_long_leaves_its_thread_and_comes_back() {
     let app = App::new();
-    let engine = app.options().suspend_after(Duration::from_secs(1)).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().suspend_after(Duration::from_secs(1)));
     let latch = Latch::default();
     let held = latch.clone();
     let child = engine.register("child", move |ctx: &mut Context, n: u32| {
@@ -182,27 +183,6 @@ fn a_parent_that_waits_long_leaves_its_thread_and_comes_back() {
     latch.open();
     assert_eq!(handle.result().unwrap(), 7);
     assert_eq!(app.attempts("p"), 1, "leaving a thread in order is not a crash");
-}
-
-/// An inline child that sleeps long takes its parent along.
-#[test]
-fn an_inline_child_that_sleeps_long_suspends_its_parent_too() {
-    let app = App::new();
-    let engine = app.open();
-    let child = engine.register("child", |ctx: &mut Context, n: u32| -> Result<u32> {
-        ctx.sleep(Duration::from_secs(3600))?;
-        Ok(n)
-    });
-    let child = child.unwrap();
-    let parent = engine.register("parent", move |ctx: &mut Context, n: u32| ctx.run(&child, n));
-    let parent = parent.unwrap();
-    engine.launch().unwrap();
-    let handle = parent.start_as(&engine, "p", 7).unwrap();
-    crate::support::eventually("both leave the thread", || app.status("p") == "DELAYED");
-    assert_eq!(app.status("p-1"), "DELAYED");
-    app.clock.advance(Duration::from_secs(3600));
-    assert_eq!(handle.result().unwrap(), 7);
-    assert_eq!(engine.count(&WorkflowFilter::new().status(WorkflowStatus::Success)).unwrap(), 2);
 }
 
 /// Inline children of inline children: beyond a depth they get threads of their own.
@@ -309,7 +289,7 @@ fn a_child_under_the_id_of_an_ancestor_is_refused() {
 fn workflows_that_wait_for_each_other_are_told_so() {
     for others in [1_u32, 2, 5] {
         let app = App::new();
-        let engine = app.options().suspend_after(Duration::ZERO).open(&app.url()).unwrap();
+        let engine = app.open_with(app.options().suspend_after(Duration::ZERO));
         let (all_there, go) = (Latch::default(), Latch::default());
         let (arrived, gate) = (all_there.clone(), go.clone());
         let workflow = engine.register("w", move |ctx: &mut Context, next: String| -> Result<u32> {
@@ -341,7 +321,7 @@ fn workflows_that_wait_for_each_other_are_told_so() {
 #[test]
 fn a_parent_without_a_thread_wakes_for_a_child_that_is_not_its_own() {
     let app = App::new();
-    let engine = app.options().suspend_after(Duration::ZERO).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().suspend_after(Duration::ZERO));
     let latch = Latch::default();
     let held = latch.clone();
     let child = engine.register("child", move |ctx: &mut Context, (): ()| {

@@ -6,20 +6,21 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{BoxError, Codec, Context, Error, Failure, StepOptions, VALUE_DEPTH_MAX};
+use engine::{BoxError, Codec, Error, Failure, StepOptions, VALUE_DEPTH_MAX};
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::support::{App, Result};
+use crate::way::{Context, Engine};
 
 const CODECS: [Codec; 2] = [Codec::PortableJson, Codec::Bincode];
 
 /// What becomes of a value as the input, a step and the output of a workflow, and as a message.
 fn through_all<T>(given: impl Fn() -> T + Send + Sync + 'static) -> [Result<T>; 4]
 where
-    T: Serialize + DeserializeOwned + 'static,
+    T: Serialize + DeserializeOwned + Send + 'static,
 {
     let app = App::new();
     let engine = app.open();
@@ -56,7 +57,7 @@ fn survives<T: Clone + Debug + PartialEq + Serialize + DeserializeOwned + Send +
 
 /// It is refused on every way, with these words.
 #[track_caller]
-fn is_refused<T: Serialize + DeserializeOwned + 'static>(given: fn() -> T, words: &str) {
+fn is_refused<T: Serialize + DeserializeOwned + Send + 'static>(given: fn() -> T, words: &str) {
     for (n, got) in through_all(given).into_iter().enumerate() {
         let Err(error) = got.map(drop) else { panic!("way {n} lets it pass") };
         assert!(error.to_string().contains(words), "way {n}: {error}");
@@ -300,7 +301,7 @@ fn a_hostile_record_ends_its_workflow_with_a_reason() {
         record: &str,
     ) -> String {
         let app = App::new();
-        let register = |engine: &engine::Engine| {
+        let register = |engine: &Engine| {
             let workflow = engine.register("w", move |ctx: &mut Context, (): ()| {
                 let options = StepOptions::new().codec(codec);
                 ctx.step_with("s", &options, |_| Ok::<_, Error>(given())).map(|value| seen(&value))

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use engine::testing::{CommitHook, Fate, Moment};
-use engine::{Context, Engine, Error, Event, Observer, Workflow, WorkflowFilter, WorkflowId, WorkflowStatus};
+use engine::{Error, Event, Observer, Workflow, WorkflowFilter, WorkflowId, WorkflowStatus};
 
 use crate::support::{App, Counter, Latch, Result, eventually};
+use crate::way::{self, Context, Engine};
 
 /// Every kind of write: steps, a transaction step, children, a sleep, messages.
 fn register(engine: &Engine, bodies: &Counter) -> Workflow<u32, u32> {
@@ -27,7 +28,7 @@ fn register(engine: &Engine, bodies: &Counter) -> Workflow<u32, u32> {
             bodies.count();
             Ok::<_, Error>(n + 1)
         })?;
-        let inserted: u32 = ctx.transaction("insert", |tx| {
+        let inserted: u32 = ctx.transaction("insert", move |tx| {
             tx.execute("INSERT INTO effect VALUES ($1)", [me.as_str()])?;
             tx.query_one("SELECT count(*) FROM effect WHERE id = $1", [me.as_str()])?.get(0)
         })?;
@@ -46,7 +47,7 @@ fn run_under(hook: Arc<CommitHook>, count: u32) {
     drop(app.open());
     app.batch("CREATE TABLE effect (id text)");
     let options = Engine::options().app("test").commit_hook(hook);
-    let engine = options.open(&app.url()).unwrap();
+    let engine = app.open_with(options);
     let bodies = Counter::default();
     let workflow = register(&engine, &bodies);
     engine.launch().unwrap();
@@ -129,7 +130,7 @@ fn a_call_while_the_database_does_not_answer_ends_with_the_reason() {
         counted.count();
         Fate::FailForNow
     });
-    let engine = app.options().commit_hook(hook).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().commit_hook(hook));
     let (latch, held) = (Latch::default(), Latch::default());
     let holding = held.clone();
     let workflow = engine.register("w", move |ctx: &mut Context, n: u32| {
@@ -186,7 +187,7 @@ fn one_bad_write_does_not_fail_its_neighbours() {
             && point.kinds.contains(&"record_step");
         if refused { Fate::FailForGood } else { Fate::Go }
     });
-    let engine = app.options().commit_hook(hook).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().commit_hook(hook));
     let workflow = engine.register("w", |ctx: &mut Context, n: u32| ctx.step("s", |_| Ok::<_, Error>(n)));
     let workflow = workflow.unwrap();
     engine.launch().unwrap();
@@ -213,7 +214,7 @@ fn a_workflow_whose_write_is_refused_goes_on_when_the_database_works() {
         let refused = point.moment == Moment::Before && point.kinds == ["record_step"] && counted.count() < 3;
         if refused { Fate::FailForGood } else { Fate::Go }
     });
-    let engine = app.options().commit_hook(hook).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().commit_hook(hook));
     let workflow = engine.register("w", |ctx: &mut Context, (): ()| ctx.step("s", |_| Ok::<_, Error>(7)));
     let workflow = workflow.unwrap();
     engine.launch().unwrap();
@@ -243,7 +244,7 @@ fn a_workflow_that_could_not_be_given_back_is_found() {
             Fate::Go
         }
     });
-    let engine = app.options().commit_hook(hook).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().commit_hook(hook));
     let bodies = Counter::default();
     let counted = bodies.clone();
     let workflow = engine
@@ -288,7 +289,7 @@ fn an_observer_that_panics_takes_no_commit_along() {
     }
     let app = App::new();
     let guest = Guest(|| std::panic::resume_unwind(Box::new(Bomb)));
-    ten_workflows_end(&app.options().observer(Arc::new(guest)).open(&app.url()).unwrap());
+    ten_workflows_end(&app.open_with(app.options().observer(Arc::new(guest))));
 }
 
 /// A hook is code of ours and of tests; a panic in it stands for any fault on the thread that commits.
@@ -302,7 +303,7 @@ fn a_panic_while_committing_leaves_nobody_waiting() {
         }
         Fate::Go
     });
-    let engine = app.options().commit_hook(hook).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().commit_hook(hook));
     let workflow = engine.register("w", |ctx: &mut Context, (): ()| ctx.step("s", |_| Ok::<_, Error>(7)));
     let workflow = workflow.unwrap();
     let launched = (0..5).any(|_| engine.launch().is_ok());
@@ -330,7 +331,7 @@ fn an_observer_that_calls_the_engine_is_refused_and_hangs_nothing() {
             said.lock().unwrap().push(answer.unwrap_err().to_string());
         }
     });
-    let engine = app.options().observer(Arc::new(guest)).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().observer(Arc::new(guest)));
     *slot.lock().unwrap() = Some(engine.clone());
     ten_workflows_end(&engine);
     let answers = answers.lock().unwrap();
@@ -355,15 +356,17 @@ fn no_thread_of_a_caller_ever_commits() {
         seen.lock().unwrap().push((name, point.kinds.to_vec()));
         Fate::Go
     });
-    let engine = app.options().commit_hook(hook).stack_bytes(1 << 46).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().commit_hook(hook).stack_bytes(1 << 46));
     let workflow = engine.register("w", |_: &mut Context, (): ()| Ok::<_, Error>(7)).unwrap();
     engine.launch().unwrap();
-    workflow.start_as(&engine, "w", ()).unwrap(); // there is no thread for it, so it is given back
+    workflow.start_as(&engine, "w", ()).unwrap(); // a plain one has no thread, so it is given back
     engine.send(&WorkflowId::new("w").unwrap(), "t", 1).unwrap();
     engine.cancel(&WorkflowId::new("w").unwrap()).unwrap();
     engine.shutdown(Duration::from_secs(10));
     let committed = committed.lock().unwrap();
-    for kind in ["requeue", "start_workflow", "release", "send", "cancel"] {
+    // An async function needs no thread.
+    let release = way::IS_PLAIN.then_some("release");
+    for kind in ["requeue", "start_workflow", "send", "cancel"].into_iter().chain(release) {
         assert!(committed.iter().any(|(_, kinds)| kinds.contains(&kind)), "no {kind}");
     }
     let others: Vec<_> = committed.iter().filter(|(name, _)| !name.starts_with("piton-")).collect();

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use engine::{Context, Engine, Error, Stop, Workflow, WorkflowId};
+use engine::{Error, Stop, Workflow, WorkflowId};
 
 use crate::support::{App, Counter, Latch, Result, eventually, levels};
+use crate::way::{Context, Engine};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -127,7 +128,7 @@ fn a_parent_of_a_deleted_child_is_told_and_the_wait_is_recorded() {
             });
             parent.unwrap()
         };
-        let engine = app.options().suspend_after(suspend_after).open(&app.url()).unwrap();
+        let engine = app.open_with(app.options().suspend_after(suspend_after));
         let parent = register(&engine);
         engine.launch().unwrap();
         let handle = parent.start_as(&engine, "p", ()).unwrap();

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use engine::{Context, Engine, Error, StepOptions};
+use engine::{Error, StepOptions};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::support::{App, Result};
+use crate::way::{Context, Engine};
 
 /// Runs one workflow and returns its error, after a look at its row and at a neighbour.
 fn error_of<O>(body: impl Fn(&mut Context) -> Result<O> + Send + Sync + 'static) -> String
 where
-    O: Serialize + for<'de> Deserialize<'de> + 'static,
+    O: Serialize + for<'de> Deserialize<'de> + Send + 'static,
 {
     let app = App::new();
     let engine = app.open();
@@ -276,7 +277,7 @@ fn an_observer_that_panics_is_ignored() {
         }
     }
     let app = App::new();
-    let engine = app.options().observer(std::sync::Arc::new(Panics)).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().observer(std::sync::Arc::new(Panics)));
     let workflow =
         engine.register("w", |ctx: &mut Context, (): ()| ctx.step("s", |_| Ok::<_, Error>(7))).unwrap();
     engine.launch().unwrap();

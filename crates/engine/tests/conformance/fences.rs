@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use engine::testing::{CommitHook, Fate, Moment, fenced_writes};
-use engine::{Context, Engine, Error, Event, Observer, Stop, Workflow};
+use engine::{Error, Event, Observer, Stop, Workflow};
 
 use crate::backend::WORKFLOW_STATUS;
 use crate::support::{App, Counter, Latch, Result};
+use crate::way::{Context, Engine};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -119,7 +120,7 @@ fn engine_with(
     body: Body,
 ) -> (Engine, Workflow<(), ()>) {
     let options = app.options().suspend_after(Duration::ZERO).commit_hook(hook).observer(ends);
-    let engine = options.open(&app.url()).unwrap();
+    let engine = app.open_with(options);
     let held = held.clone();
     let child = engine.register("child", move |ctx: &mut Context, (): ()| {
         ctx.step("held", |_| {
@@ -195,7 +196,8 @@ fn a_transaction_step_that_loses_its_workflow_leaves_no_effect() {
             if !lost_in_the_body {
                 side.execute(&sql, []);
             }
-            let tried = ctx.transaction("t", |tx| {
+            let (sql, counted) = (sql.clone(), counted.clone());
+            let tried = ctx.transaction("t", move |tx| {
                 counted.count();
                 if lost_in_the_body {
                     tx.execute(&sql, ())?;

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use engine::{Context, Engine, Error, WorkflowFilter};
+use engine::{Error, WorkflowFilter};
 
 use crate::lasting_trouble::{at_work, is_said_once};
 use crate::support::{App, Counter, Latch, eventually};
 use crate::transactions::bank;
+use crate::way::{Context, Engine};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -23,7 +24,8 @@ fn a_body_that_waits_for_its_own_lock_fails_and_does_not_hang() {
     let (path, bodies) = (app.database.path(), Counter::default());
     let counted = bodies.clone();
     let workflow = engine.register("w", move |ctx: &mut Context, (): ()| {
-        ctx.transaction("t", |_| -> engine::rusqlite::Result<usize> {
+        let (path, counted) = (path.clone(), counted.clone());
+        ctx.transaction("t", move |_| -> engine::rusqlite::Result<usize> {
             counted.count();
             let own = engine::rusqlite::Connection::open(&path)?;
             own.busy_timeout(Duration::from_millis(1))?;
@@ -284,9 +286,10 @@ fn a_full_disk_in_the_body_is_waited_for() {
     let app = bank();
     let bodies = Counter::default();
     let counted = bodies.clone();
-    let engine = Engine::options().app("test").open(&app.url()).unwrap();
+    let engine = app.open_with(Engine::options().app("test"));
     let workflow = engine.register("w", move |ctx: &mut Context, (): ()| {
-        ctx.transaction("fill", |tx| {
+        let counted = counted.clone();
+        ctx.transaction("fill", move |tx| {
             let now = tx.query_one("PRAGMA page_count", ())?.get::<i64>(0)?;
             let max = if counted.count() < 3 { now } else { 1_000_000 };
             tx.query_one(&format!("PRAGMA max_page_count = {max}"), ())?;
@@ -303,7 +306,7 @@ fn a_full_disk_in_the_body_is_waited_for() {
 #[test]
 fn a_shutdown_keeps_its_deadline_while_the_database_is_locked() {
     let app = App::new();
-    let engine = app.options().suspend_after(Duration::ZERO).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().suspend_after(Duration::ZERO));
     let workflow = engine.register("w", |ctx: &mut Context, (): ()| ctx.sleep(MINUTE)).unwrap();
     engine.launch().unwrap();
     workflow.start_as(&engine, "w", ()).unwrap();

@@ -8,12 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::testing::{CommitHook, Fate, Moment};
-use engine::{
-    Context, Engine, Error, QueueOptions, WorkflowFilter, WorkflowId, WorkflowInfo, WorkflowStatus,
-};
+use engine::{Error, QueueOptions, WorkflowFilter, WorkflowId, WorkflowInfo, WorkflowStatus};
 
 use crate::backend::ANY_TYPE;
 use crate::support::{App, Counter, Result, eventually, logged};
+use crate::way::{Context, Engine};
 
 /// What becomes of a workflow.
 #[derive(Debug, Clone, Copy)]
@@ -283,7 +282,7 @@ fn spoiled(table: &'static [Line], name: Option<&str>, spoil: impl Fn(&Line) -> 
 /// The healthy ones end, each odd one fares as its line says and is named once, and then there is nothing to do.
 fn all_fare(table: &'static [Line], app: &App) {
     let (commits, hook) = counted_commits();
-    let engine = app.options().commit_hook(hook).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().commit_hook(hook));
     register(&engine);
     engine.launch().unwrap();
     engine.send(&WorkflowId::new("healthy-receiver").unwrap(), "t", 7).unwrap();
@@ -483,7 +482,7 @@ fn odd_queues_and_versions_stop_nobody_else() {
 fn a_child_of_unknown_status_is_waited_for_quietly() {
     let app = App::new();
     let (commits, hook) = counted_commits();
-    let engine = app.options().suspend_after(Duration::ZERO).commit_hook(hook).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().suspend_after(Duration::ZERO).commit_hook(hook));
     let child =
         engine.register("w", |ctx: &mut Context, n: u32| ctx.step("s", |_| Ok::<_, Error>(n))).unwrap();
     let parent = engine.register("p", move |ctx: &mut Context, n: u32| -> Result<u32> {

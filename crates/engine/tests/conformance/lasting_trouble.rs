@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use engine::{Context, Engine, Error, Workflow};
+use engine::{Error, Workflow};
 
 use crate::support::{App, Latch, eventually};
+use crate::way::{Context, Engine};
 
 /// A database that refuses what the engine asks of it says so in so many lines at most, however long it does.
 const LINES_MAX: usize = 6;

@@ -1,9 +1,10 @@
-use engine::{Context, Error, Timestamp, WorkflowFilter, WorkflowId, WorkflowStatus};
+use engine::{Error, Timestamp, WorkflowFilter, WorkflowId, WorkflowStatus};
 
 use crate::support::{App, Result};
+use crate::way::{Context, Engine};
 
 /// Ten workflows, a second apart, of two names and two outcomes.
-fn filled() -> (App, engine::Engine) {
+fn filled() -> (App, Engine) {
     let app = App::new();
     let engine = app.open();
     let good =
@@ -19,7 +20,7 @@ fn filled() -> (App, engine::Engine) {
     (app, engine)
 }
 
-fn ids(engine: &engine::Engine, filter: &WorkflowFilter) -> Vec<String> {
+fn ids(engine: &Engine, filter: &WorkflowFilter) -> Vec<String> {
     engine.list(filter).unwrap().into_iter().map(|info| info.id.to_string()).collect()
 }
 
@@ -98,7 +99,7 @@ fn a_listed_workflow_shows_its_input_and_its_outcome() {
 #[test]
 fn another_applications_workflows_are_listed_only_when_asked_for() {
     let (app, _engine) = filled();
-    let other = engine::Engine::options().app("other").open(&app.url()).unwrap();
+    let other = app.open_with(Engine::options().app("other"));
     assert_eq!(other.count(&WorkflowFilter::new()).unwrap(), 0);
     assert_eq!(other.count(&WorkflowFilter::new().all_applications()).unwrap(), 10);
 }

@@ -1,8 +1,9 @@
 use std::time::Duration;
 
-use engine::{Context, Engine, Error, Stop, Workflow, WorkflowId, WorkflowStatus};
+use engine::{Error, Stop, Workflow, WorkflowId, WorkflowStatus};
 
 use crate::support::{App, Counter, Latch, Result, eventually};
+use crate::way::{Context, Engine};
 
 const HOUR: Duration = Duration::from_secs(3600);
 

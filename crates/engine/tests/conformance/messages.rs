@@ -1,8 +1,9 @@
 use std::time::Duration;
 
-use engine::{Context, Engine, Error, Workflow, WorkflowId};
+use engine::{Error, Workflow, WorkflowId};
 
 use crate::support::{App, Result, eventually};
+use crate::way::{Context, Engine};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -68,7 +69,7 @@ fn what_one_caller_sends_in_order_arrives_in_order() {
     eventually("it waits", || !app.recorded("w").is_empty());
     // It takes them when all of them are there.
     drop(engine);
-    let engine = app.options().app("other").open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().app("other"));
     let to = WorkflowId::new("w").unwrap();
     let (_, sender) = register(&engine);
     engine.launch().unwrap();
@@ -245,7 +246,7 @@ fn a_recovered_receiver_gets_the_same_messages() {
 #[test]
 fn a_receiver_that_waits_long_leaves_its_thread_until_its_topic_comes() {
     let app = App::new();
-    let engine = app.options().suspend_after(Duration::ZERO).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().suspend_after(Duration::ZERO));
     let workflow = receiver(&engine);
     engine.launch().unwrap();
     let handle = workflow.start_as(&engine, "w", ("a".into(), 1, HOUR)).unwrap();
@@ -278,7 +279,7 @@ fn a_message_of_another_type_is_an_error_and_is_consumed() {
 #[test]
 fn a_message_of_another_topic_does_not_keep_a_receiver_on_its_thread() {
     let app = App::new();
-    let engine = app.options().suspend_after(Duration::from_secs(1)).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().suspend_after(Duration::from_secs(1)));
     let workflow = receiver(&engine);
     engine.launch().unwrap();
     let handle = workflow.start_as(&engine, "w", ("a".to_owned(), 1, HOUR)).unwrap();
@@ -295,7 +296,7 @@ fn a_message_of_another_topic_does_not_keep_a_receiver_on_its_thread() {
 #[test]
 fn a_message_that_another_program_wrote_wakes_its_receiver() {
     let app = App::new();
-    let engine = app.options().suspend_after(Duration::ZERO).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().suspend_after(Duration::ZERO));
     let workflow = receiver(&engine);
     engine.launch().unwrap();
     let handle = workflow.start_as(&engine, "w", ("a".to_owned(), 1, HOUR)).unwrap();

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use engine::{Context, Engine, Error, Failure, StepOptions, Workflow, WorkflowId, WorkflowStatus};
+use engine::{Error, Failure, StepOptions, Workflow, WorkflowId, WorkflowStatus};
 
 use crate::support::{App, Counter, Latch, Result, eventually, levels};
+use crate::way::{Context, Engine};
 
 /// The names under which the engine records failures of its own.
 const NAMES: [&str; 12] = [

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use engine::{Context, Engine, Error, Stop, Workflow, WorkflowId, WorkflowStatus};
+use engine::{Error, Stop, Workflow, WorkflowId, WorkflowStatus};
 
 use crate::support::{App, Counter, Latch, Result};
+use crate::way::{Context, Engine};
 
 const MINUTE: Duration = Duration::from_secs(60);
 

@@ -7,6 +7,8 @@
 mod backend;
 mod support;
 mod value;
+#[path = "way/plain.rs"]
+mod way;
 
 mod accidents;
 mod asynchronous;
@@ -35,6 +37,9 @@ mod starting;
 mod steps;
 mod stranded;
 mod transactions;
+
+// Of plain functions alone.
+mod threads;
 
 // Of a server alone; tests/fleet has the rest.
 mod server;

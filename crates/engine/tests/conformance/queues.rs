@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use engine::{
-    Context, Engine, EnqueueOptions, Error, Queue, QueueOptions, Workflow, WorkflowFilter, WorkflowId,
-    WorkflowStatus,
+    EnqueueOptions, Error, Queue, QueueOptions, Workflow, WorkflowFilter, WorkflowId, WorkflowStatus,
 };
 
 use crate::support::{App, Counter, Latch, Result, eventually};
+use crate::way::{Context, Engine};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -498,7 +498,7 @@ fn an_id_names_one_run_also_in_a_queue() {
 fn versions_decide_who_takes_what_waits() {
     let app = App::new();
     let open = |version: &str| {
-        let engine = app.options().version(version).open(&app.url()).unwrap();
+        let engine = app.open_with(app.options().version(version));
         engine.register_queue("q", QueueOptions::new()).unwrap();
         (plus_one(&engine), engine)
     };
@@ -546,7 +546,7 @@ fn a_workflow_for_another_application_is_run_by_that_one() {
     assert_eq!(workflow.enqueue(&ours, &queue, 1).unwrap().result().unwrap(), 2);
     assert_eq!(app.status("w"), "ENQUEUED");
 
-    let theirs = engine::Engine::options().app("theirs").clock(app.clock.clone()).open(&app.url()).unwrap();
+    let theirs = app.open_with(Engine::options().app("theirs").clock(app.clock.clone()));
     plus_one(&theirs);
     theirs.register_queue("their queue", QueueOptions::new()).unwrap();
     theirs.launch().unwrap();
@@ -554,7 +554,7 @@ fn a_workflow_for_another_application_is_run_by_that_one() {
     assert_eq!(ours.count(&WorkflowFilter::new().id_prefix("w")).unwrap(), 0, "it is theirs");
     assert_eq!(crossed.status().unwrap(), WorkflowStatus::Enqueued, "they do not serve our queue");
 
-    let thief = engine::Engine::options().app("thief").open(&app.url()).unwrap();
+    let thief = app.open_with(Engine::options().app("thief"));
     thief.register_queue("q", QueueOptions::new()).unwrap();
     let error = thief.launch().unwrap_err().to_string();
     assert!(error.contains("queue `q` belongs to application `test`"), "{error}");

@@ -2,9 +2,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::testing::{CommitHook, Fate, Moment};
-use engine::{Context, Engine, Error, Workflow, WorkflowFilter, WorkflowOptions, WorkflowStatus};
+use engine::{Error, Workflow, WorkflowFilter, WorkflowOptions, WorkflowStatus};
 
 use crate::support::{App, Counter, Latch, Result, eventually};
+use crate::way::{Context, Engine};
 
 fn one_step(engine: &Engine, name: &str, options: WorkflowOptions) -> Workflow<u32, u32> {
     let workflow = engine
@@ -67,7 +68,7 @@ fn rows_of_other_versions_applications_and_engines_are_left_alone() {
     assert_eq!(app.status("python"), "PENDING", "whether its executor lives is not ours to judge");
     assert_eq!([app.attempts("version"), app.attempts("application"), app.attempts("python")], [1, 1, 1]);
 
-    let newer = app.options().version("2").open(&app.url()).unwrap();
+    let newer = app.open_with(app.options().version("2"));
     one_step(&newer, "w", WorkflowOptions::new());
     newer.launch().unwrap();
     assert_eq!(newer.retrieve::<u32>("version").unwrap().result().unwrap(), 2);
@@ -212,7 +213,7 @@ fn an_unknown_workflow_name_ends_with_a_reason_until_a_program_knows_it() {
 fn a_name_that_another_living_executor_knows_is_left_to_it() {
     let app = App::new();
     finished(&app, "theirs", "w");
-    let theirs = app.options().workers_max(1).open(&app.url()).unwrap();
+    let theirs = app.open_with(app.options().workers_max(1).tasks_max(1));
     let latch = crate::support::Latch::default();
     let held = latch.clone();
     let busy = theirs.register("busy", move |_: &mut Context, (): ()| -> Result<()> {
@@ -327,7 +328,7 @@ fn a_name_refused_while_a_program_that_knows_it_is_launched_goes_on() {
         }
         Fate::Go
     });
-    let first = app.options().commit_hook(hook).open(&app.url()).unwrap();
+    let first = app.open_with(app.options().commit_hook(hook));
     one_step(&first, "a", WorkflowOptions::new());
     first.launch().unwrap();
     eventually("taken from the dead one", || app.status("w") == "ENQUEUED");

@@ -1,9 +1,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use engine::{Context, Engine, Error, Event, Failure, Observer, StepInfo, StepOptions};
+use engine::{Error, Event, Failure, Observer, StepInfo, StepOptions};
 
 use crate::support::{App, Counter, Latch, Result, eventually};
+use crate::way::{Context, Engine};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -22,7 +23,7 @@ impl Observer for Waits {
 /// Runs a step that fails so many times, with the clock going on by itself.
 fn run(app: &App, options: StepOptions, failures: usize) -> (Result<u32>, usize, Vec<Option<Duration>>) {
     let waits = Arc::new(Waits::default());
-    let engine = app.options().observer(waits.clone()).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().observer(waits.clone()));
     let bodies = Counter::default();
     let counted = bodies.clone();
     let workflow = engine.register("w", move |ctx: &mut Context, (): ()| {
@@ -218,7 +219,7 @@ fn options_without_meaning_are_refused_before_the_step_runs() {
 #[test]
 fn a_wait_between_attempts_lends_its_worker() {
     let app = App::new();
-    let engine = app.options().workers_max(1).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().workers_max(1).tasks_max(1));
     let latch = Latch::default();
     let held = latch.clone();
     let options = StepOptions::retries().interval(3600 * SECOND);

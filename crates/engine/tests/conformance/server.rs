@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use engine::Error;
 use engine::postgres::error::SqlState;
-use engine::{Context, Engine, Error};
 
 use crate::lasting_trouble::{at_work, is_said_once};
 use crate::support::{App, Counter, Latch, Result, eventually};
 use crate::transactions::bank;
+use crate::way::{self, Context, Engine};
 use engine::sql::SqlError;
 
 /// A body that conflicts with another transaction runs again as a whole, however often, and its effect is there once.
@@ -16,10 +17,11 @@ fn a_transaction_step_is_tried_again_after_a_conflict() {
     const CONFLICTS: usize = 12;
     for code in [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED] {
         let (app, bodies) = (bank(), Counter::default());
-        let engine = Engine::options().app("test").open(&app.url()).unwrap();
+        let engine = app.open_with(Engine::options().app("test"));
         let (counted, code) = (bodies.clone(), code.code().to_owned());
         let workflow = engine.register("w", move |ctx: &mut Context, (): ()| {
-            ctx.transaction("t", |tx| -> Result<i64, SqlError> {
+            let (counted, code) = (counted.clone(), code.clone());
+            ctx.transaction("t", move |tx| -> Result<i64, SqlError> {
                 tx.execute("UPDATE account SET cents = cents + 1", ())?;
                 if counted.count() < CONFLICTS {
                     // As the server says it when two transactions meet.
@@ -42,9 +44,9 @@ fn transaction_steps_that_would_not_be_serializable_take_turns() {
     let app = App::new();
     drop(app.open());
     app.batch("CREATE TABLE duty (doctor bigint, on_call bigint); INSERT INTO duty VALUES (1, 1), (2, 1)");
-    let engine = Engine::options().app("test").open(&app.url()).unwrap();
+    let engine = app.open_with(Engine::options().app("test"));
     let workflow = engine.register("leave", |ctx: &mut Context, doctor: i64| {
-        ctx.transaction("leave", |tx| -> Result<bool, SqlError> {
+        ctx.transaction("leave", move |tx| -> Result<bool, SqlError> {
             let others: i64 = tx
                 .query_one("SELECT count(*) FROM duty WHERE on_call = 1 AND doctor <> $1", [doctor])?
                 .get(0)?;
@@ -88,7 +90,7 @@ fn a_body_that_makes_its_commit_unsafe_is_told() {
     let app = bank();
     let engine = app.open();
     let workflow =
-        engine.register("w", |ctx: &mut Context, sql: String| ctx.transaction("t", |tx| tx.batch(&sql)));
+        engine.register("w", |ctx: &mut Context, sql: String| ctx.transaction("t", move |tx| tx.batch(&sql)));
     let workflow = workflow.unwrap();
     engine.launch().unwrap();
     for (sql, told) in [
@@ -122,38 +124,6 @@ fn every_text_comes_back_as_it_was() {
     }
 }
 
-/// A driver that blocks would panic there.
-#[test]
-fn an_engine_is_used_and_dropped_inside_an_async_runtime() {
-    let app = App::new();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let single = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    for (name, runtime) in [("several", &runtime), ("single", &single)] {
-        let engine = runtime.block_on(async {
-            let engine = app.open();
-            let workflow = engine
-                .register("w", |ctx: &mut Context, n: u32| {
-                    let stepped = ctx.step("s", |_| Ok::<_, Error>(n))?;
-                    ctx.transaction("t", |tx| {
-                        tx.query_one("SELECT 1", ())?.get::<u32>(0).map(|one| stepped + one)
-                    })
-                })
-                .unwrap();
-            engine.launch().unwrap();
-            let handle = workflow.start_as(&engine, name, 1).unwrap();
-            assert_eq!(handle.result().unwrap(), 2);
-            assert_eq!(
-                engine.list(&engine::WorkflowFilter::new().name("w")).unwrap().len(),
-                if name == "several" { 1 } else { 2 }
-            );
-            engine.send(handle.id(), "t", 1).unwrap();
-            engine
-        });
-        // One that was built elsewhere, dropped here.
-        runtime.block_on(async { drop(engine) });
-    }
-}
-
 /// With everybody who is connected to it.
 #[test]
 fn a_database_that_is_dropped_is_said_once() {
@@ -175,7 +145,8 @@ fn a_grant_that_is_revoked_is_said_once_and_once_more_when_it_is_back() {
     app.batch(&format!(
         "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA dbos TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA dbos TO {role}"
     ));
-    let engine = app.options().open(&app.url().replace("postgres@", &format!("{role}@"))).unwrap();
+    let engine = app.options().open(&app.url().replace("postgres@", &format!("{role}@")));
+    let engine = way::opened(engine.unwrap());
     let workflow = at_work(&app, &engine, &latch);
     app.batch(&format!("REVOKE ALL ON dbos.workflow_status FROM {role}"));
     latch.open();

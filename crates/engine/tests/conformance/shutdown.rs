@@ -1,12 +1,13 @@
 use std::time::Duration;
 
-use engine::{Context, Engine, Error, Workflow};
+use engine::{Error, Workflow};
 
 use crate::support::{App, Counter, Latch, Result, eventually};
+use crate::way::{Context, Engine};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn two_steps(engine: &Engine, latch: &Latch, bodies: &Counter) -> Workflow<(), usize> {
+pub(crate) fn two_steps(engine: &Engine, latch: &Latch, bodies: &Counter) -> Workflow<(), usize> {
     let (latch, bodies) = (latch.clone(), bodies.clone());
     let workflow = engine.register("two", move |ctx: &mut Context, (): ()| -> Result<usize> {
         ctx.step("first", |_| {
@@ -46,31 +47,11 @@ fn a_shutdown_lets_the_running_step_end_and_gives_the_workflow_back() {
     assert_eq!((bodies.get(), app.attempts("w")), (2, 1));
 }
 
-/// A step beyond the deadline is left alone: its workflow stays with this process as long as that lives.
-#[test]
-fn a_step_that_outlasts_the_deadline_keeps_its_workflow() {
-    let (app, latch, bodies) = (App::new(), Latch::default(), Counter::default());
-    let engine = app.open();
-    let workflow = two_steps(&engine, &latch, &bodies);
-    engine.launch().unwrap();
-    let handle = workflow.start_as(&engine, "w", ()).unwrap();
-    latch.wait_for(1);
-    assert_eq!(engine.shutdown(Duration::from_millis(10)), [handle.id().clone()]);
-
-    let other = app.open();
-    two_steps(&other, &Latch::default(), &bodies);
-    other.launch().unwrap();
-    assert_eq!(app.status("w"), "PENDING", "not taken over while its step runs");
-    latch.open();
-    eventually("the step has ended", || bodies.get() == 1);
-    assert!(app.recorded("w").is_empty(), "and records nothing: the engine is closed");
-}
-
 /// Waits end at once: for a time, for a child, for a message, for an attempt.
 #[test]
 fn a_shutdown_ends_waits_at_once() {
     let app = App::new();
-    let engine = app.options().suspend_after(Duration::from_secs(3600)).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().suspend_after(Duration::from_secs(3600)));
     let options = engine::StepOptions::retries().interval(MINUTE);
     let sleeper =
         engine.register("sleeper", |ctx: &mut Context, (): ()| -> Result<()> { ctx.sleep(MINUTE) }).unwrap();
@@ -137,31 +118,6 @@ fn dropping_an_engine_is_a_shutdown() {
     assert_eq!(app.status("w"), "PENDING", "one clone is left");
     drop(clone);
     assert_eq!(app.status("w"), "ENQUEUED");
-}
-
-#[test]
-fn a_shutdown_keeps_its_deadline_while_a_transaction_step_runs() {
-    let app = App::new();
-    let engine = app.options().suspend_after(Duration::ZERO).open(&app.url()).unwrap();
-    let latch = Latch::default();
-    let held = latch.clone();
-    let sleeper = engine.register("sleeper", |ctx: &mut Context, (): ()| ctx.sleep(MINUTE)).unwrap();
-    let slow = engine.register("slow", move |ctx: &mut Context, (): ()| {
-        ctx.transaction("t", |_| {
-            held.hold();
-            Ok::<_, Error>(())
-        })
-    });
-    let slow = slow.unwrap();
-    engine.launch().unwrap();
-    sleeper.start_as(&engine, "sleeper", ()).unwrap();
-    eventually("asleep", || app.status("sleeper") == "DELAYED");
-    slow.start_as(&engine, "slow", ()).unwrap();
-    latch.wait_for(1);
-    app.clock.advance(2 * MINUTE);
-    let left = engine.shutdown(Duration::from_millis(100));
-    assert_eq!(left.iter().map(ToString::to_string).collect::<Vec<_>>(), ["slow"]);
-    latch.open();
 }
 
 /// Whatever words it chooses: the body may have failed because it was told to stop.

@@ -1,9 +1,10 @@
 use std::time::Duration;
 
-use engine::{Context, Engine, Error, Timestamp, Workflow, WorkflowFilter, WorkflowStatus};
+use engine::{Error, Timestamp, Workflow, WorkflowFilter, WorkflowStatus};
 
 use crate::backend::ODD_ATTRIBUTES;
 use crate::support::{App, Counter, Latch, Result, eventually};
+use crate::way::{Context, Engine};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -67,7 +68,7 @@ fn a_recovered_sleep_waits_only_for_the_rest() {
 #[test]
 fn long_sleeps_take_no_worker() {
     let app = App::new();
-    let engine = app.options().workers_max(2).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().workers_max(2).tasks_max(2));
     let bodies = Counter::default();
     let workflow = register(&engine, &bodies);
     engine.launch().unwrap();
@@ -90,7 +91,7 @@ fn long_sleeps_take_no_worker() {
 #[test]
 fn a_workflow_may_sleep_more_often_than_it_may_be_recovered() {
     let app = App::new();
-    let engine = app.options().suspend_after(Duration::ZERO).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().suspend_after(Duration::ZERO));
     let options = engine::WorkflowOptions::new().recovery_attempts_max(3);
     let workflow = engine.register_with("naps", options, |ctx: &mut Context, (): ()| -> Result<()> {
         (0..20).try_for_each(|_| ctx.sleep(Duration::from_secs(1)))
@@ -205,7 +206,7 @@ fn a_clock_that_steps_back_keeps_no_refused_workflow_waiting() {
         }
         engine::testing::Fate::Go
     });
-    let engine = app.options().commit_hook(hook).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().commit_hook(hook));
     let w = engine.register("w", |ctx: &mut Context, (): ()| ctx.step("s", |_| Ok::<_, Error>(7))).unwrap();
     engine.launch().unwrap();
     let handle = w.start_as(&engine, "w", ()).unwrap();
@@ -220,7 +221,7 @@ fn a_clock_that_steps_back_keeps_no_refused_workflow_waiting() {
 fn unreadable_attributes_of_a_row_keep_nobody_asleep() {
     for attributes in ODD_ATTRIBUTES {
         let app = App::new();
-        let engine = app.options().suspend_after(Duration::ZERO).open(&app.url()).unwrap();
+        let engine = app.open_with(app.options().suspend_after(Duration::ZERO));
         let latch = Latch::default();
         let held = latch.clone();
         let sleeper =

@@ -1,11 +1,14 @@
 //! Statements of a program in a transaction step: the same calls on both databases.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
+use engine::Tx;
 use engine::sql::{SqlError, Value, Violation};
-use engine::{Context, Tx};
 use uuid::Uuid;
 
 use crate::support::App;
+use crate::way::Context;
 
 /// What a body says about a database, through a step of a workflow.
 fn in_a_transaction<T>(
@@ -13,11 +16,15 @@ fn in_a_transaction<T>(
     body: impl Fn(&mut Tx<'_>) -> Result<T, SqlError> + Send + Sync + 'static,
 ) -> engine::Result<T>
 where
-    T: serde::Serialize + serde::de::DeserializeOwned + 'static,
+    T: serde::Serialize + serde::de::DeserializeOwned + Send + 'static,
 {
     let engine = app.open();
-    let workflow =
-        engine.register("w", move |ctx: &mut Context, (): ()| ctx.transaction("t", &body)).unwrap();
+    let body = Arc::new(body);
+    let workflow = engine.register("w", move |ctx: &mut Context, (): ()| {
+        let body = body.clone();
+        ctx.transaction("t", move |tx| body(tx))
+    });
+    let workflow = workflow.unwrap();
     engine.launch().unwrap();
     workflow.start(&engine, ()).unwrap().result()
 }
@@ -146,7 +153,8 @@ fn a_violated_constraint_is_known_by_its_kind() {
         let engine = app.open();
         let sql = format!("INSERT INTO thing VALUES {row}");
         let workflow = engine.register("w", move |ctx: &mut Context, (): ()| {
-            ctx.transaction("t", |tx| -> Result<(), SqlError> {
+            let sql = sql.clone();
+            ctx.transaction("t", move |tx| -> Result<(), SqlError> {
                 let error = tx.execute(&sql, ()).unwrap_err();
                 assert_eq!(error.violation(), Some(violation), "{sql}: {error}");
                 Err(error)

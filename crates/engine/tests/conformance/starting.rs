@@ -1,10 +1,11 @@
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use engine::testing::{CommitHook, Fate, Moment};
-use engine::{Context, Engine, Error, Workflow, WorkflowStatus};
+use engine::{Error, Workflow, WorkflowStatus};
 
-use crate::support::{App, Counter, Latch, Result, eventually};
+use crate::support::{App, Counter, Latch, Result};
+use crate::way::{Context, Engine};
 
 #[test]
 fn a_generated_id_is_unique_and_sorts_by_creation() {
@@ -136,7 +137,7 @@ fn an_unknown_id_is_not_found() {
 #[test]
 fn workflows_beyond_the_workers_wait_and_all_end() {
     let app = App::new();
-    let engine = app.options().workers_max(3).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().workers_max(3).tasks_max(3));
     let latch = Latch::default();
     let held = latch.clone();
     let workflow = engine.register("w", move |ctx: &mut Context, n: u32| {
@@ -208,62 +209,12 @@ fn a_launch_that_failed_can_be_repeated() {
         let first = point.moment == Moment::Before && failures.count() == 0;
         if first { Fate::FailForGood } else { Fate::Go }
     });
-    let engine = app.options().commit_hook(hook).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().commit_hook(hook));
     let workflow = engine.register("w", |_: &mut Context, (): ()| Ok::<_, Error>(7)).unwrap();
     assert!(matches!(engine.launch(), Err(Error::Database { .. })));
     assert!(matches!(workflow.start(&engine, ()), Err(Error::NotLaunched)));
     engine.launch().unwrap();
     assert_eq!(workflow.start(&engine, ()).unwrap().result().unwrap(), 7);
-}
-
-/// The step lends its slot to what it waits for.
-#[test]
-fn a_step_may_wait_for_a_workflow_when_there_is_one_worker() {
-    let app = App::new();
-    let engine = app.options().workers_max(1).open(&app.url()).unwrap();
-    let inner = engine.register("inner", |_: &mut Context, (): ()| Ok::<_, Error>(7)).unwrap();
-    let slot: Arc<Mutex<Option<Engine>>> = Arc::default();
-    let from_inside = slot.clone();
-    let outer = engine.register("outer", move |ctx: &mut Context, (): ()| -> Result<u32> {
-        ctx.step("call", |_| {
-            let engine = from_inside.lock().unwrap().clone().unwrap();
-            inner.start(&engine, ())?.result()
-        })
-    });
-    let outer = outer.unwrap();
-    *slot.lock().unwrap() = Some(engine.clone());
-    engine.launch().unwrap();
-    let many: Vec<_> = (0..20).map(|_| outer.start(&engine, ()).unwrap()).collect();
-    for outer in many {
-        assert_eq!(outer.result().unwrap(), 7);
-    }
-    slot.lock().unwrap().take();
-}
-
-/// A start that finds no thread costs no attempt, and the workflow waits for one.
-#[test]
-fn a_workflow_without_a_thread_waits_for_one() {
-    let app = App::new();
-    let body = |ctx: &mut Context, (): ()| ctx.step("s", |_| Ok::<_, Error>(7));
-    let engine = app.options().stack_bytes(1 << 46).open(&app.url()).unwrap();
-    let workflow = engine.register("w", body).unwrap();
-    engine.launch().unwrap();
-    workflow.start_as(&engine, "w", ()).unwrap();
-    for _ in 0..5 {
-        eventually("given back", || app.status("w") == "DELAYED" && app.attempts("w") == 0);
-        app.clock.advance(Duration::from_secs(1));
-    }
-    drop(engine);
-
-    let engine = app.open();
-    engine.register("w", body).unwrap();
-    engine.launch().unwrap();
-    let handle = engine.retrieve::<u32>("w").unwrap();
-    eventually("run", || {
-        app.clock.advance(Duration::from_secs(1));
-        app.status("w") == "SUCCESS"
-    });
-    assert_eq!(handle.result().unwrap(), 7);
 }
 
 /// Checked before anything is made.

@@ -1,6 +1,7 @@
-use engine::{Codec, Context, Engine, Error, Failure, StepOptions, WorkflowStatus};
+use engine::{Codec, Error, Failure, StepOptions, WorkflowStatus};
 
 use crate::support::{App, Counter, Result};
+use crate::way::{Context, Engine};
 
 /// 1: a step runs once; a start under the same id returns what is stored.
 #[test]

@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use engine::{
-    Absent, Context, Engine, EnqueueOptions, Queue, QueueOptions, Stranded, Workflow, WorkflowFilter,
-    WorkflowStatus,
+    Absent, EnqueueOptions, Queue, QueueOptions, Stranded, Workflow, WorkflowFilter, WorkflowStatus,
 };
 
 use crate::support::{App, Result, eventually};
+use crate::way::{Context, Engine};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// A program of this version: it has a workflow `w` and serves the queue `q`.
 fn open(app: &App, version: &str) -> (Engine, Workflow<bool, ()>) {
-    let engine = app.options().version(version).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().version(version));
     let workflow = engine.register("w", |ctx: &mut Context, sleeps: bool| -> Result<()> {
         if sleeps { ctx.sleep(HOUR) } else { Ok(()) }
     });
@@ -76,7 +76,7 @@ fn what_no_living_executor_can_take_up_is_told_by_what_is_missing() {
     let (old, _) = open(&app, "1");
     old.launch().unwrap();
     eventually("the old version runs again", || stranded(&new) == told(&[theirs, another]));
-    let their = Engine::options().app("theirs").clock(app.clock.clone()).open(&app.url()).unwrap();
+    let their = app.open_with(Engine::options().app("theirs").clock(app.clock.clone()));
     their.launch().unwrap();
     assert_eq!(stranded(&new), told(&[another, (Absent::Queue, "theirs - q -", 1)]));
 }

@@ -6,13 +6,14 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use engine::testing::FakeClock;
-use engine::{Engine, EngineOptions, Timestamp};
+use engine::{EngineOptions, Timestamp};
 
 pub(crate) use engine::Result;
 pub(crate) use watch::eventually;
 
 use crate::backend::Database;
 use crate::value::{FromValue, Params};
+use crate::way::{self, Engine};
 
 #[derive(Clone)]
 pub(crate) struct App {
@@ -85,7 +86,11 @@ impl App {
     }
 
     pub(crate) fn open(&self) -> Engine {
-        self.options().open(&self.url()).unwrap()
+        self.open_with(self.options())
+    }
+
+    pub(crate) fn open_with(&self, options: EngineOptions) -> Engine {
+        way::opened(options.open(&self.url()).unwrap())
     }
 
     /// Statements, beside the engine.

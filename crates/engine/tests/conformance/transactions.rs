@@ -2,17 +2,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::testing::{CommitHook, Fate, Moment};
-use engine::{Context, Engine, Error, StepOptions, Workflow};
+use engine::{Error, StepOptions, Workflow};
 
 use engine::sql::SqlError;
 
 use crate::backend::BEGIN;
 use crate::support::{App, Counter, Latch, Result};
+use crate::way::{Context, Engine};
 
 fn deposits(engine: &Engine, bodies: &Counter) -> Workflow<i64, i64> {
     let bodies = bodies.clone();
     let workflow = engine.register("deposit", move |ctx: &mut Context, cents: i64| {
-        ctx.transaction("deposit", |tx| {
+        let bodies = bodies.clone();
+        ctx.transaction("deposit", move |tx| {
             bodies.count();
             tx.execute("UPDATE account SET cents = cents + $1", [cents])?;
             tx.query_one("SELECT cents FROM account", ())?.get(0)
@@ -107,7 +109,7 @@ fn a_body_that_commits_by_itself_is_told() {
     let app = bank();
     let engine = app.open();
     let workflow =
-        engine.register("w", |ctx: &mut Context, sql: String| ctx.transaction("t", |tx| tx.batch(&sql)));
+        engine.register("w", |ctx: &mut Context, sql: String| ctx.transaction("t", move |tx| tx.batch(&sql)));
     let workflow = workflow.unwrap();
     engine.launch().unwrap();
     let run = |sql: &str| workflow.start(&engine, sql.to_owned()).unwrap().result();
@@ -130,7 +132,8 @@ fn a_transaction_step_cannot_call_the_engine() {
     inner.register("other", |_: &mut Context, (): ()| Ok::<_, Error>(())).unwrap();
     inner.launch().unwrap();
     let workflow = engine.register("w", move |ctx: &mut Context, (): ()| {
-        ctx.transaction("t", |_| other.start(&inner, ()).map(drop))
+        let (other, inner) = (other.clone(), inner.clone());
+        ctx.transaction("t", move |_| other.start(&inner, ()).map(drop))
     });
     let workflow = workflow.unwrap();
     engine.launch().unwrap();
@@ -143,7 +146,7 @@ fn a_transaction_step_cannot_call_the_engine() {
 fn concurrent_transaction_steps_lose_no_update() {
     let (app, bodies) = (bank(), Counter::default());
     // By the real clock: on a server one that finds a conflict waits before it tries again.
-    let open = || Engine::options().app("test").open(&app.url()).unwrap();
+    let open = || app.open_with(Engine::options().app("test"));
     let engines = [open(), open()];
     let workflows: Vec<_> = engines.iter().map(|engine| deposits(engine, &bodies)).collect();
     for engine in &engines {
@@ -173,7 +176,7 @@ fn an_effect_is_not_repeated_when_its_commit_cannot_be_looked_up() {
             Fate::FailForNow
         })
     };
-    let engine = app.options().commit_hook(hook).open(&app.url()).unwrap();
+    let engine = app.open_with(app.options().commit_hook(hook));
     let bodies = Counter::default();
     let workflow = deposits(&engine, &bodies);
     engine.launch().unwrap();
