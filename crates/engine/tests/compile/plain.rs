@@ -10,6 +10,7 @@ use crate::{App, Odd, failure, half, number, result};
 #[test]
 fn errors_of_any_kind_come_out_of_steps_and_workflows() {
     fn of_anyhow(ctx: &mut Context, text: String) -> anyhow::Result<u32> {
+        let text = ctx.step("text", |_| engine::ok(text))?;
         let n = number(&text)?;
         let n = ctx.step("half", |_| half(n))?;
         let n = ctx.step("boxed", |_| {

@@ -152,7 +152,8 @@ fn a_workflow_may_wait_for_several_things_at_once() {
     let waits = engine.register_async("waits", async |mut ctx: AsyncContext, (): ()| {
         let (nap, other) = (ctx.sleep(HOUR), ctx.sleep(HOUR));
         let (nap, other, word) = tokio::join!(nap, other, ctx.recv::<u32>("word", HOUR));
-        (nap?, other?);
+        nap?;
+        other?;
         word
     });
     let waits = waits.unwrap();
