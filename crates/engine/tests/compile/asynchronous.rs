@@ -1,5 +1,6 @@
 //! Async workflows.
 
+use std::collections::BTreeSet;
 use std::future::pending;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -156,7 +157,7 @@ fn a_step_is_limited_by_its_options() {
 fn whether_to_retry_an_async_step_may_hang_on_what_is_captured() {
     let app = App::new();
     let engine = app.open();
-    let fatal = [3, 7].to_vec();
+    let fatal = BTreeSet::from([3, 7]);
     let judged = engine.register_async("judged", async move |mut ctx: AsyncContext, (): ()| {
         let options = StepOptions::new()
             .attempts_max(10)
