@@ -379,6 +379,8 @@ impl Services {
 /// Lets async bodies come to the end of their steps, and drops those that have not when the time is over.
 #[cfg(feature = "tokio")]
 fn end_tasks(core: &Core, patience: Duration) -> bool {
+    // A start that comes now gives its workflow back itself.
+    core.tasks.take_no_more();
     let mut all_ended = core.tasks.wait_until_all_ended(patience);
     if !all_ended {
         core.tasks.hurry();
