@@ -90,6 +90,16 @@ impl Flow {
         }
     }
 
+    /// Who asks for a commit that is waited for on this thread.
+    pub(crate) fn caller(&self) -> Caller {
+        match &self.driver {
+            Driver::Thread(_) => Caller::Engine,
+            // On a thread of its runtime no driver may block.
+            #[cfg(feature = "tokio")]
+            Driver::Task(_) => Caller::Outside,
+        }
+    }
+
     /// Makes the end of an operation durable.
     pub(crate) async fn record(&self, recording: Recording) -> Result<Recorded> {
         let (write, pending) = recording.into_parts();
