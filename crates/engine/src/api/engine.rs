@@ -1,5 +1,6 @@
 //! The engine: open, register, launch, shut down. Assembles the parts; only what users call imports it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +16,8 @@ use crate::fleet::recovery;
 use crate::flow::async_context::AsyncContext;
 use crate::flow::context::Context;
 use crate::flow::core::Core;
+#[cfg(feature = "tokio")]
+use crate::flow::core::Run;
 use crate::flow::options::{EngineOptions, WorkflowOptions};
 use crate::flow::registry::Workflow;
 use crate::machines::worker::is_worker;
@@ -355,7 +358,10 @@ impl Services {
         }
         let all_ended = core.workers.close(deadline.saturating_sub(watch.elapsed()));
         #[cfg(feature = "tokio")]
-        let all_ended = end_tasks(core, deadline.saturating_sub(watch.elapsed())) && all_ended;
+        let (all_ended, dropped) = {
+            let (tasks_ended, dropped) = end_tasks(core, deadline.saturating_sub(watch.elapsed()));
+            (all_ended && tasks_ended, dropped)
+        };
         core.starts.wait_until_none(left());
         core.committer.close();
         let committer_ended = self.committer.join_within(left());
@@ -373,21 +379,28 @@ impl Services {
         // As long as a body runs, or a commit, this process lives in the eyes of the others, or they would run its
         // workflows too. The last one to end takes leave.
         leave_within(core, Core::leave_after_the_last);
-        core.runs.all().iter().map(|run| run.workflow().clone()).collect()
+        let left = core.runs.all().into_iter();
+        #[cfg(feature = "tokio")]
+        let left = left.chain(dropped);
+        left.map(|run| run.workflow().clone()).collect::<BTreeSet<_>>().into_iter().collect()
     }
 }
 
-/// Lets async bodies come to the end of their steps, and drops those that have not when the time is over.
+/// Lets async bodies come to the end of their steps, and drops those that have not when the time is over. Says
+/// whether all have ended, and which have not: they could not be given back.
 #[cfg(feature = "tokio")]
-fn end_tasks(core: &Core, patience: Duration) -> bool {
+fn end_tasks(core: &Core, patience: Duration) -> (bool, Vec<Arc<Run>>) {
+    // A start that comes now gives its workflow back itself.
+    core.tasks.take_no_more();
     let mut all_ended = core.tasks.wait_until_all_ended(patience);
     if !all_ended {
         core.tasks.hurry();
         core.runs.all().iter().for_each(|run| run.signal.raise());
         all_ended = core.tasks.wait_until_all_ended(SERVICE_GRACE);
     }
+    let left = if all_ended { Vec::new() } else { core.runs.all() };
     core.tasks.close();
-    all_ended
+    (all_ended, left)
 }
 
 /// Takes leave of the others. A database that does not answer is not waited for: they find out by themselves.

@@ -193,10 +193,13 @@ impl AsyncContext {
         let operation = flow.transaction(name, options, move |begun, codec, info, earlier| {
             let (making, body) = (core.clone(), body.clone());
             core.errands.run(move || {
-                crate::flow::transaction::attempt_transaction(&begun, codec, earlier, |tx| {
+                let tried = crate::flow::transaction::attempt_transaction(&begun, codec, earlier, |tx| {
                     attempts::caught(&making.registry.errors, || (lock(&body))(tx, &info))
                         .and_then(|value| info.in_time(value))
-                })
+                });
+                // It may have outlasted its task, and the engine.
+                making.leave_if_last();
+                tried
             })
         });
         self.open(name, before, operation)

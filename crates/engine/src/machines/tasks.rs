@@ -109,9 +109,14 @@ impl Tasks {
         self.hurry.store(true, Ordering::SeqCst);
     }
 
+    /// From now on no task begins. Those that run go on.
+    pub(crate) fn take_no_more(&self) {
+        lock(&self.runtime).take();
+    }
+
     /// Lets go of the runtime. What is left of the engine's own ends by itself.
     pub(crate) fn close(&self) {
-        lock(&self.runtime).take();
+        self.take_no_more();
         let own = lock(&self.own).take();
         if let Some(own) = own {
             own.shutdown_background();

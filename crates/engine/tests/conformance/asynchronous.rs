@@ -798,6 +798,69 @@ fn a_runtime_does_not_wait_for_what_is_given_back_for_want_of_a_thread() {
     });
 }
 
+/// It runs on a thread, which nobody takes away. When it ends, the engine takes leave, although it is still held.
+#[test]
+fn a_transaction_body_that_outlasts_a_shutdown_has_its_effect_once() {
+    let app = App::new();
+    drop(app.open());
+    app.batch("CREATE TABLE effect (x integer)");
+    let (latch, bodies) = (Latch::default(), Counter::default());
+    let register = |engine: &Engine| {
+        let (latch, bodies) = (latch.clone(), bodies.clone());
+        let workflow = engine.register_async("w", async move |mut ctx: AsyncContext, (): ()| {
+            let inserted = ctx.transaction("t", move |tx| {
+                if bodies.count() == 0 {
+                    latch.hold();
+                }
+                tx.execute("INSERT INTO effect VALUES (1)", ())
+            });
+            inserted.await
+        });
+        workflow.unwrap()
+    };
+    let first = app.open();
+    let workflow = register(&first);
+    first.launch().unwrap();
+    let handle = workflow.start_as(&first, "w", ()).unwrap();
+    latch.wait_for(1);
+    let left = first.shutdown(Duration::from_millis(10));
+    assert!(left == [handle.id().clone()] || app.status("w") == "ENQUEUED", "not told: {left:?}");
+    latch.open();
+
+    let second = app.open();
+    register(&second);
+    second.launch().unwrap();
+    eventually("the next one goes on with it", || {
+        app.clock.advance(Duration::from_secs(1));
+        app.status("w") == "SUCCESS"
+    });
+    assert_eq!(app.value::<u32>("SELECT count(*) FROM effect", []), 1);
+    drop(first);
+}
+
+/// The last engine goes in the body of a step; the shutdown waits for that step and not the step for it.
+#[test]
+fn an_engine_dropped_inside_an_async_step_does_not_lose_the_step() {
+    let (app, latch) = (App::new(), Arc::new(Notify::new()));
+    let slot: Arc<std::sync::Mutex<Option<Engine>>> = Arc::default();
+    let engine = app.open();
+    let (gate, last) = (latch.clone(), slot.clone());
+    let workflow = engine.register_async("w", async move |mut ctx: AsyncContext, (): ()| {
+        let step = ctx.step("s", async |_| {
+            gate.notified().await;
+            drop(last.lock().unwrap().take());
+            engine::ok(7)
+        });
+        step.await
+    });
+    let workflow = workflow.unwrap();
+    engine.launch().unwrap();
+    drop(workflow.start_as(&engine, "w", ()).unwrap());
+    *slot.lock().unwrap() = Some(engine);
+    latch.notify_one();
+    eventually("recorded", || app.recorded("w") == ["s"]);
+}
+
 /// The whole life of a program with an async runtime, of one thread, which is never blocked.
 #[test]
 fn an_async_program_starts_waits_looks_and_ends() {
