@@ -206,7 +206,7 @@ where
             priority: 0,
             at: core.options.clock.now(),
         };
-        Ok((new, Start { entered: core.runs.entered(Run::new(owner)), input, slot, handle }))
+        Ok((new, Start { entered: core.entered(Run::new(owner)), input, slot, handle }))
     }
 
     fn started(
@@ -216,7 +216,10 @@ where
         verdict: Result<Verdict>,
         caller: Caller,
     ) -> Result<Handle<O>> {
-        let Start { entered, input, slot, handle } = start;
+        let Start { mut entered, input, slot, handle } = start;
+        if !matches!(verdict, Err(Error::Unanswered { begun: true, .. })) {
+            entered.is_answered();
+        }
         match (verdict?, slot) {
             (Verdict::Done, Some(slot)) => {
                 let assignment = Assignment::fresh(entered.keep(), self.shared_name(), input);

@@ -391,8 +391,10 @@ impl Flow {
             priority: 0,
             at: self.execution.now(),
         };
-        let entered = core.runs.entered(Run::new(owner));
-        if self.record_start(begun, child).await? != Verdict::Done {
+        let mut entered = core.entered(Run::new(owner));
+        let started = self.record_start(begun, child).await;
+        entered.is_answered();
+        if started? != Verdict::Done {
             return Ok(Started::beside(id));
         }
         let assignment = |run| Assignment::fresh(run, name, input);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::flow::options::EngineOptions;
 use crate::flow::registry::{Kind, Registry};
+use crate::flow::workflow;
 use crate::machines::committer::{Caller, CommitError, Committer, Surroundings};
 #[cfg(feature = "tokio")]
 use crate::machines::errands::Errands;
@@ -216,6 +217,12 @@ impl Core {
         }
     }
 
+    /// A run that is about to be started.
+    pub(crate) fn entered(&self, run: Arc<Run>) -> Entered<'_> {
+        self.runs.enter(&run);
+        Entered { core: self, run, kept: false, answered: false }
+    }
+
     /// A write of a caller's task.
     #[cfg(feature = "tokio")]
     pub(crate) async fn commit_from_a_task(&self, write: Write) -> Result<Verdict> {
@@ -311,14 +318,20 @@ impl Run {
     }
 }
 
-/// A run that leaves again when this is dropped, unless it is kept.
-pub(crate) struct Entered<'r> {
-    runs: &'r Runs,
+/// A run whose start is on its way into the database. It leaves again when this is dropped, unless it is kept.
+pub(crate) struct Entered<'c> {
+    core: &'c Core,
     run: Arc<Run>,
     kept: bool,
+    answered: bool,
 }
 
 impl Entered<'_> {
+    /// What became of the start is known.
+    pub(crate) fn is_answered(&mut self) {
+        self.answered = true;
+    }
+
     pub(crate) fn keep(mut self) -> Arc<Run> {
         self.kept = true;
         self.run.clone()
@@ -327,19 +340,18 @@ impl Entered<'_> {
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        if !self.kept {
-            self.runs.leave(&self.run);
+        if self.kept {
+            return;
         }
+        if !self.answered {
+            // It may be committed, or be yet, for this executor, which will not run it. This comes after it.
+            workflow::release_unheard(self.core, &self.run);
+        }
+        self.core.runs.leave(&self.run);
     }
 }
 
 impl Runs {
-    /// A run that is about to be started.
-    pub(crate) fn entered(&self, run: Arc<Run>) -> Entered<'_> {
-        self.enter(&run);
-        Entered { runs: self, run, kept: false }
-    }
-
     /// Entered before its claim is committed: what is `PENDING` under this executor and not here was lost.
     pub(crate) fn enter(&self, run: &Arc<Run>) {
         lock(&self.0).entry(run.owner.token.clone()).or_default().push(run.clone());

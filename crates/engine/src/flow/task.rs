@@ -6,7 +6,6 @@
 //! Does not know: SQL, codecs, step ids.
 
 use std::future::poll_fn;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
@@ -32,8 +31,8 @@ struct Life {
     finished: bool,
 }
 
-/// Runs a workflow as a task in this slot.
-pub(crate) fn run(core: &Arc<Core>, assignment: Assignment, slot: Slot) -> Result<(), Option<io::Error>> {
+/// Runs a workflow as a task in this slot. Without a runtime it goes back to those that wait.
+pub(crate) fn run(core: &Arc<Core>, assignment: Assignment, slot: Slot) {
     core.tasks.one_began();
     let life =
         Life { core: core.clone(), run: assignment.run.clone(), slot: Arc::new(slot), finished: false };
@@ -41,7 +40,7 @@ pub(crate) fn run(core: &Arc<Core>, assignment: Assignment, slot: Slot) -> Resul
         let flow = Flow::of_a_task(assignment.execution(&life.core), life.slot.clone());
         workflow::execute(&flow, assignment, None).await;
         life.finish();
-    })
+    });
 }
 
 impl Life {
@@ -56,7 +55,8 @@ impl Drop for Life {
             if !self.core.is_stopping() {
                 self.core.tasks.lost_one();
             }
-            // Its row is still this executor's, which does not run it: the next sweep gives it back.
+            // Its row is still this executor's, which does not run it.
+            workflow::release_unheard(&self.core, &self.run);
             self.core.runs.leave(&self.run);
         }
         // A context that was moved elsewhere may be there yet.

@@ -88,7 +88,10 @@ pub(crate) fn dispatch(core: &Arc<Core>, assignment: Assignment, slot: Slot, cal
     let dispatched = match kind {
         Kind::Plain => run_on_a_thread(core, assignment, slot),
         #[cfg(feature = "tokio")]
-        Kind::Async => task::run(core, assignment, slot),
+        Kind::Async => {
+            task::run(core, assignment, slot);
+            Ok(())
+        }
     };
     if let Err(reason) = dispatched {
         if let Some(reason) = reason {
@@ -331,6 +334,11 @@ pub(crate) fn release(
 ) -> bool {
     let write = release_write(core, run, attempt, again_in);
     was_released(run, &core.committer.commit(write, caller))
+}
+
+/// The same for nobody who waits.
+pub(crate) fn release_unheard(core: &Core, run: &Run) {
+    core.committer.commit_unheard(release_write(core, run, Attempt::GivenBack, None));
 }
 
 fn release_write(core: &Core, run: &Run, attempt: Attempt, again_in: Option<Duration>) -> Write {

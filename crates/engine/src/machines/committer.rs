@@ -257,6 +257,13 @@ impl Committer {
         .await
     }
 
+    /// Makes a write durable in its turn, for nobody who waits.
+    pub(crate) fn commit_unheard(&self, write: Write) {
+        // As if its place had been left already. If the engine closes first, it is not made.
+        let place = Place { turn: Mutex::new(Told::InVain), ..Place::default() };
+        let _ = self.join_the_line(Job::Write(Box::new(write)), Caller::Outside, place);
+    }
+
     /// Nobody is in line, nobody leads: a thread of the engine commits without standing in line.
     fn takes_the_lead(&self) -> Result<bool, CommitError> {
         let mut line = lock(&self.line);
@@ -294,7 +301,11 @@ impl Committer {
 
     /// Joins the line; leads at once if nobody does.
     fn stand_in_line(&self, job: Job, caller: Caller) -> Result<Arc<Place>, CommitError> {
-        let place = Arc::new(Place::of(caller));
+        self.join_the_line(job, caller, Place::of(caller))
+    }
+
+    fn join_the_line(&self, job: Job, caller: Caller, place: Place) -> Result<Arc<Place>, CommitError> {
+        let place = Arc::new(place);
         let mut line = lock(&self.line);
         if line.closed {
             return Err(CommitError::Closed);

@@ -57,17 +57,12 @@ impl Tasks {
         Ok(())
     }
 
-    /// Runs a task that says [`Tasks::one_ended`] at its end, whatever end that is.
-    pub(crate) fn spawn(
-        &self,
-        task: impl Future<Output = ()> + Send + 'static,
-    ) -> Result<(), Option<io::Error>> {
+    /// Runs a task that says [`Tasks::one_ended`] at its end, whatever end that is. Without a runtime it is dropped.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let runtime = lock(&self.runtime).clone();
-        match runtime {
-            Some(runtime) => drop(runtime.spawn(task)),
-            None => return Err(None),
+        if let Some(runtime) = runtime {
+            drop(runtime.spawn(task));
         }
-        Ok(())
     }
 
     pub(crate) fn one_began(&self) {

@@ -1,9 +1,11 @@
 //! What async workflows promise beyond what the whole suite, which runs with them as well, asks of both kinds.
 
 use std::collections::BTreeSet;
-use std::future::pending;
+use std::future::{pending, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use engine::{
@@ -471,6 +473,60 @@ fn a_runtime_that_shuts_down_loses_nothing_and_is_said_once() {
     }
     assert_eq!((bodies.get(), other.get()), (2, 2), "the first steps ran once");
     drop(engine);
+}
+
+#[test]
+fn the_only_workflow_of_a_runtime_that_shuts_down_is_given_back_at_once() {
+    let (app, runtime) = (App::new(), runtime());
+    let engine = app.open();
+    let stuck = engine.register_async("stuck", async |mut ctx: AsyncContext, (): ()| {
+        ctx.step("never", async |_| {
+            pending::<()>().await;
+            engine::ok(())
+        })
+        .await
+    });
+    let stuck = stuck.unwrap();
+    runtime.block_on(engine.to_async().launch()).unwrap();
+    stuck.start_as(&engine, "w", ()).unwrap();
+    runtime.shutdown_timeout(Duration::from_secs(10));
+    eventually("it is given back", || app.status("w") == "ENQUEUED");
+    assert_eq!(app.attempts("w"), 0, "it was not its fault");
+}
+
+/// Polls a future once, so that what it does has begun, and drops it.
+async fn begun_and_dropped<T>(future: impl Future<Output = T>) {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        assert!(future.as_mut().poll(context).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+}
+
+/// Nobody waits for its end, so nothing but the dropped start can tell that it is there.
+#[test]
+fn a_start_whose_future_is_dropped_runs_all_the_same() {
+    let (app, runtime) = (App::new(), runtime());
+    let engine = app.open();
+    let step = async |mut ctx: AsyncContext, (): ()| ctx.step("x", async |_| engine::ok(1)).await;
+    let child = engine.register_async("child", step).unwrap();
+    let of_parent = child.clone();
+    let parent = engine.register_async("parent", async move |mut ctx: AsyncContext, (): ()| {
+        Box::pin(begun_and_dropped(ctx.start(&of_parent, ()))).await;
+        engine::ok(())
+    });
+    let parent = parent.unwrap();
+    let calls = engine.to_async();
+    runtime.block_on(calls.launch()).unwrap();
+    runtime.block_on(Box::pin(begun_and_dropped(calls.start_as(&child, "w", ()))));
+    let ended = |id: &str| {
+        let sql = "SELECT status FROM workflow_status WHERE workflow_uuid = ?1 AND recovery_attempts = 1";
+        app.column::<String>(sql, [id]) == ["SUCCESS"]
+    };
+    eventually("it has ended", || ended("w"));
+    parent.start_as(&engine, "p", ()).unwrap();
+    eventually("so have parent and child", || ended("p") && ended("p-1"));
 }
 
 #[test]
