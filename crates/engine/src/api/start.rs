@@ -174,7 +174,7 @@ where
         let _under_way = core.starts.enter();
         let (new, start) = self.begin_start(core, id, input)?;
         let verdict = core.commit_from_a_task(Write::StartWorkflow(new)).await;
-        self.started(core, start, verdict, Caller::Outside)
+        self.started(core, start, verdict, Caller::Task)
     }
 
     fn begin_start<'c>(

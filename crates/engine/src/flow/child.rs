@@ -21,6 +21,7 @@ use crate::flow::operation::{Begun, Entry, Place, Recorded, Replayed};
 use crate::flow::registry::Kind;
 use crate::flow::registry::Workflow;
 use crate::flow::workflow::{self, Assignment, Ending};
+#[cfg(feature = "tokio")]
 use crate::machines::committer::Caller;
 use crate::machines::waiter::{Subscription, Topic};
 use crate::pure::codec::{self, Codec};
@@ -318,7 +319,7 @@ impl Flow {
             let started = flow.finish_start(begun?, name, how).await?;
             if let Some(assignment) = started.inline {
                 let slot = flow.core().tasks.slots.one_more();
-                workflow::dispatch(flow.core(), assignment, slot, Caller::Engine);
+                workflow::dispatch(flow.core(), assignment, slot, Caller::Task);
             }
             match result {
                 Some(entry) => flow.finish_child_result(entry?, started.id, None).await,
@@ -401,7 +402,7 @@ impl Flow {
         match (how, slot) {
             (How::Inline, _) => return Ok(Started { id, inline: Some(assignment(entered.keep())) }),
             (How::Beside, Some(slot)) => {
-                workflow::dispatch(core, assignment(entered.keep()), slot, Caller::Engine);
+                workflow::dispatch(core, assignment(entered.keep()), slot, self.caller());
             }
             (How::Beside, None) => core.expect_backlog(),
         }

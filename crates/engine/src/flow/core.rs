@@ -345,7 +345,7 @@ impl Drop for Entered<'_> {
         }
         if !self.answered {
             // It may be committed, or be yet, for this executor, which will not run it. This comes after it.
-            workflow::release_unheard(self.core, &self.run);
+            workflow::release_unheard(self.core, &self.run, None);
         }
         self.core.runs.leave(&self.run);
     }

@@ -91,6 +91,15 @@ impl Flow {
     }
 
     /// Makes the end of an operation durable.
+    /// As whom the committer is asked.
+    pub(crate) fn caller(&self) -> Caller {
+        match &self.driver {
+            Driver::Thread(_) => Caller::Engine,
+            #[cfg(feature = "tokio")]
+            Driver::Task(_) => Caller::Task,
+        }
+    }
+
     pub(crate) async fn record(&self, recording: Recording) -> Result<Recorded> {
         let (write, pending) = recording.into_parts();
         let answer = self.commit(write).await;

@@ -56,7 +56,7 @@ impl Drop for Life {
                 self.core.tasks.lost_one();
             }
             // Its row is still this executor's, which does not run it.
-            workflow::release_unheard(&self.core, &self.run);
+            workflow::release_unheard(&self.core, &self.run, None);
             self.core.runs.leave(&self.run);
         }
         // A context that was moved elsewhere may be there yet.

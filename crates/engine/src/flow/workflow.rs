@@ -99,7 +99,14 @@ pub(crate) fn dispatch(core: &Arc<Core>, assignment: Assignment, slot: Slot, cal
         }
         // Nothing of it has run. Without a thread now there may be one in a moment.
         let again_in = (!core.is_stopping()).then_some(REFUSED_RETRY_MIN);
-        release(core, &run, Attempt::GivenBack, again_in, caller);
+        match caller {
+            // It must not wait for the commit here.
+            #[cfg(feature = "tokio")]
+            Caller::Task => release_unheard(core, &run, again_in),
+            caller => {
+                release(core, &run, Attempt::GivenBack, again_in, caller);
+            }
+        }
         core.runs.leave(&run);
         core.expect_backlog();
     } else {
@@ -337,8 +344,8 @@ pub(crate) fn release(
 }
 
 /// The same for nobody who waits.
-pub(crate) fn release_unheard(core: &Core, run: &Run) {
-    core.committer.commit_unheard(release_write(core, run, Attempt::GivenBack, None));
+pub(crate) fn release_unheard(core: &Core, run: &Run, again_in: Option<Duration>) {
+    core.committer.commit_unheard(release_write(core, run, Attempt::GivenBack, again_in));
 }
 
 fn release_write(core: &Core, run: &Run, attempt: Attempt, again_in: Option<Duration>) -> Write {

@@ -437,6 +437,74 @@ fn a_shutdown_lets_async_steps_end_and_drops_those_that_do_not() {
 
 #[test]
 fn a_runtime_that_shuts_down_loses_nothing_and_is_said_once() {
+#[test]
+fn a_shutdown_drops_what_a_running_body_has_started_since() {
+    let (app, dropped, runs) = (App::new(), Dropped::default(), Latch::default());
+    let engine = app.open();
+    let (drops, begun) = (dropped.clone(), runs.clone());
+    let child = engine.register_async("child", async move |_: AsyncContext, (): ()| {
+        let _guard = drops.guard();
+        pending::<()>().await;
+        engine::ok(())
+    });
+    let child = child.unwrap();
+    let parent = engine.register_async("parent", async move |mut ctx: AsyncContext, (): ()| {
+        let step = ctx.step("long", async |step: engine::StepInfo| {
+            begun.arrive();
+            while !step.cancelled() {
+                tokio::task::yield_now().await;
+            }
+            // Long after all that runs was told to stop.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            engine::ok(())
+        });
+        let start = ctx.start(&child, ());
+        step.await?;
+        start.await?;
+        engine::ok(())
+    });
+    let parent = parent.unwrap();
+    engine.launch().unwrap();
+    parent.start_as(&engine, "w", ()).unwrap();
+    runs.wait_for(1);
+    assert!(engine.shutdown(Duration::from_secs(2)).is_empty(), "nothing is left");
+    assert!(dropped.get());
+    assert_eq!(["w", "w-2"].map(|id| app.status(id)), ["SUCCESS", "ENQUEUED"]);
+}
+
+/// Of one thread, so a call that blocks it would wait for itself.
+#[test]
+fn a_child_that_finds_no_thread_does_not_block_the_runtime() {
+    let (app, release) = (App::new(), Latch::default());
+    let holds = release.clone();
+    let hook = move |point: &engine::testing::CommitPoint<'_>| {
+        if point.kinds.contains(&"release") {
+            holds.hold();
+        }
+        engine::testing::Fate::Go
+    };
+    let too_much = usize::MAX / 4;
+    let engine = app.options().stack_bytes(too_much).commit_hook(Arc::new(hook)).open(&app.url()).unwrap();
+    let plain = engine.register("plain", |ctx: &mut Context, (): ()| ctx.step("x", |_| engine::ok(2)));
+    let of_parent = plain.unwrap();
+    let parent = engine.register_async("parent", async move |mut ctx: AsyncContext, (): ()| {
+        ctx.start(&of_parent, ()).await?;
+        engine::ok(())
+    });
+    let parent = parent.unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let engine = engine.to_async();
+        engine.launch().await.unwrap();
+        let handle = engine.start_as(&parent, "p", ()).await.unwrap();
+        let held = release.clone();
+        tokio::task::spawn_blocking(move || held.wait_for(1)).await.unwrap();
+        release.open();
+        handle.await.unwrap();
+    });
+    eventually("the child waits for a thread", || app.status("p-1") == "DELAYED");
+}
+
     let app = App::new();
     let register = |engine: &Engine, bodies: &Counter, ends: bool| {
         let bodies = bodies.clone();
