@@ -75,9 +75,11 @@ impl Drop for Open {
         if !self.done {
             lock(&self.execution.dropped).get_or_insert((self.step, std::mem::take(&mut self.name)));
         }
-        self.execution.open.fetch_sub(1, Ordering::SeqCst);
-        // Another one may be all that is waited for now.
-        self.execution.run.signal.raise();
+        let others = self.execution.open.fetch_sub(1, Ordering::SeqCst) - 1;
+        // That other one may be all that is waited for now. A body whose execution has ended is to be looked at.
+        if others == 1 || self.execution.ended().is_some() {
+            self.execution.run.signal.raise();
+        }
     }
 }
 
