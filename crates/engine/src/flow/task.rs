@@ -16,7 +16,7 @@ use crate::flow::attempts::failure_of_panic;
 use crate::flow::core::{Core, Run};
 use crate::flow::drive::Flow;
 use crate::flow::execution::{Ended, Execution};
-use crate::flow::registry::AsyncFunction;
+use crate::flow::registry::{AsyncFunction, Kind};
 use crate::flow::workflow::{self, Assignment};
 use crate::machines::slots::Slot;
 use crate::pure::error::{Failure, Stop};
@@ -62,7 +62,7 @@ impl Drop for Life {
         // A context that was moved elsewhere may be there yet.
         self.slot.give_back();
         self.core.tasks.one_ended();
-        self.core.slot_was_freed(&self.run);
+        self.core.slot_was_freed(&self.run, Kind::Async);
         if self.core.is_leaving() {
             // It looks into the database.
             let core = self.core.clone();
