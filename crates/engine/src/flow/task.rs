@@ -7,7 +7,6 @@
 
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context as Poller, Poll};
 
@@ -118,13 +117,16 @@ pub(crate) async fn caught<T>(
     body: impl Future<Output = T>,
     mut is_over: impl FnMut(&Poller<'_>) -> bool,
 ) -> Option<Result<T, Failure>> {
-    let mut body = pin!(body);
-    poll_fn(|context| match poll_caught(|| body.as_mut().poll(context)) {
+    let mut body = Box::pin(body);
+    let done = poll_fn(|context| match poll_caught(|| body.as_mut().poll(context)) {
         Poll::Ready(done) => Poll::Ready(Some(done)),
         Poll::Pending if is_over(context) => Poll::Ready(None),
         Poll::Pending => Poll::Pending,
     })
-    .await
+    .await;
+    // A drop is code of the user as well.
+    contained(|| drop(body));
+    done
 }
 
 /// A shutdown lets what runs come to its end, until its time is over. Any other stop does not.

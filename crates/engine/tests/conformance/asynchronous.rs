@@ -703,6 +703,38 @@ fn an_attempt_that_takes_too_long_is_dropped_and_may_be_tried_again() {
 
 #[test]
 fn all_attempts_together_may_be_limited() {
+/// The drop of a body is code of the program as well.
+#[test]
+fn an_attempt_that_panics_as_it_is_dropped_is_tried_again() {
+    struct Bang;
+    impl Drop for Bang {
+        fn drop(&mut self) {
+            bang("dropped");
+        }
+    }
+    let app = App::new();
+    let engine = app.open();
+    let slow = engine.register_async("slow", async |mut ctx: AsyncContext, (): ()| {
+        let options = StepOptions::new().attempts_max(2).interval(NO_TIME).timeout(Duration::from_secs(5));
+        ctx.step_with("call", &options, async |step: engine::StepInfo| {
+            if step.attempt() == 1 {
+                let _bang = Bang;
+                pending::<()>().await;
+            }
+            engine::ok(step.attempt())
+        })
+        .await
+    });
+    let slow = slow.unwrap();
+    engine.launch().unwrap();
+    let handle = slow.start(&engine, ()).unwrap();
+    eventually("it has ended", || {
+        app.clock.advance(Duration::from_secs(1));
+        handle.status().unwrap().is_terminal()
+    });
+    assert_eq!(handle.result().unwrap(), 2);
+}
+
     let (app, tries) = (App::new(), Counter::default());
     let engine = app.open();
     let count = tries.clone();
