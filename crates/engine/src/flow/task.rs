@@ -18,6 +18,7 @@ use crate::flow::execution::{Ended, Execution};
 use crate::flow::registry::{AsyncFunction, Kind};
 use crate::flow::workflow::{self, Assignment};
 use crate::machines::slots::Slot;
+use crate::machines::worker;
 use crate::pure::error::{Failure, Stop};
 use crate::pure::sync::contained;
 use crate::sysdb::StoredInput;
@@ -85,7 +86,9 @@ pub(crate) async fn call(
     let returned = poll_fn(|context| {
         loop {
             let seen = signal.now();
-            if let Poll::Ready(returned) = poll_caught(|| body.as_mut().poll(context)) {
+            // What waits in a step for another workflow lends this slot.
+            let polled = worker::holding(flow.slot(), || poll_caught(|| body.as_mut().poll(context)));
+            if let Poll::Ready(returned) = polled {
                 return Poll::Ready(Some(returned.unwrap_or_else(Err)));
             }
             if is_to_be_dropped(execution) {

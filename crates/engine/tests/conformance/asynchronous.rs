@@ -783,6 +783,32 @@ fn many_parents_wait_for_children_with_few_places() {
 
 /// Plain ones are claimed while there is no place for async ones, and the other way round.
 #[test]
+/// The one that is waited for needs the only place.
+#[test]
+fn a_step_that_awaits_a_handle_lends_the_place_of_its_workflow() {
+    let app = App::new();
+    let engine = app.options().tasks_max(1).open(&app.url()).unwrap();
+    let (given, taken) = tokio::sync::oneshot::channel::<engine::Handle<u32>>();
+    let taken = Arc::new(std::sync::Mutex::new(Some(taken)));
+    let other = engine.register_async("other", async |mut ctx: AsyncContext, (): ()| {
+        ctx.step("x", async |_| engine::ok(7)).await
+    });
+    let waits = engine.register_async("waits", async move |mut ctx: AsyncContext, (): ()| {
+        let taken = taken.lock().unwrap().take();
+        ctx.step("wait", async |_| match taken {
+            Some(handle) => handle.await.unwrap().await,
+            None => engine::ok(0),
+        })
+        .await
+    });
+    let (other, waits) = (other.unwrap(), waits.unwrap());
+    engine.launch().unwrap();
+    let handle = waits.start(&engine, ()).unwrap();
+    // It has no place until the step waits for it.
+    assert!(given.send(other.start(&engine, ()).unwrap()).is_ok());
+    assert_eq!(handle.result().unwrap(), 7);
+}
+
 fn a_claim_takes_the_kind_that_has_room() {
     let (app, open) = (App::new(), Arc::new(Notify::new()));
     let engine = app.options().tasks_max(1).workers_max(1).open(&app.url()).unwrap();
