@@ -382,7 +382,8 @@ fn end_tasks(core: &Core, patience: Duration) -> bool {
     let mut all_ended = core.tasks.wait_until_all_ended(patience);
     if !all_ended {
         core.tasks.hurry();
-        core.runs.all().iter().for_each(|run| run.signal.raise());
+        // Also those that a running body has started since.
+        core.runs.all().iter().for_each(|run| run.tell_to_stop(Stop::ShuttingDown));
         all_ended = core.tasks.wait_until_all_ended(SERVICE_GRACE);
     }
     core.tasks.close();

@@ -405,11 +405,12 @@ fn a_panic_in_a_poll_is_the_error_of_its_step_or_of_its_workflow() {
 fn a_shutdown_lets_async_steps_end_and_drops_those_that_do_not() {
     let (app, latch, dropped) = (App::new(), Arc::new(Notify::new()), Dropped::default());
     let engine = app.open();
-    let (open, drops) = (latch.clone(), dropped.clone());
+    let (open, drops, begun) = (latch.clone(), dropped.clone(), runs.clone());
     let waits = engine.register_async("waits", async move |mut ctx: AsyncContext, ends: bool| {
         ctx.step("body", async |_| {
             let _guard = (!ends).then(|| drops.guard());
             if ends {
+            begun.arrive();
                 open.notified().await;
             } else {
                 pending::<()>().await;
@@ -423,7 +424,7 @@ fn a_shutdown_lets_async_steps_end_and_drops_those_that_do_not() {
     engine.launch().unwrap();
     waits.start_as(&engine, "ends", true).unwrap();
     waits.start_as(&engine, "never", false).unwrap();
-    eventually("both run", || app.status("ends") == "PENDING" && app.status("never") == "PENDING");
+    runs.wait_for(2);
     let ending = engine.clone();
     let shutdown = std::thread::spawn(move || ending.shutdown(Duration::from_secs(1)));
     latch.notify_one();
