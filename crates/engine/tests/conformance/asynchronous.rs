@@ -404,13 +404,14 @@ fn a_panic_in_a_poll_is_the_error_of_its_step_or_of_its_workflow() {
 #[test]
 fn a_shutdown_lets_async_steps_end_and_drops_those_that_do_not() {
     let (app, latch, dropped) = (App::new(), Arc::new(Notify::new()), Dropped::default());
+    let runs = Latch::default();
     let engine = app.open();
     let (open, drops, begun) = (latch.clone(), dropped.clone(), runs.clone());
     let waits = engine.register_async("waits", async move |mut ctx: AsyncContext, ends: bool| {
         ctx.step("body", async |_| {
             let _guard = (!ends).then(|| drops.guard());
-            if ends {
             begun.arrive();
+            if ends {
                 open.notified().await;
             } else {
                 pending::<()>().await;
@@ -436,8 +437,6 @@ fn a_shutdown_lets_async_steps_end_and_drops_those_that_do_not() {
     assert_eq!((app.attempts("ends"), app.attempts("never")), (0, 0), "neither attempt counts");
 }
 
-#[test]
-fn a_runtime_that_shuts_down_loses_nothing_and_is_said_once() {
 #[test]
 fn a_shutdown_drops_what_a_running_body_has_started_since() {
     let (app, dropped, runs) = (App::new(), Dropped::default(), Latch::default());
@@ -506,6 +505,8 @@ fn a_child_that_finds_no_thread_does_not_block_the_runtime() {
     eventually("the child waits for a thread", || app.status("p-1") == "DELAYED");
 }
 
+#[test]
+fn a_runtime_that_shuts_down_loses_nothing_and_is_said_once() {
     let app = App::new();
     let register = |engine: &Engine, bodies: &Counter, ends: bool| {
         let bodies = bodies.clone();
@@ -702,8 +703,6 @@ fn an_attempt_that_takes_too_long_is_dropped_and_may_be_tried_again() {
     assert!(failure.to_string().contains("longer than 5s"), "{failure}");
 }
 
-#[test]
-fn all_attempts_together_may_be_limited() {
 /// The drop of a body is code of the program as well.
 #[test]
 fn an_attempt_that_panics_as_it_is_dropped_is_tried_again() {
@@ -736,6 +735,8 @@ fn an_attempt_that_panics_as_it_is_dropped_is_tried_again() {
     assert_eq!(handle.result().unwrap(), 2);
 }
 
+#[test]
+fn all_attempts_together_may_be_limited() {
     let (app, tries) = (App::new(), Counter::default());
     let engine = app.open();
     let count = tries.clone();
@@ -782,8 +783,6 @@ fn many_parents_wait_for_children_with_few_places() {
     assert_eq!(sum, MANY * (MANY - 1) / 2);
 }
 
-/// Plain ones are claimed while there is no place for async ones, and the other way round.
-#[test]
 /// The one that is waited for needs the only place.
 #[test]
 fn a_step_that_awaits_a_handle_lends_the_place_of_its_workflow() {
@@ -810,6 +809,8 @@ fn a_step_that_awaits_a_handle_lends_the_place_of_its_workflow() {
     assert_eq!(handle.result().unwrap(), 7);
 }
 
+/// Plain ones are claimed while there is no place for async ones, and the other way round.
+#[test]
 fn a_claim_takes_the_kind_that_has_room() {
     let (app, open) = (App::new(), Arc::new(Notify::new()));
     let engine = app.options().tasks_max(1).workers_max(1).open(&app.url()).unwrap();
@@ -865,6 +866,38 @@ fn an_async_transaction_step_has_its_effect_exactly_once() {
     engine.launch().unwrap();
     assert_eq!(engine.retrieve::<i64>("w").unwrap().result().unwrap(), 105);
     assert_eq!(app.value::<i64>("SELECT cents FROM account", []), 105);
+}
+
+/// It is code of the program's runtime, called on the threads of the engine.
+#[test]
+fn a_waker_that_panics_takes_no_thread_of_the_engine_along() {
+    struct Bad(Counter);
+    impl std::task::Wake for Bad {
+        fn wake(self: Arc<Self>) {
+            self.0.count();
+            bang("a waker's bang");
+        }
+    }
+    let (app, woken) = (App::new(), Counter::default());
+    let engine = app.open();
+    let nap = engine.register_async("nap", async |mut ctx: AsyncContext, (): ()| ctx.sleep(HOUR).await);
+    let nap = nap.unwrap();
+    engine.launch().unwrap();
+    let calls = engine.to_async();
+    let waker = std::task::Waker::from(Arc::new(Bad(woken.clone())));
+    let mut context = std::task::Context::from_waker(&waker);
+    let mut start = pin!(calls.start_as(&nap, "w", ()));
+    assert!(start.as_mut().poll(&mut context).is_pending());
+    eventually("the committer woke it", || woken.get() == 1);
+    let Poll::Ready(Ok(handle)) = start.as_mut().poll(&mut context) else { panic!() };
+    let mut handle = handle.into_future();
+    assert!(handle.as_mut().poll(&mut context).is_pending());
+    let other = nap.start(&engine, ()).unwrap();
+    eventually("both sleep", || app.value::<u32>("SELECT count(*) FROM operation_outputs", []) == 2);
+    app.clock.advance(HOUR);
+    other.result().unwrap();
+    eventually("the end woke it", || woken.get() == 2);
+    assert!(matches!(handle.as_mut().poll(&mut context), Poll::Ready(Ok(()))));
 }
 
 /// The whole life of a program with an async runtime, of one thread, which is never blocked.
