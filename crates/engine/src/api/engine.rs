@@ -395,7 +395,8 @@ fn end_tasks(core: &Core, patience: Duration) -> (bool, Vec<Arc<Run>>) {
     let mut all_ended = core.tasks.wait_until_all_ended(patience);
     if !all_ended {
         core.tasks.hurry();
-        core.runs.all().iter().for_each(|run| run.signal.raise());
+        // Also those that a running body has started since.
+        core.runs.all().iter().for_each(|run| run.tell_to_stop(Stop::ShuttingDown));
         all_ended = core.tasks.wait_until_all_ended(SERVICE_GRACE);
     }
     let left = if all_ended { Vec::new() } else { core.runs.all() };

@@ -12,6 +12,8 @@ use serde::de::DeserializeOwned;
 use crate::flow::child::{ended, result_of_outcome};
 use crate::flow::core::Core;
 use crate::machines::waiter::{Subscription, Topic};
+#[cfg(feature = "tokio")]
+use crate::machines::worker::held;
 use crate::machines::worker::lending_the_slot;
 use crate::pure::clock::{Clock, Timestamp};
 use crate::pure::error::{Error, Result};
@@ -101,6 +103,9 @@ impl<O: DeserializeOwned> Handle<O> {
             if self.core.is_stopping() {
                 return Err(Error::ShuttingDown);
             }
+            // In a step, it may be this very slot that the awaited workflow needs.
+            let slot = held();
+            let _lent = slot.as_ref().map(|slot| slot.lend());
             self.core.timer.raised_past(&self.signal, seen, None).await;
         }
     }

@@ -652,17 +652,17 @@ impl Flow {
         workflow: &WorkflowId,
         patience: Duration,
     ) -> Result<Result<Outcome, Failure>> {
-        let (core, signal) = (self.core(), &self.execution.run.signal);
-        let subscription = Arc::new(core.hub.subscribe(Topic::Settled(workflow.clone()), signal.clone()));
+        let (core, signal) = (self.core(), self.execution.run.signal.clone());
+        let subscription = Arc::new(core.hub.subscribe(Topic::Settled(workflow.clone()), signal));
         loop {
             let patience = Due::after(&core.options.clock, patience);
             loop {
-                let seen = signal.now();
+                let calls = subscription.calls();
                 if let Some(outcome) = subscription.take_success() {
                     return Ok(Ok(outcome));
                 }
-                let (awaited, subscription) = (workflow.clone(), subscription.clone());
-                match self.call(move |execution| ended(&execution.core, &awaited, &subscription)).await {
+                let (awaited, subscribed) = (workflow.clone(), subscription.clone());
+                match self.call(move |execution| ended(&execution.core, &awaited, &subscribed)).await {
                     Ok(Some(outcome)) => return Ok(Ok(outcome)),
                     Ok(None) => {}
                     Err(error @ Error::NotFound { .. }) => {
@@ -677,7 +677,7 @@ impl Flow {
                         return Err(self.execution.end(Ended::Stopped(Stop::Database(reason.into()))));
                     }
                 }
-                if let Waited::MayLeave = self.wait_or_leave(seen, patience, None).await? {
+                if let Waited::MayLeave = self.wait_or_leave((&subscription, calls), patience, None).await? {
                     break;
                 }
             }

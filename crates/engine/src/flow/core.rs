@@ -170,16 +170,12 @@ impl Core {
         self.backlog.load(Ordering::SeqCst)
     }
 
-    /// Calls the fleet when a good part of the slots is free: a claim is a commit, so it should take many. Fewer
-    /// are noticed by the fleet's next look. A queue may have a limit that has room again.
-    pub(crate) fn slot_was_freed(&self, run: &Run) {
-        if run.queue.is_some() || (self.has_backlog() && self.many_slots_are_free()) {
+    /// Calls the fleet when a good part of the slots of this kind is free: a claim is a commit, so it should take many.
+    /// Fewer are noticed by the fleet's next look. A queue may have a limit that has room again.
+    pub(crate) fn slot_was_freed(&self, run: &Run, kind: Kind) {
+        if run.queue.is_some() || (self.has_backlog() && self.slots_of(kind).many_are_free()) {
             self.fleet.raise();
         }
-    }
-
-    fn many_slots_are_free(&self) -> bool {
-        Kind::ALL.iter().all(|kind| self.slots_of(*kind).many_are_free())
     }
 
     /// Takes leave of the other executors and lets go of the database, whoever still holds the engine. Once: a second

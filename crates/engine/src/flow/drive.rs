@@ -24,6 +24,7 @@ use crate::flow::execution::{Ended, Execution, Unrecorded};
 use crate::flow::operation::{Recorded, Recording};
 use crate::machines::committer::{Caller, CommitError};
 use crate::machines::slots::Slot;
+use crate::machines::waiter::Subscription;
 use crate::pure::clock::Stopwatch;
 use crate::pure::due::Due;
 use crate::pure::error::{Error, Failure, Result, Stop};
@@ -247,26 +248,28 @@ impl Flow {
     }
 
     /// The one policy of all waits: a while in memory, until `patience` is over; without anything after that, if this is
-    /// all that the workflow waits for. Until `due` at the latest.
+    /// all that the workflow waits for. Until `due` at the latest. It ends when `awaited` is called once more than so many
+    /// `calls`: the signal of the run is raised for its other operations as well.
     pub(crate) async fn wait_or_leave(
         &self,
-        seen: u64,
+        (awaited, calls): (&Subscription, u64),
         patience: Option<Due>,
         due: Option<Due>,
     ) -> Result<Waited> {
         let clock = &self.core().options.clock;
-        let left = due.map_or(Duration::MAX, |due| due.left(clock));
-        let stays = patience.map_or(left, |patience| patience.left(clock).min(left));
-        let called = !stays.is_zero() && self.wait_past(seen, stays).await?;
-        if called || stays == left {
-            return Ok(Waited::LookAgain);
+        loop {
+            let seen = self.execution.run.signal.now();
+            let left = due.map_or(Duration::MAX, |due| due.left(clock));
+            if left.is_zero() || awaited.calls() != calls {
+                return Ok(Waited::LookAgain);
+            }
+            let stays = patience.map_or(left, |patience| patience.left(clock).min(left));
+            if stays.is_zero() && self.execution.has_one_open_operation() {
+                return Ok(Waited::MayLeave);
+            }
+            // The end of another operation raises the signal.
+            self.wait_past(seen, if stays.is_zero() { left } else { stays }).await?;
         }
-        if self.execution.has_one_open_operation() {
-            return Ok(Waited::MayLeave);
-        }
-        // The end of another operation raises the signal.
-        self.wait_past(seen, left.saturating_sub(stays)).await?;
-        Ok(Waited::LookAgain)
     }
 
     /// Leaves: the rest of the run happens when `until` has come, by `due` at the latest. Returns only if it has come

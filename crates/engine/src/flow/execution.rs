@@ -75,8 +75,9 @@ impl Drop for Open {
         if !self.done {
             lock(&self.execution.dropped).get_or_insert((self.step, std::mem::take(&mut self.name)));
         }
-        if self.execution.open.fetch_sub(1, Ordering::SeqCst) > 1 {
-            // Another one may be all that is waited for now.
+        let others = self.execution.open.fetch_sub(1, Ordering::SeqCst) - 1;
+        // That other one may be all that is waited for now. A body whose execution has ended is to be looked at.
+        if others == 1 || self.execution.ended().is_some() {
             self.execution.run.signal.raise();
         }
     }
@@ -136,6 +137,8 @@ impl Execution {
 
     /// Begins the next operation, which has this name: it is recorded already, or it is to happen now.
     pub(crate) fn begin(self: &Arc<Self>, name: impl Into<Cow<'static, str>>) -> Result<Entry> {
+        #[cfg(feature = "tokio")]
+        self.refuse_if_returned()?;
         self.refuse_if_ended()?;
         #[cfg(feature = "tokio")]
         self.refuse_if_dropped()?;
@@ -163,12 +166,18 @@ impl Execution {
         lock(&self.sequence).last()
     }
 
+    /// Once its outcome is recorded it owns its workflow no more, which others may tell it before it is gone.
+    #[cfg(feature = "tokio")]
+    fn refuse_if_returned(&self) -> Result<()> {
+        if self.returned.load(Ordering::SeqCst) && self.ended().is_none() {
+            return Err(Error::Stopped { workflow: self.workflow().clone(), reason: Stop::Returned });
+        }
+        Ok(())
+    }
+
     /// An operation that was dropped before its end is no outcome that a replay could know.
     #[cfg(feature = "tokio")]
     fn refuse_if_dropped(&self) -> Result<()> {
-        if self.returned.load(Ordering::SeqCst) {
-            return Err(Error::Stopped { workflow: self.workflow().clone(), reason: Stop::Returned });
-        }
         let Some((step, name)) = lock(&self.dropped).clone() else { return Ok(()) };
         Err(self.end(Ended::Faulty(Error::Dropped { workflow: self.workflow().clone(), step, name })))
     }

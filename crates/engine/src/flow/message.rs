@@ -139,13 +139,13 @@ impl Flow {
         topic: String,
         due: Due,
     ) -> Result<Option<T>> {
-        let (core, signal) = (self.core(), &self.execution.run.signal);
+        let core = self.core();
         let awaited = Topic::Message(self.execution.workflow().clone(), topic.clone());
-        let _subscription = core.hub.subscribe(awaited, signal.clone());
+        let subscription = core.hub.subscribe(awaited, self.execution.run.signal.clone());
         let clock = &core.options.clock;
         let patience = Due::after(clock, core.options.suspend_after);
         loop {
-            let seen = signal.now();
+            let calls = subscription.calls();
             let row = begun.row();
             let receive =
                 begun.end_by(row, |owner, step| Write::Receive { owner, topic: topic.clone(), step });
@@ -161,7 +161,7 @@ impl Flow {
                 self.record(begun.end(row)).await?;
                 return Ok(None);
             }
-            if let Waited::MayLeave = self.wait_or_leave(seen, patience, Some(due)).await? {
+            if let Waited::MayLeave = self.wait_or_leave((&subscription, calls), patience, Some(due)).await? {
                 let (topic, deadline) = (topic.clone(), due.date);
                 self.suspend(Wake::WhenMessage { topic, deadline }, Some(due)).await?;
             }

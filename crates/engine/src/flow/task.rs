@@ -7,7 +7,6 @@
 
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context as Poller, Poll};
 
@@ -16,9 +15,10 @@ use crate::flow::attempts::failure_of_panic;
 use crate::flow::core::{Core, Run};
 use crate::flow::drive::Flow;
 use crate::flow::execution::{Ended, Execution};
-use crate::flow::registry::AsyncFunction;
+use crate::flow::registry::{AsyncFunction, Kind};
 use crate::flow::workflow::{self, Assignment};
 use crate::machines::slots::Slot;
+use crate::machines::worker;
 use crate::pure::error::{Failure, Stop};
 use crate::pure::inside;
 use crate::pure::sync::contained;
@@ -63,7 +63,7 @@ impl Drop for Life {
         // A context that was moved elsewhere may be there yet.
         self.slot.give_back();
         self.core.tasks.one_ended();
-        self.core.slot_was_freed(&self.run);
+        self.core.slot_was_freed(&self.run, Kind::Async);
         if self.core.is_leaving() {
             // It looks into the database.
             let core = self.core.clone();
@@ -87,7 +87,9 @@ pub(crate) async fn call(
     let returned = poll_fn(|context| {
         loop {
             let seen = signal.now();
-            if let Poll::Ready(returned) = poll_caught(true, || body.as_mut().poll(context)) {
+            // What waits in a step for another workflow lends this slot.
+            let polled = worker::holding(flow.slot(), || poll_caught(true, || body.as_mut().poll(context)));
+            if let Poll::Ready(returned) = polled {
                 return Poll::Ready(Some(returned.unwrap_or_else(Err)));
             }
             if is_to_be_dropped(execution) {
@@ -122,13 +124,16 @@ pub(crate) async fn caught<T>(
     body: impl Future<Output = T>,
     mut is_over: impl FnMut(&Poller<'_>) -> bool,
 ) -> Option<Result<T, Failure>> {
-    let mut body = pin!(body);
-    poll_fn(|context| match poll_caught(false, || body.as_mut().poll(context)) {
+    let mut body = Box::pin(body);
+    let done = poll_fn(|context| match poll_caught(false, || body.as_mut().poll(context)) {
         Poll::Ready(done) => Poll::Ready(Some(done)),
         Poll::Pending if is_over(context) => Poll::Ready(None),
         Poll::Pending => Poll::Pending,
     })
-    .await
+    .await;
+    // A drop is code of the user as well.
+    contained(|| drop(body));
+    done
 }
 
 /// A shutdown lets what runs come to its end, until its time is over. Any other stop does not.

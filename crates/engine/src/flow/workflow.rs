@@ -124,7 +124,7 @@ fn run_on_a_thread(
             drive::now(execute(&flow, assignment, None));
         });
         drop(slot);
-        core.slot_was_freed(&run);
+        core.slot_was_freed(&run, Kind::Plain);
         core.leave_if_last();
     }))
 }

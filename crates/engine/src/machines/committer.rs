@@ -23,6 +23,8 @@ use crate::pure::limits::{
     BATCH_WRITES_MAX, CALL_WITHIN, COMMIT_RETRY_MAX, COMMIT_RETRY_MIN, WHOLE_BATCH_PAUSE,
 };
 use crate::pure::observer::{Event, Observers};
+#[cfg(feature = "tokio")]
+use crate::pure::sync::wake;
 use crate::pure::sync::{Signal, lock, wait, wait_for};
 use crate::sysdb::outage::{Outage, Part};
 use crate::sysdb::testing::Gate;
@@ -144,7 +146,10 @@ impl Place {
         self.told.notify_one();
         drop(told);
         #[cfg(feature = "tokio")]
-        lock(&self.task).take().into_iter().for_each(Waker::wake);
+        {
+            let waiting = lock(&self.task).take();
+            waiting.into_iter().for_each(wake);
+        }
         Ok(())
     }
 

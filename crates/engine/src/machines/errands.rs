@@ -10,7 +10,7 @@ use std::task::{Poll, Waker};
 use std::thread;
 
 use crate::pure::limits::{ERRANDS_MAX, WORKER_KEEP_ALIVE};
-use crate::pure::sync::{contained, lock, wait_for};
+use crate::pure::sync::{contained, lock, wait_for, wake};
 
 type Errand = Box<dyn FnOnce() + Send>;
 
@@ -53,7 +53,7 @@ impl Errands {
             answer.given = Some(given);
             let waiter = answer.waiter.take();
             drop(answer);
-            waiter.into_iter().for_each(Waker::wake);
+            waiter.into_iter().for_each(wake);
         }));
         poll_fn(move |context| {
             let mut answer = lock(&answer);

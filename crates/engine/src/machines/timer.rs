@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::task::{Context, Poll, Waker};
 
 use crate::pure::clock::{Clock, Timestamp};
-use crate::pure::sync::{Signal, lock};
+use crate::pure::sync::{Signal, lock, wake};
 
 /// The times for which tasks wait, on the steady clock.
 pub(crate) struct Timer {
@@ -60,7 +60,7 @@ impl Timer {
         loop {
             let seen = self.changed.now();
             let (due, next, closed) = self.take_due();
-            due.into_iter().for_each(Waker::wake);
+            due.into_iter().for_each(wake);
             if closed {
                 return;
             }

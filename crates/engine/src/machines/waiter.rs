@@ -5,6 +5,7 @@
 //! falls in between.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::pure::id::WorkflowId;
@@ -29,8 +30,17 @@ pub(crate) struct Hub {
 /// One who waits.
 struct Waiter {
     signal: Arc<Signal>,
+    /// How often it was called to look: its signal may be that of others, too.
+    calls: AtomicU64,
     /// The outcome, when this process made it.
     outcome: Mutex<Option<Arc<Outcome>>>,
+}
+
+impl Waiter {
+    fn call(&self) {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        self.signal.raise();
+    }
 }
 
 /// A place in the hub, given up when dropped.
@@ -42,7 +52,7 @@ pub(crate) struct Subscription {
 
 impl Hub {
     pub(crate) fn subscribe(self: &Arc<Self>, topic: Topic, signal: Arc<Signal>) -> Subscription {
-        let waiter = Arc::new(Waiter { signal, outcome: Mutex::default() });
+        let waiter = Arc::new(Waiter { signal, calls: AtomicU64::new(0), outcome: Mutex::default() });
         lock(&self.waiters).entry(topic.clone()).or_default().push(waiter.clone());
         Subscription { hub: self.clone(), topic, waiter }
     }
@@ -56,7 +66,7 @@ impl Hub {
         let outcome = Arc::new(outcome);
         for waiter in waiters {
             *lock(&waiter.outcome) = Some(outcome.clone());
-            waiter.signal.raise();
+            waiter.call();
         }
     }
 
@@ -70,7 +80,7 @@ impl Hub {
     /// Those who wait should look again.
     pub(crate) fn wake(&self, topic: &Topic) {
         for waiter in self.waiting_for(topic) {
-            waiter.signal.raise();
+            waiter.call();
         }
     }
 
@@ -114,6 +124,11 @@ impl Hub {
 }
 
 impl Subscription {
+    /// The count to hand to a wait later: a call from here on ends that wait.
+    pub(crate) fn calls(&self) -> u64 {
+        self.waiter.calls.load(Ordering::SeqCst)
+    }
+
     /// The outcome, once, if this process made it. Only a success is final for good: anything else may have been resumed
     /// since, here or elsewhere.
     pub(crate) fn take_success(&self) -> Option<Outcome> {

@@ -42,8 +42,14 @@ struct Mailbox {
 }
 
 thread_local! {
-    /// The slot of the workflow that runs on this thread.
+    /// The slot of the workflow that runs on this thread, or whose task is polled on it.
     static HELD: RefCell<Option<Arc<Slot>>> = const { RefCell::new(None) };
+}
+
+/// The slot of the workflow whose code runs on this thread, for a wait that outlasts a poll.
+#[cfg(feature = "tokio")]
+pub(crate) fn held() -> Option<Arc<Slot>> {
+    HELD.with_borrow(Clone::clone)
 }
 
 /// Whether a workflow runs on this thread.

@@ -17,6 +17,12 @@ pub(crate) fn contained(guest: impl FnOnce()) {
     }
 }
 
+/// Wakes a task. That is code of the program's runtime.
+#[cfg(feature = "tokio")]
+pub(crate) fn wake(waker: Waker) {
+    contained(|| waker.wake());
+}
+
 /// Logs, also through a logger that panics, as one does that prints to a closed pipe.
 macro_rules! say {
     ($level:ident, $($message:tt)+) => {
@@ -103,7 +109,7 @@ impl Signal {
         drop(state);
         self.raised.notify_all();
         #[cfg(feature = "tokio")]
-        wakers.into_iter().for_each(Waker::wake);
+        wakers.into_iter().for_each(wake);
     }
 
     /// Whether it was raised since `seen`; if not, the task is woken when it is.

@@ -9,7 +9,6 @@ use crate::{App, Odd, failure, half, number, result};
 
 #[test]
 fn errors_of_any_kind_come_out_of_steps_and_workflows() {
-    #[expect(clippy::needless_pass_by_value, reason = "a workflow takes its input by value")]
     fn of_anyhow(ctx: &mut Context, text: String) -> anyhow::Result<u32> {
         let text = ctx.step("text", |_| engine::ok(text))?;
         let n = number(&text)?;

@@ -462,6 +462,74 @@ fn a_shutdown_lets_async_steps_end_and_drops_those_that_do_not() {
 }
 
 #[test]
+fn a_shutdown_drops_what_a_running_body_has_started_since() {
+    let (app, dropped, runs) = (App::new(), Dropped::default(), Latch::default());
+    let engine = app.open();
+    let (drops, begun) = (dropped.clone(), runs.clone());
+    let child = engine.register_async("child", async move |_: AsyncContext, (): ()| {
+        let _guard = drops.guard();
+        pending::<()>().await;
+        engine::ok(())
+    });
+    let child = child.unwrap();
+    let parent = engine.register_async("parent", async move |mut ctx: AsyncContext, (): ()| {
+        let step = ctx.step("long", async |step: engine::StepInfo| {
+            begun.arrive();
+            while !step.cancelled() {
+                tokio::task::yield_now().await;
+            }
+            // Long after all that runs was told to stop.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            engine::ok(())
+        });
+        let start = ctx.start(&child, ());
+        step.await?;
+        start.await?;
+        engine::ok(())
+    });
+    let parent = parent.unwrap();
+    engine.launch().unwrap();
+    parent.start_as(&engine, "w", ()).unwrap();
+    runs.wait_for(1);
+    assert!(engine.shutdown(Duration::from_secs(2)).is_empty(), "nothing is left");
+    assert!(dropped.get());
+    assert_eq!(["w", "w-2"].map(|id| app.status(id)), ["SUCCESS", "ENQUEUED"]);
+}
+
+/// Of one thread, so a call that blocks it would wait for itself.
+#[test]
+fn a_child_that_finds_no_thread_does_not_block_the_runtime() {
+    let (app, release) = (App::new(), Latch::default());
+    let holds = release.clone();
+    let hook = move |point: &engine::testing::CommitPoint<'_>| {
+        if point.kinds.contains(&"release") {
+            holds.hold();
+        }
+        engine::testing::Fate::Go
+    };
+    let too_much = usize::MAX / 4;
+    let engine = app.options().stack_bytes(too_much).commit_hook(Arc::new(hook)).open(&app.url()).unwrap();
+    let plain = engine.register("plain", |ctx: &mut Context, (): ()| ctx.step("x", |_| engine::ok(2)));
+    let of_parent = plain.unwrap();
+    let parent = engine.register_async("parent", async move |mut ctx: AsyncContext, (): ()| {
+        ctx.start(&of_parent, ()).await?;
+        engine::ok(())
+    });
+    let parent = parent.unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let engine = engine.to_async();
+        engine.launch().await.unwrap();
+        let handle = engine.start_as(&parent, "p", ()).await.unwrap();
+        let held = release.clone();
+        tokio::task::spawn_blocking(move || held.wait_for(1)).await.unwrap();
+        release.open();
+        handle.await.unwrap();
+    });
+    eventually("the child waits for a thread", || app.status("p-1") == "DELAYED");
+}
+
+#[test]
 fn a_runtime_that_shuts_down_loses_nothing_and_is_said_once() {
     let app = App::new();
     let register = |engine: &Engine, bodies: &Counter, ends: bool| {
@@ -539,13 +607,13 @@ fn a_start_whose_future_is_dropped_runs_all_the_same() {
     let child = engine.register_async("child", step).unwrap();
     let of_parent = child.clone();
     let parent = engine.register_async("parent", async move |mut ctx: AsyncContext, (): ()| {
-        begun_and_dropped(ctx.start(&of_parent, ())).await;
+        Box::pin(begun_and_dropped(ctx.start(&of_parent, ()))).await;
         engine::ok(())
     });
     let parent = parent.unwrap();
     let calls = engine.to_async();
     runtime.block_on(calls.launch()).unwrap();
-    runtime.block_on(begun_and_dropped(calls.start_as(&child, "w", ())));
+    runtime.block_on(Box::pin(begun_and_dropped(calls.start_as(&child, "w", ()))));
     let ended = |id: &str| {
         let sql = "SELECT status FROM workflow_status WHERE workflow_uuid = ?1 AND recovery_attempts = 1";
         app.column::<String>(sql, [id]) == ["SUCCESS"]
@@ -659,6 +727,38 @@ fn an_attempt_that_takes_too_long_is_dropped_and_may_be_tried_again() {
     assert!(failure.to_string().contains("longer than 5s"), "{failure}");
 }
 
+/// The drop of a body is code of the program as well.
+#[test]
+fn an_attempt_that_panics_as_it_is_dropped_is_tried_again() {
+    struct Bang;
+    impl Drop for Bang {
+        fn drop(&mut self) {
+            bang("dropped");
+        }
+    }
+    let app = App::new();
+    let engine = app.open();
+    let slow = engine.register_async("slow", async |mut ctx: AsyncContext, (): ()| {
+        let options = StepOptions::new().attempts_max(2).interval(NO_TIME).timeout(Duration::from_secs(5));
+        ctx.step_with("call", &options, async |step: engine::StepInfo| {
+            if step.attempt() == 1 {
+                let _bang = Bang;
+                pending::<()>().await;
+            }
+            engine::ok(step.attempt())
+        })
+        .await
+    });
+    let slow = slow.unwrap();
+    engine.launch().unwrap();
+    let handle = slow.start(&engine, ()).unwrap();
+    eventually("it has ended", || {
+        app.clock.advance(Duration::from_secs(1));
+        handle.status().unwrap().is_terminal()
+    });
+    assert_eq!(handle.result().unwrap(), 2);
+}
+
 #[test]
 fn all_attempts_together_may_be_limited() {
     let (app, tries) = (App::new(), Counter::default());
@@ -705,6 +805,32 @@ fn many_parents_wait_for_children_with_few_places() {
     let handles: Vec<_> = (0..MANY).map(|n| parent.start(&engine, n).unwrap()).collect();
     let sum: u64 = handles.iter().map(|handle| handle.result().unwrap()).sum();
     assert_eq!(sum, MANY * (MANY - 1) / 2);
+}
+
+/// The one that is waited for needs the only place.
+#[test]
+fn a_step_that_awaits_a_handle_lends_the_place_of_its_workflow() {
+    let app = App::new();
+    let engine = app.options().tasks_max(1).open(&app.url()).unwrap();
+    let (given, taken) = tokio::sync::oneshot::channel::<engine::Handle<u32>>();
+    let taken = Arc::new(std::sync::Mutex::new(Some(taken)));
+    let other = engine.register_async("other", async |mut ctx: AsyncContext, (): ()| {
+        ctx.step("x", async |_| engine::ok(7)).await
+    });
+    let waits = engine.register_async("waits", async move |mut ctx: AsyncContext, (): ()| {
+        let taken = taken.lock().unwrap().take();
+        ctx.step("wait", async |_| match taken {
+            Some(handle) => handle.await.unwrap().await,
+            None => Ok(0),
+        })
+        .await
+    });
+    let (other, waits) = (other.unwrap(), waits.unwrap());
+    engine.launch().unwrap();
+    let handle = waits.start(&engine, ()).unwrap();
+    // It has no place until the step waits for it.
+    assert!(given.send(other.start(&engine, ()).unwrap()).is_ok());
+    assert_eq!(handle.result().unwrap(), 7);
 }
 
 /// Plain ones are claimed while there is no place for async ones, and the other way round.
@@ -859,6 +985,38 @@ fn an_engine_dropped_inside_an_async_step_does_not_lose_the_step() {
     *slot.lock().unwrap() = Some(engine);
     latch.notify_one();
     eventually("recorded", || app.recorded("w") == ["s"]);
+}
+
+/// It is code of the program's runtime, called on the threads of the engine.
+#[test]
+fn a_waker_that_panics_takes_no_thread_of_the_engine_along() {
+    struct Bad(Counter);
+    impl std::task::Wake for Bad {
+        fn wake(self: Arc<Self>) {
+            self.0.count();
+            bang("a waker's bang");
+        }
+    }
+    let (app, woken) = (App::new(), Counter::default());
+    let engine = app.open();
+    let nap = engine.register_async("nap", async |mut ctx: AsyncContext, (): ()| ctx.sleep(HOUR).await);
+    let nap = nap.unwrap();
+    engine.launch().unwrap();
+    let calls = engine.to_async();
+    let waker = std::task::Waker::from(Arc::new(Bad(woken.clone())));
+    let mut context = std::task::Context::from_waker(&waker);
+    let mut start = pin!(calls.start_as(&nap, "w", ()));
+    assert!(start.as_mut().poll(&mut context).is_pending());
+    eventually("the committer woke it", || woken.get() == 1);
+    let Poll::Ready(Ok(handle)) = start.as_mut().poll(&mut context) else { panic!() };
+    let mut handle = handle.into_future();
+    assert!(handle.as_mut().poll(&mut context).is_pending());
+    let other = nap.start(&engine, ()).unwrap();
+    eventually("both sleep", || app.value::<u32>("SELECT count(*) FROM operation_outputs", []) == 2);
+    app.clock.advance(HOUR);
+    other.result().unwrap();
+    eventually("the end woke it", || woken.get() == 2);
+    assert!(matches!(handle.as_mut().poll(&mut context), Poll::Ready(Ok(()))));
 }
 
 /// The whole life of a program with an async runtime, of one thread, which is never blocked.
