@@ -54,6 +54,23 @@ pub(crate) enum Write {
 }
 
 impl Write {
+    /// The workflow of the execution that makes it, and the one that it starts.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn workflows(&self) -> impl Iterator<Item = &WorkflowId> {
+        let (by, started) = match self {
+            Self::StartWorkflow(new) => (None, Some(&new.id)),
+            Self::StartChild { parent, child, .. } => (Some(parent), Some(&child.id)),
+            Self::RecordStep { owner, .. }
+            | Self::Settle { owner, .. }
+            | Self::Suspend { owner, .. }
+            | Self::Release { owner, .. }
+            | Self::Receive { owner, .. }
+            | Self::Send { sender: Some((owner, _)), .. } => (Some(owner), None),
+            _ => (None, None),
+        };
+        by.map(|owner| &owner.workflow).into_iter().chain(started)
+    }
+
     /// Whether something may be claimed, or goes on, since this was committed with this verdict.
     pub(crate) fn leaves_work(&self, verdict: &Verdict) -> bool {
         match verdict {

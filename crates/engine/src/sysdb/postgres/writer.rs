@@ -79,15 +79,18 @@ struct Wave<'b> {
     others: Vec<usize>,
 }
 
-/// The writes of a batch come from threads that wait for them, so their order is free. Only those of one workflow keep
-/// it: a set has at most one of each workflow.
+/// The writes of a batch come from threads and tasks that wait for them, so their order is free. Only those of one workflow
+/// keep it: a set has at most one of each workflow and comes first, so what may not overtake waits for the next wave.
 fn waves(batch: &[Write]) -> Vec<Wave<'_>> {
     let mut waves = Vec::new();
     let mut rest: Vec<usize> = (0..batch.len()).collect();
     while !rest.is_empty() {
         let (mut wave, mut seen, mut later) = (Wave::default(), HashSet::new(), Vec::new());
+        let mut late = HashSet::new();
         for place in rest {
-            match &batch[place] {
+            let write = &batch[place];
+            let is_late = write.workflows().any(|id| late.contains(id));
+            match write {
                 Write::StartWorkflow(new) if seen.insert(&new.id) => {
                     wave.starts.push(place);
                     wave.set.starts.push(new);
@@ -101,9 +104,17 @@ fn waves(batch: &[Write]) -> Vec<Wave<'_>> {
                     wave.set.ends.push((owner, outcome, *at));
                 }
                 Write::StartWorkflow(_) | Write::RecordStep { .. } | Write::Settle { .. } => {
+                    late.extend(write.workflows());
                     later.push(place);
                 }
-                _ => wave.others.push(place),
+                _ if is_late => {
+                    late.extend(write.workflows());
+                    later.push(place);
+                }
+                _ => {
+                    seen.extend(write.workflows());
+                    wave.others.push(place);
+                }
             }
         }
         waves.push(wave);
@@ -159,5 +170,72 @@ fn apply_one(connection: &mut Connection, write: &Write) -> DbResult<Verdict> {
         Write::Resume { workflow, token, at } => manage::resume(connection, workflow, token, *at),
         Write::Send { message, sender } => messages::send(connection, message, sender.as_ref()),
         Write::Receive { owner, topic, step } => messages::receive(connection, owner, topic, step),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pure::clock::Timestamp;
+    use crate::pure::id::{OwnerToken, StepId, WorkflowId};
+    use crate::sysdb::write::{Attempt, NewWorkflow};
+    use crate::sysdb::{Owner, StepRow};
+
+    fn owner(id: &str) -> Owner {
+        Owner { workflow: WorkflowId::stored(id.to_owned()), token: OwnerToken::generate() }
+    }
+
+    fn row(step: u32) -> StepRow {
+        StepRow {
+            step_id: StepId(step),
+            name: "x".into(),
+            output: None,
+            error: None,
+            child: None,
+            started_at: None,
+            completed_at: None,
+            serialization: None,
+        }
+    }
+
+    fn release(owner: Owner) -> Write {
+        Write::Release { owner, attempt: Attempt::GivenBack, again_at: None, at: Timestamp::from_millis(0) }
+    }
+
+    fn places(batch: &[Write]) -> Vec<(Vec<usize>, Vec<usize>)> {
+        waves(batch).into_iter().map(|wave| (wave.steps, wave.others)).collect()
+    }
+
+    /// Operations of an async workflow are committed at once, and then it is given back.
+    #[test]
+    fn what_gives_a_workflow_back_comes_after_all_that_it_recorded_before() {
+        let w = owner("w");
+        let step = |step| Write::RecordStep { owner: w.clone(), step: row(step) };
+        let batch = [step(1), step(2), release(w.clone())];
+        assert_eq!(places(&batch), [(vec![0], vec![]), (vec![1], vec![2])]);
+        let batch = [release(w.clone()), step(1), step(2)];
+        assert_eq!(places(&batch), [(vec![], vec![0]), (vec![1], vec![]), (vec![2], vec![])]);
+    }
+
+    #[test]
+    fn a_child_is_given_back_after_it_was_started() {
+        let (parent, child) = (owner("w"), owner("w-3"));
+        let step = |step| Write::RecordStep { owner: parent.clone(), step: row(step) };
+        let new = NewWorkflow {
+            id: child.workflow.clone(),
+            name: "child".into(),
+            input: String::new(),
+            parent: None,
+            app: "test".into(),
+            version: None,
+            token: child.token.clone(),
+            claimed_by: None,
+            queue: None,
+            priority: 0,
+            at: Timestamp::from_millis(0),
+        };
+        let start = Write::StartChild { parent: parent.clone(), step: row(3), child: new };
+        let batch = [step(1), step(2), start, release(child)];
+        assert_eq!(places(&batch), [(vec![0], vec![]), (vec![1], vec![2, 3])]);
     }
 }
