@@ -265,10 +265,12 @@ fn a_workflow_does_not_leave_while_another_of_its_operations_runs() {
 fn a_cancelled_async_workflow_has_its_body_dropped() {
     let (app, dropped) = (App::new(), Dropped::default());
     let engine = app.open();
-    let drops = dropped.clone();
+    let (drops, bodies) = (dropped.clone(), Counter::default());
+    let began = bodies.clone();
     let stuck = engine.register_async("stuck", async move |mut ctx: AsyncContext, (): ()| {
         ctx.step("never", async |_| {
             let _guard = drops.guard();
+            began.count();
             pending::<()>().await;
             engine::ok(())
         })
@@ -277,7 +279,7 @@ fn a_cancelled_async_workflow_has_its_body_dropped() {
     let stuck = stuck.unwrap();
     engine.launch().unwrap();
     let handle = stuck.start_as(&engine, "w", ()).unwrap();
-    eventually("it runs", || app.status("w") == "PENDING");
+    eventually("it runs", || bodies.get() == 1);
     assert_eq!(engine.cancel(handle.id()).unwrap(), WorkflowStatus::Cancelled);
     eventually("the body is gone", || dropped.get());
     assert!(matches!(handle.result(), Err(Error::WorkflowCancelled { .. })));
