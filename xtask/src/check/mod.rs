@@ -97,7 +97,7 @@ fn each_crate_alone() -> anyhow::Result<()> {
     for package in ["model", "store", "engine"] {
         run(cargo().args(["check", "--quiet", "--package", package]))?;
     }
-    for features in ["", "postgres", "sqlite,postgres", "sqlite,anyhow"] {
+    for features in ["", "postgres", "sqlite,postgres", "sqlite,anyhow", "tokio", "sqlite,tokio"] {
         let check =
             ["check", "--quiet", "--package", "engine", "--no-default-features", "--features", features];
         run(cargo().args(check))?;
