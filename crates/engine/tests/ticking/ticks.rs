@@ -11,7 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 const TICK: Duration = Duration::from_millis(10);
 
 /// Of how many tries one must find the machine idle enough to tell.
-const TRIES: usize = 5;
+const TRIES: usize = 15;
 
 /// The longest time between two ticks, as a task sees it that shares a thread with others.
 #[derive(Clone, Default)]
