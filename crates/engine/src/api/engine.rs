@@ -19,6 +19,8 @@ use crate::flow::core::Core;
 #[cfg(feature = "tokio")]
 use crate::flow::core::Run;
 use crate::flow::options::{EngineOptions, WorkflowOptions};
+#[cfg(feature = "tokio")]
+use crate::flow::registry::Kind;
 use crate::flow::registry::Workflow;
 use crate::machines::worker::is_worker;
 use crate::pure::blocking::is_in_an_async_task;
@@ -129,8 +131,10 @@ impl Engine {
 
     /// Makes an async function a workflow, as [`Engine::register`] does for a plain one. It runs as a task of the runtime in
     /// which the engine is launched, or of one of the engine's own if there is none. A runtime of one thread runs it only
-    /// while that thread is in the runtime. A run that a plain function began goes
-    /// on in an async function of its name that asks for the same steps, and the other way round.
+    /// while that thread is in the runtime.
+    ///
+    /// A run that a plain function began goes on in an async function of its name that asks for the same steps, and the
+    /// other way round.
     ///
     /// # Errors
     /// As [`Engine::register`].
@@ -289,7 +293,7 @@ impl Guard {
     fn enter_the_fleet(&self) -> Result<()> {
         let core = &self.core;
         #[cfg(feature = "tokio")]
-        if core.registry.has_async() {
+        if core.registry.has(Kind::Async) {
             core.tasks.ensure_a_runtime().map_err(|error| Error::InvalidOption {
                 what: "async runtime".to_owned(),
                 reason: format!("none can be made: {error}"),

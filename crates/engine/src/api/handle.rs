@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use crate::flow::child::{ended, result_of_outcome};
+use crate::flow::child_result::{ended, result_of_outcome};
 use crate::flow::core::Core;
 use crate::machines::waiter::{Subscription, Topic};
 #[cfg(feature = "tokio")]

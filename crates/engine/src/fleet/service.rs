@@ -310,24 +310,24 @@ impl Fleet<'_> {
 
     /// The kinds of workflows for which there are free slots, at most `most` of each. `None` if there are none at all.
     fn room_for(&self, served: &Arc<Served>, most: usize) -> Option<Room> {
-        let names = |kind: Kind| self.core.registry.of_kind(&served.names, kind);
-        let (mut slots, mut full) = (Vec::new(), Vec::new());
-        for kind in Kind::ALL.iter().copied().filter(|kind| *kind == Kind::Plain || !names(*kind).is_empty())
-        {
+        let registry = &self.core.registry;
+        let (mut slots, mut full) = (Vec::new(), false);
+        // A name that nobody registers runs as a plain one, to fail.
+        for kind in Kind::ALL.iter().copied().filter(|kind| *kind == Kind::Plain || registry.has(*kind)) {
             match self.core.slots_of(kind).take(most) {
-                free if free.is_empty() => full.push(kind),
+                free if free.is_empty() => full = true,
                 free => slots.push((kind, free)),
             }
         }
         // Each row may be of any of these kinds.
         let limit = slots.iter().map(|(_, free)| free.len()).min()?;
-        let served = if full.is_empty() {
-            served.clone()
-        } else {
-            let names = slots.iter().flat_map(|(kind, _)| names(*kind)).collect();
+        let served = if full {
+            let names = slots.iter().flat_map(|(kind, _)| registry.of_kind(&served.names, *kind)).collect();
             Arc::new(Served { names, ..served.as_ref().clone() })
+        } else {
+            served.clone()
         };
-        Some(Room { served, slots, limit, full: !full.is_empty() })
+        Some(Room { served, slots, limit, full })
     }
 
     /// One question for all of them. Where it has no answer, a run asks by itself.

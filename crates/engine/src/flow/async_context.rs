@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::flow::attempts::{StepInfo, Tried};
-use crate::flow::child::{AsyncChild, How};
+use crate::flow::child::AsyncChild;
 use crate::flow::core::Core;
 use crate::flow::drive::Flow;
 use crate::flow::execution::Open;
@@ -16,6 +16,7 @@ use crate::flow::map::{Failed, first_failure};
 use crate::flow::operation::Entry;
 use crate::flow::options::StepOptions;
 use crate::flow::registry::Workflow;
+use crate::flow::start_child::How;
 use crate::flow::{attempts, task};
 use crate::pure::codec::Codec;
 use crate::pure::error::{BoxError, Result};

@@ -21,7 +21,7 @@ use std::time::Duration;
 use crate::flow::attempts::{Attempts, Next, Tried};
 use crate::flow::core::Core;
 use crate::flow::execution::{Ended, Execution, Unrecorded};
-use crate::flow::operation::{Recorded, Recording};
+use crate::flow::operation::{Pending, Recorded, Recording};
 use crate::machines::committer::{Caller, CommitError};
 use crate::machines::slots::Slot;
 use crate::machines::waiter::Subscription;
@@ -104,10 +104,7 @@ impl Flow {
     pub(crate) async fn record(&self, recording: Recording) -> Result<Recorded> {
         let (write, pending) = recording.into_parts();
         let answer = self.commit(write).await;
-        match pending.conclude(answer) {
-            Ok(recorded) => Ok(recorded),
-            Err(unrecorded) => Err(self.explain(unrecorded).await),
-        }
+        self.conclude(pending, answer).await
     }
 
     /// Makes the ends of several operations durable, in as few commits as can be.
@@ -115,16 +112,21 @@ impl Flow {
         let (writes, pending): (Vec<_>, Vec<_>) = recordings.into_iter().map(Recording::into_parts).unzip();
         let mut recorded = Vec::with_capacity(pending.len());
         for (pending, answer) in pending.into_iter().zip(self.commit_all(writes).await) {
-            recorded.push(match pending.conclude(answer) {
-                Ok(recorded) => Ok(recorded),
-                Err(unrecorded) => Err(self.explain(unrecorded).await),
-            });
+            recorded.push(self.conclude(pending, answer).await);
         }
         recorded
     }
 
+    async fn conclude(&self, pending: Pending, answer: Result<Verdict, CommitError>) -> Result<Recorded> {
+        match pending.conclude(answer) {
+            Ok(recorded) => Ok(recorded),
+            Err(unrecorded) => Err(self.explain(unrecorded).await),
+        }
+    }
+
+    /// Makes writes of this workflow durable, all of one kind, and tells how long that took.
     async fn commit_all(&self, writes: Vec<Write>) -> Vec<Result<Verdict, CommitError>> {
-        let kind = writes.first().map_or("nothing", Write::kind);
+        let Some(kind) = writes.first().map(Write::kind) else { return Vec::new() };
         let watch = Stopwatch::start();
         let committer = &self.core().committer;
         let answers = match &self.driver {
@@ -132,8 +134,7 @@ impl Flow {
             #[cfg(feature = "tokio")]
             Driver::Task(_) => committer.commit_all_for_a_task(writes).await,
         };
-        let (workflow, took) = (self.execution.workflow(), watch.elapsed());
-        self.execution.tell(|| Event::Recorded { workflow, kind, took });
+        self.tell_committed(kind, watch);
         answers
     }
 
@@ -147,9 +148,13 @@ impl Flow {
             #[cfg(feature = "tokio")]
             Driver::Task(_) => committer.commit_for_a_task(write).await,
         };
+        self.tell_committed(kind, watch);
+        answer
+    }
+
+    fn tell_committed(&self, kind: &'static str, watch: Stopwatch) {
         let (workflow, took) = (self.execution.workflow(), watch.elapsed());
         self.execution.tell(|| Event::Recorded { workflow, kind, took });
-        answer
     }
 
     /// A call that blocks, such as a look into the database.

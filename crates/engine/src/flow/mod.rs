@@ -4,6 +4,7 @@
 pub(crate) mod async_context;
 pub(crate) mod attempts;
 pub(crate) mod child;
+pub(crate) mod child_result;
 pub(crate) mod context;
 pub(crate) mod core;
 pub(crate) mod drive;
@@ -17,6 +18,7 @@ pub(crate) mod options;
 pub(crate) mod registry;
 pub(crate) mod sequence;
 pub(crate) mod sleep;
+pub(crate) mod start_child;
 pub(crate) mod step;
 #[cfg(feature = "tokio")]
 pub(crate) mod task;

@@ -232,10 +232,9 @@ impl Registry {
         workflows.get(name).map(|registered| registered.kind())
     }
 
-    #[cfg(feature = "tokio")]
-    pub(crate) fn has_async(&self) -> bool {
+    pub(crate) fn has(&self, kind: Kind) -> bool {
         let workflows = self.workflows.read().unwrap_or_else(PoisonError::into_inner);
-        workflows.values().any(|registered| !registered.is_plain())
+        workflows.values().any(|registered| registered.kind() == kind)
     }
 
     /// Of these names, those of one kind.

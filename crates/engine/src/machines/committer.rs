@@ -234,10 +234,14 @@ impl Committer {
 
     /// Makes many writes of one engine thread durable, in as few commits as can be, and says what became of each.
     pub(crate) fn commit_all(&self, writes: Vec<Write>) -> Vec<Result<Verdict, CommitError>> {
-        let stand = |write| self.stand_in_line(Job::Write(Box::new(write)), Caller::Passive);
-        // All stand in line before the first one waits.
-        let places: Vec<_> = writes.into_iter().map(stand).collect();
+        let places = self.stand_in_line_all(writes);
         places.into_iter().map(|place| self.wait_in(&place?, Caller::Passive)).collect()
+    }
+
+    /// All stand in line before the first one waits.
+    fn stand_in_line_all(&self, writes: Vec<Write>) -> Vec<Result<Arc<Place>, CommitError>> {
+        let stand = |write| self.stand_in_line(Job::Write(Box::new(write)), Caller::Passive);
+        writes.into_iter().map(stand).collect()
     }
 
     /// The same for a task, whose thread does not wait. A write that nobody waits for any more is made all the same,
@@ -254,9 +258,7 @@ impl Committer {
         &self,
         writes: Vec<Write>,
     ) -> Vec<Result<Verdict, CommitError>> {
-        let stand = |write| self.stand_in_line(Job::Write(Box::new(write)), Caller::Passive);
-        // All stand in line before the first one waits.
-        let places: Vec<_> = writes.into_iter().map(stand).collect();
+        let places = self.stand_in_line_all(writes);
         let mut answers = Vec::with_capacity(places.len());
         for place in places {
             answers.push(match place {
