@@ -258,21 +258,22 @@ impl Flow {
             for (child, _) in &mut fresh {
                 child.entered.is_answered();
             }
-            let mut refused = Ok(());
+            let (mut first_error, mut refused) = (Ok(()), Vec::new());
+            // First, and to the last one: each that is recorded is to run, whatever becomes of the others and of this run.
             for ((child, input), recorded) in fresh.into_iter().zip(recorded) {
                 let id = child.row.id.clone();
-                match recorded? {
-                    Recorded::Done(verdict) => {
+                match recorded {
+                    Ok(Recorded::Done(verdict)) => {
                         drop(flow.send_off(child, (name.clone(), input), How::Beside, &verdict));
                     }
-                    Recorded::Refused(begun, refusal) => {
-                        drop(child);
-                        let error = flow.refused_start(begun, id, refusal).await;
-                        refused = refused.and(Err(error));
-                    }
+                    Ok(Recorded::Refused(begun, refusal)) => refused.push((begun, id, refusal)),
+                    Err(error) => first_error = first_error.and(Err(error)),
                 }
             }
-            refused.map(|()| ids)
+            for (begun, id, refusal) in refused {
+                first_error = first_error.and(Err(flow.refused_start(begun, id, refusal).await));
+            }
+            first_error.map(|()| ids)
         }
     }
 

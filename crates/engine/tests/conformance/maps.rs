@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
+use std::time::Duration;
 
 use engine::testing::{CommitHook, Fate, Moment};
 use engine::{AsyncContext, Context, Engine, Error, StepInfo, Workflow};
@@ -365,5 +366,48 @@ fn a_parent_of_many_finds_those_again_that_it_had_started() {
             assert_eq!(engine.retrieve::<Vec<u64>>("w").unwrap().result().unwrap(), all);
             assert_eq!(bodies.get(), 10, "no child ran twice");
         }
+    }
+}
+
+/// In both kinds: the start of the first one is refused for good, those of the others are not.
+#[test]
+fn a_child_runs_at_once_whatever_became_of_its_siblings_start() {
+    const MANY: u32 = 5;
+    for kind in 0..2 {
+        let (app, alone) = (App::new(), Counter::default());
+        let hook: Arc<CommitHook> = Arc::new(move |point| {
+            let starts = point.moment == Moment::Before && point.kinds.contains(&"start_child");
+            let refused = starts && (point.kinds.len() > 1 || alone.count() == 0);
+            if refused { Fate::FailForGood } else { Fate::Go }
+        });
+        let engine = app.options().commit_hook(hook).open(&app.url()).unwrap();
+        let child = engine.register("child", |ctx: &mut Context, n: u32| ctx.step("x", |_| engine::ok(n)));
+        let child = child.unwrap();
+        let of = child.clone();
+        let plain = engine.register("plain", move |ctx: &mut Context, (): ()| {
+            let children = ctx.start_all(&of, 0..MANY)?;
+            children.iter().map(|child| child.result(ctx)).collect::<Result<Vec<u32>>>()
+        });
+        let task = engine.register_async("task", async move |mut ctx: AsyncContext, (): ()| {
+            let mut found = Vec::new();
+            for child in ctx.start_all(&child, 0..MANY).await? {
+                found.push(child.result(&mut ctx).await?);
+            }
+            engine::ok(found)
+        });
+        let workflow = [plain.unwrap(), task.unwrap()].into_iter().nth(kind).unwrap();
+        engine.launch().unwrap();
+        let handle = workflow.start_as(&engine, "w", ()).unwrap();
+        let attempts =
+            "SELECT recovery_attempts FROM workflow_status WHERE name = 'child' AND status = 'SUCCESS'";
+        eventually("the others have run", || app.column::<u32>(attempts, []).len() == MANY as usize - 1);
+        eventually("the parent is given back", || app.status("w") == "DELAYED");
+        app.clock.advance(Duration::from_secs(1));
+        assert_eq!(handle.result().unwrap(), (0..MANY).collect::<Vec<_>>());
+        assert_eq!(
+            app.column::<u32>(attempts, []),
+            [1; MANY as usize],
+            "none was given back and taken up again"
+        );
     }
 }
