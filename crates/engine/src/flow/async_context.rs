@@ -7,7 +7,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::flow::attempts::{StepInfo, Tried};
+use crate::flow::attempts::{Limit, StepInfo, Tried};
 use crate::flow::child::AsyncChild;
 use crate::flow::core::Core;
 use crate::flow::drive::Flow;
@@ -129,7 +129,7 @@ impl AsyncContext {
         let operation = flow.step(name, options, move |info| {
             let (core, body) = (core.clone(), body.clone());
             async move {
-                let limit = info.time_left();
+                let limit = info.limit();
                 attempt(&core, limit, body(info)).await
             }
         });
@@ -529,19 +529,18 @@ where
 /// One attempt of a step, at most this long.
 async fn attempt<T, E>(
     core: &Core,
-    limit: Option<Duration>,
+    limit: Option<Limit>,
     body: impl Future<Output = Result<T, E>>,
 ) -> Result<T, Tried>
 where
     E: Into<BoxError> + 'static,
 {
-    let deadline = limit.and_then(|limit| core.options.clock.steady().now().checked_add(limit));
-    let mut alarm = deadline.map(|deadline| core.timer.at(deadline));
+    let mut alarm = limit.as_ref().map(|limit| core.timer.at(limit.until));
     let is_over =
         |context: &std::task::Context<'_>| alarm.as_mut().is_some_and(|alarm| alarm.poll(context).is_ready());
     match task::caught(body, is_over).await {
         Some(Ok(returned)) => attempts::caught(&core.registry.errors, || returned),
         Some(Err(panicked)) => Err(Tried::FailedForGood(panicked)),
-        None => Err(Tried::timed_out(limit.unwrap_or_default())),
+        None => Err(Tried::timed_out(limit.map(|limit| limit.time).unwrap_or_default())),
     }
 }

@@ -30,9 +30,9 @@ pub struct StepInfo {
 
 /// How long an attempt may take, and until when on the engine's steady clock.
 #[derive(Debug, Clone)]
-struct Limit {
-    time: Duration,
-    until: Timestamp,
+pub(crate) struct Limit {
+    pub(crate) time: Duration,
+    pub(crate) until: Timestamp,
     clock: Clock,
 }
 
@@ -76,6 +76,11 @@ impl StepInfo {
     /// How long this attempt may still take, where the step's options limit it: zero when its result comes too late.
     pub fn time_left(&self) -> Option<Duration> {
         self.limit.as_ref().map(Limit::left)
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn limit(&self) -> Option<Limit> {
+        self.limit.clone()
     }
 
     /// What an attempt gave, if it is not too late.
