@@ -1,5 +1,5 @@
 //! The workflows of the torture: every kind of durable operation, each with a value that says who made it. Each is there
-//! twice, as a plain function here and as an async one in [`crate::async_workload`].
+//! twice, as a plain function here and as an async one in the module `async_workload`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
