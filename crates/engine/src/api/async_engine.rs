@@ -1,4 +1,4 @@
-//! The engine for async callers: its calls as futures, none of which blocks a thread of the runtime.
+//! The engine for async callers: its calls as futures. No future blocks a thread of the runtime.
 
 use std::fmt;
 use std::time::Duration;
@@ -22,12 +22,12 @@ use crate::pure::status::WorkflowStatus;
 
 /// An engine whose calls are futures, for programs with an async runtime.
 ///
-/// [`EngineOptions::open_async`] opens one, and [`Engine::to_async`] makes one of an engine that is open. All clones are
-/// the same engine. When the last one is dropped it shuts down; a task cannot wait for that, so end with
-/// [`AsyncEngine::shutdown`].
+/// [`EngineOptions::open_async`] opens an async engine. [`Engine::to_async`] makes one of an engine that is open. All
+/// clones are the same engine. When the last clone is dropped, the engine shuts down. A task cannot wait for that, so
+/// end with [`AsyncEngine::shutdown`].
 ///
-/// Dropping a future undoes nothing. A start whose future is dropped may be recorded all the same, so start by an id of
-/// your own where that matters.
+/// Dropping a future undoes nothing. A start whose future is dropped may be recorded all the same. Where that matters,
+/// start by an id of your own.
 ///
 /// ```
 /// use engine::{AsyncContext, Engine, Result};
@@ -64,7 +64,7 @@ impl EngineOptions {
     /// As [`EngineOptions::open`].
     pub async fn open_async(self, url: &str) -> Result<AsyncEngine> {
         let url = url.to_owned();
-        // Before there is an engine there are no threads of one.
+        // Before there is an engine, it has no threads that could make this call.
         Errands::default().run(move || self.open(&url)).await.map(AsyncEngine)
     }
 }
@@ -136,7 +136,7 @@ impl AsyncEngine {
         self.0.register_queue(name, options)
     }
 
-    /// Starts to run workflows, async ones as tasks of this runtime. As [`Engine::launch`].
+    /// Starts to run workflows. Async workflows run as tasks of this runtime. As [`Engine::launch`].
     ///
     /// # Errors
     /// As [`Engine::launch`].
@@ -145,11 +145,12 @@ impl AsyncEngine {
         self.call(Engine::launch).await
     }
 
-    /// Takes no more work, lets running steps end and be recorded, and gives the workflows back. Async bodies that have
-    /// not ended within `deadline` are dropped, and their workflows are given back too. As [`Engine::shutdown`].
+    /// Takes no more work, lets running steps end and be recorded, and gives the workflows back. As
+    /// [`Engine::shutdown`]. Async bodies that have not ended within `deadline` are dropped, and their workflows are
+    /// given back too.
     pub async fn shutdown(&self, deadline: Duration) -> Vec<WorkflowId> {
         let engine = self.0.clone();
-        // The threads of the engine end with it.
+        // The call waits for the engine's threads to end, so none of them can make it.
         Errands::default().run(move || engine.shutdown(deadline)).await
     }
 
@@ -179,7 +180,7 @@ impl AsyncEngine {
         workflow.start_as_a_task(self.0.core(), &WorkflowId::new(id)?, input).await
     }
 
-    /// Puts a run into a queue. As [`Workflow::enqueue`].
+    /// Puts a run of the workflow into a queue. As [`Workflow::enqueue`].
     ///
     /// # Errors
     /// As [`Workflow::enqueue`].
@@ -191,7 +192,7 @@ impl AsyncEngine {
         self.enqueue_with(workflow, queue, &EnqueueOptions::new(), input).await
     }
 
-    /// Puts a run into a queue, with options. As [`Workflow::enqueue_with`].
+    /// Puts a run of the workflow into a queue, with options. As [`Workflow::enqueue_with`].
     ///
     /// # Errors
     /// As [`Workflow::enqueue_with`].
@@ -247,7 +248,7 @@ impl AsyncEngine {
         self.call(move |engine| engine.retrieve(&id)).await
     }
 
-    /// Where a workflow stands now.
+    /// The status of the workflow now.
     ///
     /// # Errors
     /// As [`Engine::retrieve`].
@@ -256,7 +257,7 @@ impl AsyncEngine {
         self.call(move |engine| engine.retrieve::<serde_json::Value>(id.as_str())?.status()).await
     }
 
-    /// The workflows that match. As [`Engine::list`].
+    /// Lists the workflows that match the filter. As [`Engine::list`].
     ///
     /// # Errors
     /// As [`Engine::list`].
@@ -265,7 +266,7 @@ impl AsyncEngine {
         self.call(move |engine| engine.list(&filter)).await
     }
 
-    /// How many workflows match. As [`Engine::count`].
+    /// Counts the workflows that match the filter. As [`Engine::count`].
     ///
     /// # Errors
     /// As [`Engine::count`].
@@ -274,7 +275,7 @@ impl AsyncEngine {
         self.call(move |engine| engine.count(&filter)).await
     }
 
-    /// What a workflow has recorded. As [`Engine::steps`].
+    /// Lists the recorded steps of a workflow. As [`Engine::steps`].
     ///
     /// # Errors
     /// As [`Engine::steps`].
@@ -283,7 +284,7 @@ impl AsyncEngine {
         self.call(move |engine| engine.steps(&id)).await
     }
 
-    /// How far a workflow has come. As [`Engine::progress`].
+    /// How far a workflow has come: its status and its number of recorded steps. As [`Engine::progress`].
     ///
     /// # Errors
     /// As [`Engine::progress`].
@@ -292,7 +293,7 @@ impl AsyncEngine {
         self.call(move |engine| engine.progress(&id)).await
     }
 
-    /// What no living executor can take up. As [`Engine::waiting_for_nobody`].
+    /// The open workflows that no living executor can take up. As [`Engine::waiting_for_nobody`].
     ///
     /// # Errors
     /// As [`Engine::waiting_for_nobody`].
@@ -300,7 +301,7 @@ impl AsyncEngine {
         self.call(Engine::waiting_for_nobody).await
     }
 
-    /// Stops a workflow; the body of an async one is dropped at its next await. As [`Engine::cancel`].
+    /// Cancels a workflow. The body of an async workflow is dropped at its next await. As [`Engine::cancel`].
     ///
     /// # Errors
     /// As [`Engine::cancel`].
@@ -309,7 +310,7 @@ impl AsyncEngine {
         self.call(move |engine| engine.cancel(&id)).await
     }
 
-    /// Stops a workflow with its children, and theirs. As [`Engine::cancel_with_children`].
+    /// Cancels a workflow and all workflows below it. As [`Engine::cancel_with_children`].
     ///
     /// # Errors
     /// As [`Engine::cancel_with_children`].
@@ -318,7 +319,7 @@ impl AsyncEngine {
         self.call(move |engine| engine.cancel_with_children(&id)).await
     }
 
-    /// Lets a workflow go on. As [`Engine::resume`].
+    /// Lets a workflow go on from its last recorded step. As [`Engine::resume`].
     ///
     /// # Errors
     /// As [`Engine::resume`].
@@ -332,7 +333,7 @@ impl AsyncEngine {
         self.0.core().refuse_in_a_fork()
     }
 
-    /// A call that blocks, on a thread of the engine.
+    /// Makes a call that blocks, on a thread of the engine.
     async fn call<T: Send + 'static>(
         &self,
         call: impl FnOnce(&Engine) -> Result<T> + Send + 'static,

@@ -1,4 +1,4 @@
-//! The engine: open, register, launch, shut down. Assembles the parts; only what users call imports it.
+//! The engine: open, register, launch, shut down. It assembles the parts; only other files of this room import it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -33,9 +33,9 @@ use crate::pure::sync::{Signal, lock, say};
 use crate::sysdb::write::Refusal;
 use crate::sysdb::{INTERNAL_QUEUE, Identity, Membership, Served, SystemDatabase, Verdict, Write};
 
-/// An open engine. Clones are the same engine; when the last one is dropped it shuts down.
+/// An open engine. Clones are the same engine. When the last clone is dropped, the engine shuts down.
 ///
-/// A workflow function should not hold one: the engine holds the function, and neither would ever go.
+/// A workflow function should not hold an engine: the engine holds the function, so neither would ever be dropped.
 #[derive(Clone)]
 pub struct Engine {
     guard: Arc<Guard>,
@@ -67,7 +67,7 @@ impl Engine {
             core.committer.serve_outside();
             core.leave_if_last();
         })?;
-        // From the start: an engine that is never launched has handles that wait, too.
+        // It runs from the start: an engine that is never launched has handles that wait, too.
         let fleet = Service::spawn("piton-fleet", &core, |core| {
             crate::fleet::service::serve(core);
             core.leave_if_last();
@@ -93,11 +93,14 @@ impl Engine {
         &self.guard.core
     }
 
-    /// Makes a function a workflow under a name that is recorded with every run. Keep the name when the function
-    /// is renamed: runs in the database go on under it.
+    /// Makes a function a workflow under a name, which is recorded with every run.
+    ///
+    /// Keep the name when the function is renamed: runs in the database go on under it.
     ///
     /// # Errors
-    /// [`Error::AlreadyRegistered`], [`Error::AlreadyLaunched`], [`Error::InvalidName`].
+    /// - [`Error::AlreadyRegistered`] when the name is taken.
+    /// - [`Error::AlreadyLaunched`]: register before the launch.
+    /// - [`Error::InvalidName`] when the name is empty, too long, or holds a NUL.
     pub fn register<I, O, E>(
         &self,
         name: &str,
@@ -111,7 +114,7 @@ impl Engine {
         self.register_with(name, WorkflowOptions::new(), function)
     }
 
-    /// The same with options.
+    /// Makes a function a workflow under a name, as [`Engine::register`] does, with options.
     ///
     /// # Errors
     /// As [`Engine::register`].
@@ -129,12 +132,13 @@ impl Engine {
         self.core().registry.register(name, options, function)
     }
 
-    /// Makes an async function a workflow, as [`Engine::register`] does for a plain one. It runs as a task of the runtime in
-    /// which the engine is launched, or of one of the engine's own if there is none. A runtime of one thread runs it only
-    /// while that thread is in the runtime.
+    /// Makes an async function a workflow, as [`Engine::register`] does for a plain function.
     ///
-    /// A run that a plain function began goes on in an async function of its name that asks for the same steps, and the
-    /// other way round.
+    /// The workflow runs as a task of the runtime in which the engine is launched. If there is none, it runs on a
+    /// runtime of the engine's own. A runtime of one thread runs it only while that thread is in the runtime.
+    ///
+    /// A run that a plain function began goes on in an async function of the same name that asks for the same steps.
+    /// The reverse holds too.
     ///
     /// # Errors
     /// As [`Engine::register`].
@@ -167,7 +171,7 @@ impl Engine {
         self.register_async_with(name, WorkflowOptions::new(), function)
     }
 
-    /// The same with options.
+    /// Makes an async function a workflow under a name, as [`Engine::register_async`] does, with options.
     ///
     /// # Errors
     /// As [`Engine::register`].
@@ -188,15 +192,19 @@ impl Engine {
         self.core().registry.register_async(name, options, function)
     }
 
-    /// Gives an error type a name, under which it is recorded with its fields as data, wherever it is returned: from a
-    /// step, from a workflow, in a box, or as the cause of another error. Whoever sees the failure gets it back by
-    /// [`crate::Failure::data`], also in another program. Keep the name when the type is renamed.
+    /// Gives an error type a name. An error of this type is recorded under the name, with its fields as data.
     ///
-    /// With the feature `anyhow` an `anyhow::Error` is known by the error that it was made of.
+    /// That holds wherever the error is returned: from a step, from a workflow, in a box, or as the cause of another
+    /// error. [`crate::Failure::data`] gives the error back, also in another program. Keep the name when the type is
+    /// renamed.
+    ///
+    /// With the feature `anyhow`, an `anyhow::Error` is known by the error that it was made of.
     ///
     /// # Errors
-    /// [`Error::AlreadyRegistered`] for a name or a type that is registered, [`Error::AlreadyLaunched`],
-    /// [`Error::InvalidName`]; names that begin with `Piton` or `DBOS` are the engine's.
+    /// - [`Error::AlreadyRegistered`] when the name or the type is registered.
+    /// - [`Error::AlreadyLaunched`]: register before the launch.
+    /// - [`Error::InvalidName`] when the name is empty, too long, or begins with `Piton` or `DBOS`, as the engine's own
+    ///   do.
     ///
     /// # Example
     /// ```
@@ -226,11 +234,14 @@ impl Engine {
         self.core().registry.register_error::<E>(name)
     }
 
-    /// Makes this program serve a queue, with these limits. Names are unique in a database.
+    /// Makes this program serve a queue, with these limits. Names of queues are unique in a database.
     ///
     /// # Errors
-    /// [`Error::AlreadyRegistered`], [`Error::AlreadyLaunched`], [`Error::InvalidName`], [`Error::InvalidOption`] for
-    /// limits without meaning. That the name belongs to another application is found by [`Engine::launch`].
+    /// - [`Error::AlreadyRegistered`] when the name is taken in this program. [`Engine::launch`] finds out whether the
+    ///   name belongs to another application.
+    /// - [`Error::AlreadyLaunched`]: register before the launch.
+    /// - [`Error::InvalidName`] when the name is empty, too long, or holds a NUL.
+    /// - [`Error::InvalidOption`] when the limits have no meaning.
     ///
     /// # Example
     /// ```
@@ -256,12 +267,13 @@ impl Engine {
         self.core().registry.register_queue(name, options)
     }
 
-    /// Starts to run workflows: those to come, and those that an executor left behind when it died. After an error
-    /// it can be called again.
+    /// Starts to run workflows: new workflows, and those of executors that died. After an error it can be called again.
     ///
     /// # Errors
-    /// [`Error::AlreadyLaunched`], [`Error::ShuttingDown`], [`Error::Forked`], [`Error::QueueInUse`], [`Error::Open`] when
-    /// this process cannot show the others that it lives, [`Error::Unanswered`], [`Error::Database`].
+    /// - [`Error::AlreadyLaunched`], [`Error::ShuttingDown`], [`Error::Forked`].
+    /// - [`Error::QueueInUse`] when a queue belongs to another application.
+    /// - [`Error::Open`] when this process cannot show the other processes that it lives.
+    /// - [`Error::Unanswered`], [`Error::Database`].
     pub fn launch(&self) -> Result<()> {
         let core = self.core();
         core.refuse_in_a_fork()?;
@@ -278,9 +290,11 @@ impl Engine {
         launched
     }
 
-    /// Takes no more work, lets running steps end and be recorded, and gives the workflows back: another
-    /// executor, or the next start, goes on with them. Waits at most about `deadline` and returns the workflows whose
-    /// step still runs then; those are taken over when this process ends.
+    /// Takes no more work, lets running steps end and be recorded, and gives the workflows back. Another executor, or
+    /// the next start of this program, goes on with them.
+    ///
+    /// Waits at most about `deadline`. Returns the workflows whose step still runs after that; they are taken over when
+    /// this process ends.
     pub fn shutdown(&self, deadline: Duration) -> Vec<WorkflowId> {
         if self.core().enter("Engine::shutdown").is_err() {
             return Vec::new();
@@ -315,7 +329,7 @@ impl Guard {
         let served = served.inspect_err(|_| core.liveness.leave(&identity.executor, true))?;
         core.set_served(served);
         if core.is_stopping() {
-            // A shutdown came in between and saw nobody to take leave for.
+            // A shutdown came in between. It found no executor that could leave the fleet.
             core.liveness.leave(&identity.executor, true);
             return Err(Error::ShuttingDown);
         }
@@ -325,7 +339,7 @@ impl Guard {
 }
 
 impl Guard {
-    /// Makes known what this executor serves, and takes up what waited for somebody who does.
+    /// Makes known what this executor serves. Revives the workflows that were refused because no program served them.
     fn make_known(&self, served: Served) -> Result<Served> {
         let core = &self.core;
         let (identity, at) = (&served.identity, core.options.clock.now());
@@ -346,7 +360,7 @@ impl Guard {
 impl Services {
     fn shut_down(&self, core: &Arc<Core>, deadline: Duration) -> Vec<WorkflowId> {
         let watch = Stopwatch::start();
-        // A healthy thread that was told to end needs a moment, however short the deadline.
+        // A healthy thread that was told to end needs a moment, even when the deadline is short.
         let left = || deadline.saturating_sub(watch.elapsed()).max(SERVICE_GRACE);
         core.stopping.store(true, Ordering::SeqCst);
         for run in core.runs.all() {
@@ -354,9 +368,9 @@ impl Services {
         }
         core.hub.wake_all();
         core.fleet.raise();
-        // It may be in a commit that fails and fails: half of the time is for the workers.
+        // The fleet's thread may be in a commit that keeps failing: half of the time is left for the workers.
         let fleet_ended = self.fleet.join_within((left() / 2).max(SERVICE_GRACE));
-        // What the fleet took up in its last moment.
+        // Runs that the fleet's thread took up in its last moment.
         for run in core.runs.all() {
             run.tell_to_stop(Stop::ShuttingDown);
         }
@@ -380,8 +394,8 @@ impl Services {
             leave_within(core, Core::leave);
             return Vec::new();
         }
-        // As long as a body runs, or a commit, this process lives in the eyes of the others, or they would run its
-        // workflows too. The last one to end takes leave.
+        // While a body or a commit runs, this process must count as living: other processes would run its workflows
+        // too. The thread that ends last leaves the fleet.
         leave_within(core, Core::leave_after_the_last);
         let left = core.runs.all().into_iter();
         #[cfg(feature = "tokio")]
@@ -390,8 +404,8 @@ impl Services {
     }
 }
 
-/// Lets async bodies come to the end of their steps, and drops those that have not when the time is over. Says
-/// whether all have ended, and which have not: they could not be given back.
+/// Lets async bodies come to the end of their steps. Drops the bodies that are still running when the time is over.
+/// Says whether all have ended, and returns the runs that have not: they could not be given back.
 #[cfg(feature = "tokio")]
 fn end_tasks(core: &Core, patience: Duration) -> (bool, Vec<Arc<Run>>) {
     // A start that comes now gives its workflow back itself.
@@ -399,7 +413,7 @@ fn end_tasks(core: &Core, patience: Duration) -> (bool, Vec<Arc<Run>>) {
     let mut all_ended = core.tasks.wait_until_all_ended(patience);
     if !all_ended {
         core.tasks.hurry();
-        // Also those that a running body has started since.
+        // This includes runs that a running body has started since.
         core.runs.all().iter().for_each(|run| run.tell_to_stop(Stop::ShuttingDown));
         all_ended = core.tasks.wait_until_all_ended(SERVICE_GRACE);
     }
@@ -408,7 +422,7 @@ fn end_tasks(core: &Core, patience: Duration) -> (bool, Vec<Arc<Run>>) {
     (all_ended, left)
 }
 
-/// Takes leave of the others. A database that does not answer is not waited for: they find out by themselves.
+/// Leaves the fleet. A database that does not answer is not waited for: the other executors find out by themselves.
 fn leave_within(core: &Arc<Core>, leave: fn(&Core)) {
     match Service::spawn("piton-leave", core, move |core| leave(core)) {
         Ok(leaving) => drop(leaving.join_within(LEAVE_WITHIN)),
@@ -430,7 +444,7 @@ impl Drop for Guard {
                 say!(warn, "the engine was dropped while {} workflows ran a step", left.len());
             }
         };
-        // In the body of a step the shutdown waits for that step, and a task must not block: it does not wait here.
+        // A shutdown in the body of a step would wait for that step, and a task must not block. Neither waits here.
         if is_worker() || is_in_an_async_task() {
             let _ = thread::Builder::new().name("piton-shutdown".to_owned()).spawn(end);
         } else {
@@ -464,7 +478,7 @@ impl Service {
         Ok(Self { thread: Mutex::new(Some(thread.map_err(refuse)?)), ended })
     }
 
-    /// Says whether it has ended by then. A thread that drops the last engine from within cannot wait for itself.
+    /// Whether the thread has ended within this time. A thread that drops the last engine cannot wait for itself.
     fn join_within(&self, time: Duration) -> bool {
         let mut thread = lock(&self.thread);
         if thread.as_ref().is_none_or(|thread| thread.thread().id() == thread::current().id()) {
@@ -482,7 +496,7 @@ impl Service {
     }
 }
 
-/// Also when the thread ends by a panic.
+/// Raises the signal when the thread ends, also by a panic.
 struct RaisedAtTheEnd(Arc<Signal>);
 
 impl Drop for RaisedAtTheEnd {

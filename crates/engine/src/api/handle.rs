@@ -24,7 +24,7 @@ use crate::pure::status::WorkflowStatus;
 use crate::pure::sync::Signal;
 use crate::sysdb::Outcome;
 
-/// One workflow, seen from outside. It can be waited for, by as many handles as you like, in any process.
+/// One workflow, seen from outside. Any number of handles, in any process, can wait for the same workflow.
 pub struct Handle<O> {
     core: Arc<Core>,
     id: WorkflowId,
@@ -53,24 +53,26 @@ impl<O: DeserializeOwned> Handle<O> {
         &self.id
     }
 
-    /// Whether the workflow was there before: the start that gave this handle started nothing.
+    /// Whether the workflow existed before: the start that gave this handle started nothing.
     pub fn is_attached(&self) -> bool {
         self.attached
     }
 
-    /// Waits until the workflow has ended and returns what it returned.
+    /// Waits until the workflow has ended and returns its output.
     ///
     /// # Errors
-    /// [`Error::WorkflowFailed`], [`Error::WorkflowCancelled`] or [`Error::RecoveryAttemptsExceeded`] when it
-    /// ended so; [`Error::NotFound`] when its row was deleted; [`Error::ShuttingDown`] when the engine stops first, and
-    /// the workflow goes on later; [`Error::Undecodable`] when the output is no `O`.
+    /// - [`Error::WorkflowFailed`], [`Error::WorkflowCancelled`] or [`Error::RecoveryAttemptsExceeded`] when the
+    ///   workflow ended so.
+    /// - [`Error::NotFound`] when its row was deleted.
+    /// - [`Error::ShuttingDown`] when the engine stops first; the workflow goes on later.
+    /// - [`Error::Undecodable`] when the output is no `O`.
     pub fn result(&self) -> Result<O> {
         let outcome = self.wait_until(None)?;
         result_of_outcome(&outcome.ok_or(Error::ShuttingDown)?)
     }
 
-    /// The same, but waits at most this long; `None` when the workflow has not ended by then. This is the patience of the
-    /// caller, so it is real time, also where a test moves the engine's clock.
+    /// Waits for the output, as [`Handle::result`] does, but at most for `timeout`. Returns `None` when the workflow
+    /// has not ended by then. The timeout is real time, also where a test moves the engine's clock.
     ///
     /// # Errors
     /// As [`Handle::result`].
@@ -80,7 +82,7 @@ impl<O: DeserializeOwned> Handle<O> {
             .transpose()
     }
 
-    /// Where the workflow stands now.
+    /// The status of the workflow now.
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is no such workflow, [`Error::Database`].
@@ -90,7 +92,7 @@ impl<O: DeserializeOwned> Handle<O> {
         outcome.map(|outcome| outcome.status).ok_or_else(|| Error::NotFound { workflow: self.id.clone() })
     }
 
-    /// The same as [`Handle::result`] for a task, whose thread is not blocked.
+    /// Waits as [`Handle::result`] does, for a task: its thread is not blocked.
     #[cfg(feature = "tokio")]
     async fn wait_as_a_task(&self) -> Result<Outcome> {
         crate::pure::inside::refuse()?;
@@ -103,7 +105,7 @@ impl<O: DeserializeOwned> Handle<O> {
             if self.core.is_stopping() {
                 return Err(Error::ShuttingDown);
             }
-            // In a step, it may be this very slot that the awaited workflow needs.
+            // In a step, the awaited workflow may need this very slot.
             let slot = held();
             let _lent = slot.as_ref().map(|slot| slot.lend());
             self.core.timer.raised_past(&self.signal, seen, None).await;
@@ -122,7 +124,7 @@ impl<O: DeserializeOwned> Handle<O> {
         self.core.errands.run(move || ended(&core, &id, &subscription)).await
     }
 
-    /// Of a workflow that this handle started there is nothing to look up before its signal comes.
+    /// For a workflow that this handle started, there is nothing to look up before its signal comes.
     fn is_worth_a_look(&self, seen: u64) -> bool {
         self.attached || seen > 0
     }
@@ -144,25 +146,26 @@ impl<O: DeserializeOwned> Handle<O> {
             if deadline.is_some_and(|deadline| clock.now() >= deadline) {
                 return Ok(None);
             }
-            // In a step, it may be this very slot that the awaited workflow needs.
+            // In a step, the awaited workflow may need this very slot.
             lending_the_slot(|| self.signal.wait_past(seen, clock, deadline));
         }
     }
 }
 
-/// A handle to the same workflow.
+/// Gives another handle to the same workflow.
 impl<O: DeserializeOwned> Clone for Handle<O> {
     fn clone(&self) -> Self {
         let clone = Self::new(&self.core, self.id.clone());
-        // It may have ended since this one was made.
+        // The workflow may have ended since the original handle was made.
         clone.signal.raise();
         Self { attached: self.attached, ..clone }
     }
 }
 
-/// Awaits the end of the workflow, as [`Handle::result`] does, and blocks no thread. To limit that, put a timeout of the
-/// runtime around it: a handle that is dropped changes nothing. In an async workflow, outside of its steps, it is refused with
-/// [`Error::AwaitedInWorkflow`].
+/// Awaits the end of the workflow, as [`Handle::result`] does, and blocks no thread.
+///
+/// To limit the wait, put a timeout of the runtime around it: a handle that is dropped changes nothing. In an async
+/// workflow, outside of its steps, the await is refused with [`Error::AwaitedInWorkflow`].
 #[cfg(feature = "tokio")]
 impl<O: DeserializeOwned + 'static> IntoFuture for Handle<O> {
     type Output = Result<O>;

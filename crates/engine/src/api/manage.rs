@@ -1,4 +1,4 @@
-//! What an operator does: look at workflows, cancel them, let them go on.
+//! Calls for operators: look at workflows, cancel them, let them go on.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use crate::sysdb::write::{BEFORE_FIRST_STEP, Refusal};
 use crate::sysdb::{Verdict, Write};
 
 impl Engine {
-    /// A handle to a workflow that was started before, here or elsewhere.
+    /// A handle to a workflow that was started before, in this process or in another.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::InvalidName`], [`Error::Database`].
+    /// [`Error::NotFound`] when there is no such workflow, [`Error::InvalidName`], [`Error::Database`].
     pub fn retrieve<O: DeserializeOwned>(&self, id: &str) -> Result<Handle<O>> {
         let id = WorkflowId::new(id)?;
         let handle = Handle::new(self.core(), id).attached();
@@ -28,8 +28,10 @@ impl Engine {
         Ok(handle)
     }
 
-    /// The workflows that match, with inputs and outcomes. A row that others left half readable is among them:
-    /// [`WorkflowInfo::unreadable`] says what is wrong with it, and the log says so once.
+    /// Lists the workflows that match the filter, with inputs and outcomes.
+    ///
+    /// The list includes rows that another program left half readable. [`WorkflowInfo::unreadable`] says what is wrong
+    /// with such a row, and the log says so once.
     ///
     /// # Errors
     /// [`Error::Database`].
@@ -43,7 +45,7 @@ impl Engine {
         Ok(found)
     }
 
-    /// How many workflows match; limit and offset do not count.
+    /// Counts the workflows that match the filter. The filter's limit and offset are ignored.
     ///
     /// # Errors
     /// [`Error::Database`].
@@ -52,10 +54,10 @@ impl Engine {
         Ok(self.core().reader.count(&self.core().options.app, filter)?)
     }
 
-    /// What a workflow has recorded, in the order of its steps.
+    /// Lists the recorded steps of a workflow, in the order of their ids. An unknown id has no steps.
     ///
     /// # Errors
-    /// [`Error::Database`]. An unknown id has no steps.
+    /// [`Error::Database`].
     pub fn steps(&self, id: &WorkflowId) -> Result<Vec<StepRecord>> {
         self.core().enter("Engine::steps")?;
         let all = u32::MAX >> 1;
@@ -63,18 +65,21 @@ impl Engine {
         Ok(rows.into_iter().map(StepRecord::from).collect())
     }
 
-    /// The open workflows of this database that no living executor can take up, by what is missing: their application, its
-    /// version, their queue, or their name. Empty when there are none.
+    /// The open workflows of this database that no living executor can take up. They are grouped by the part that is
+    /// missing: their application, its version, their queue, or their name. Empty when there are none.
     ///
-    /// The log says the same at the launch of an engine, and within some ten seconds of a change. Only workflows that wait
-    /// to be taken up are judged: `ENQUEUED` ones, and `DELAYED` ones, which will be. Those of another application are
-    /// given 30 s, for its program may be about to start. Those of programs in other languages are not judged while such
-    /// a program runs something of the same application, because their executors are not seen here.
+    /// The log says the same at the launch of an engine, and within some ten seconds of a change.
     ///
-    /// It looks at all that waits, so do not call it in a loop. The engine need not be launched.
+    /// | workflows | judged |
+    /// |---|---|
+    /// | of this application, `ENQUEUED` or `DELAYED` | yes |
+    /// | of another application | after 30 s, because its program may be about to start |
+    /// | of an application of which a program in another language runs anything | no: its executors are not seen here |
+    ///
+    /// The call reads all waiting workflows, so do not make it in a loop. The engine need not be launched.
     ///
     /// # Errors
-    /// [`Error::Database`], also when it is not known who lives.
+    /// [`Error::Database`], also when it is not known which executors live.
     ///
     /// # Example
     /// ```
@@ -100,26 +105,26 @@ impl Engine {
         stranded::look(self.core())
     }
 
-    /// How far a workflow has come.
+    /// How far a workflow has come: its status and its number of recorded steps.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Database`].
+    /// [`Error::NotFound`] when there is no such workflow, [`Error::Database`].
     pub fn progress(&self, id: &WorkflowId) -> Result<Progress> {
         self.core().enter("Engine::progress")?;
         let progress = self.core().reader.progress(id)?;
         progress.ok_or_else(|| Error::NotFound { workflow: id.clone() })
     }
 
-    /// Stops a workflow wherever it stands and says how it stands then: `CANCELLED`, or the outcome that came
-    /// first. A step that runs ends, but nothing more is recorded.
+    /// Cancels a workflow, whatever its status, and returns the status after that. It is `CANCELLED`, or the status
+    /// with which the workflow ended first. A running step ends, but nothing more is recorded.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::ShuttingDown`], [`Error::Database`].
+    /// [`Error::NotFound`] when there is no such workflow, [`Error::ShuttingDown`], [`Error::Database`].
     pub fn cancel(&self, id: &WorkflowId) -> Result<WorkflowStatus> {
         self.cancel_some(id, false)
     }
 
-    /// The same with its children, and theirs.
+    /// Cancels a workflow and all workflows below it: its children, their children, and so on.
     ///
     /// # Errors
     /// As [`Engine::cancel`].
@@ -130,7 +135,7 @@ impl Engine {
     fn cancel_some(&self, id: &WorkflowId, children: bool) -> Result<WorkflowStatus> {
         let core = self.core();
         let write = Write::Cancel { workflow: id.clone(), children, at: core.options.clock.now() };
-        // Those that run now: one that is claimed after a resume of somebody else is none of ours.
+        // The runs of this moment: a run that is claimed after another caller's resume must not be stopped.
         let running = core.runs.all();
         match core.commit_from_outside(write)? {
             Verdict::Changed(cancelled) => {
@@ -144,22 +149,27 @@ impl Engine {
         }
     }
 
-    /// Lets a workflow go on from its last recorded step, with its attempts counted anew, and says how it stands
-    /// then: `ENQUEUED`, or `SUCCESS` when there is nothing left to do.
+    /// Lets a workflow go on from its last recorded step, with its attempts counted anew. Returns the status after
+    /// that: `ENQUEUED`, or `SUCCESS` when there is nothing left to do.
     ///
-    /// Anything but a success can be resumed that is not an outcome of the work itself: a cancelled or parked
-    /// workflow, one that ended because the program did not fit it (its name was not registered, its steps had
-    /// changed, its values could not be decoded), and one that is `PENDING`, which is then taken from the
-    /// executor that has it.
+    /// | workflow | resume |
+    /// |---|---|
+    /// | cancelled or parked | goes on |
+    /// | ended because the program did not fit it: name not registered, steps changed, values not decodable | goes on |
+    /// | `PENDING` | is taken from its executor and goes on |
+    /// | ended with an error of the work itself | [`Error::Final`]: its records would lead to the same error again |
+    /// | ended with success | returns `SUCCESS` |
+    ///
+    /// After [`Error::Final`] start a run under another id.
     ///
     /// # Errors
-    /// [`Error::Final`] when it ended with an error of the work itself: its records would lead to the same error again,
-    /// so start a run under another id. [`Error::NotFound`], [`Error::ShuttingDown`], [`Error::Database`].
+    /// [`Error::Final`], [`Error::NotFound`] when there is no such workflow, [`Error::ShuttingDown`],
+    /// [`Error::Database`].
     pub fn resume(&self, id: &WorkflowId) -> Result<WorkflowStatus> {
         let core = self.core();
         let (workflow, token) = (id.clone(), OwnerToken::generate());
         let write = Write::Resume { workflow, token, at: core.options.clock.now() };
-        // Those that run now: the resume may be claimed here before this thread goes on.
+        // The runs of this moment: the resumed workflow may be claimed here before this thread goes on.
         let running = core.runs.all();
         match core.commit_from_outside(write)? {
             Verdict::Changed(resumed) => {

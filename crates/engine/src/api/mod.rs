@@ -1,4 +1,4 @@
-//! What a program calls: open, register, launch, start, wait, send, manage.
+//! The calls of a program: open, register, launch, start, wait, send, manage.
 
 #[cfg(feature = "tokio")]
 pub(crate) mod async_engine;

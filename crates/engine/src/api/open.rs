@@ -10,16 +10,18 @@ use crate::pure::error::Result;
 use crate::sysdb::{SystemDatabase, Url};
 
 impl EngineOptions {
-    /// Opens the system database; creates the file and its tables if they are not there.
+    /// Opens the system database. Creates the database and its tables where they are missing.
     ///
-    /// `sqlite:PATH` names the file. `SQLAlchemy`'s forms, which the DBOS SDKs use, are understood as well:
-    /// `sqlite:///RELATIVE` and `sqlite:////ABSOLUTE`. `postgresql://USER@HOST/DATABASE` names a PostgreSQL database,
-    /// with the feature `postgres`.
+    /// | URL | names |
+    /// |---|---|
+    /// | `sqlite:PATH` | a file |
+    /// | `sqlite:///RELATIVE`, `sqlite:////ABSOLUTE` | a file, in the form of `SQLAlchemy`, which the DBOS SDKs use |
+    /// | `postgresql://USER@HOST/DATABASE` | a PostgreSQL database (feature `postgres`) |
     ///
     /// # Errors
-    /// [`Error::InvalidUrl`](crate::Error::InvalidUrl), [`Error::InvalidOption`](crate::Error::InvalidOption), and
-    /// [`Error::Open`](crate::Error::Open) when the database is something else, is damaged, or cannot be made durable. Such
-    /// a database is not changed.
+    /// - [`Error::InvalidUrl`](crate::Error::InvalidUrl), [`Error::InvalidOption`](crate::Error::InvalidOption).
+    /// - [`Error::Open`](crate::Error::Open) when the database belongs to another program, is damaged, or cannot be
+    ///   made durable. Such a database is not changed.
     pub fn open(self, url: &str) -> Result<Engine> {
         match Url::parse(url)? {
             Url::Sqlite(path) => self.open_file(path),
@@ -43,7 +45,7 @@ impl EngineOptions {
         }
     }
 
-    /// The same for the path of an SQLite file, whatever characters it has.
+    /// Opens an SQLite file by its path, which may have any characters. As [`EngineOptions::open`].
     ///
     /// # Errors
     /// As [`EngineOptions::open`].

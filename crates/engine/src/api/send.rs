@@ -15,12 +15,12 @@ use crate::pure::id::{WorkflowId, check_name};
 use crate::sysdb::{Verdict, Write};
 
 impl Engine {
-    /// Sends a message to a workflow. It waits there until the workflow asks for one of its topic; `""` is the
-    /// topic of messages without one. One commit.
+    /// Sends a message to a workflow. The message waits until the workflow asks for a message of its topic. Without a
+    /// topic, pass `""`. One commit.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::InvalidName`], [`Error::Unencodable`], [`Error::ShuttingDown`],
-    /// [`Error::Database`].
+    /// [`Error::NotFound`] when there is no such workflow, [`Error::InvalidName`], [`Error::Unencodable`],
+    /// [`Error::ShuttingDown`], [`Error::Database`].
     pub fn send<T>(&self, destination: &WorkflowId, topic: &str, message: T) -> Result<()>
     where
         T: Serialize + DeserializeOwned,
@@ -28,8 +28,8 @@ impl Engine {
         self.send_as(Uuid::now_v7().to_string(), destination, topic, message)
     }
 
-    /// The same, but at most once for each key and destination: a caller may repeat a send whose answer it did
-    /// not get.
+    /// Sends a message to a workflow, as [`Engine::send`] does, at most once for each key and destination. A caller may
+    /// repeat a send whose answer it did not get.
     ///
     /// # Errors
     /// As [`Engine::send`].
@@ -51,7 +51,7 @@ impl Engine {
     }
 }
 
-/// Sends a message for a task, at most once for each key if there is one.
+/// Sends a message for a task, at most once for each key if there is a key.
 #[cfg(feature = "tokio")]
 pub(crate) async fn send_as_a_task<T>(
     core: &Core,
@@ -86,7 +86,7 @@ fn id_of_key(key: &str, destination: &WorkflowId) -> Result<String> {
     Ok(format!("{}::{destination}", unambiguous(key)))
 }
 
-/// A key that contains the separator could end in the middle of another's destination; its hash cannot.
+/// A key that contains the separator could end in the middle of another key's destination. Its hash cannot.
 fn unambiguous(key: &str) -> Cow<'_, str> {
     if key.contains("::") || key.ends_with(':') {
         return Uuid::new_v5(&Uuid::NAMESPACE_OID, key.as_bytes()).to_string().into();

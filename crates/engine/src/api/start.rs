@@ -1,4 +1,4 @@
-//! Starting a workflow from outside: one commit, then it runs, here or where its queue is served.
+//! Starting a workflow from outside: one commit, then the workflow runs, here or where its queue is served.
 
 use std::sync::Arc;
 
@@ -33,17 +33,17 @@ where
     I: Serialize + DeserializeOwned,
     O: DeserializeOwned,
 {
-    /// Starts a run under a new id. When this returns, the run is recorded: it ends, whatever happens to this
-    /// process. One commit.
+    /// Starts a run of the workflow under a new id. When this returns, the run is recorded: it ends, even if this
+    /// process dies. One commit.
     ///
     /// # Errors
-    /// [`Error::NotLaunched`], [`Error::NotRegistered`], [`Error::Unencodable`] for an input that cannot be
-    /// recorded, [`Error::ShuttingDown`], [`Error::Database`].
+    /// [`Error::NotLaunched`], [`Error::NotRegistered`], [`Error::Unencodable`] for an input that cannot be recorded,
+    /// [`Error::ShuttingDown`], [`Error::Unanswered`], [`Error::Database`].
     pub fn start(&self, engine: &Engine, input: I) -> Result<Handle<O>> {
         self.start_with_id(engine, &WorkflowId::generate(), input)
     }
 
-    /// Starts the run of this id, or attaches to it if it is there already: then its first input stands. So a
+    /// Starts the run of this id, or attaches to the run that has the id. An attached run keeps its first input. So a
     /// caller may repeat a start whose answer it did not get.
     ///
     /// # Errors
@@ -53,16 +53,16 @@ where
         self.start_with_id(engine, &WorkflowId::new(id)?, input)
     }
 
-    /// Puts a run into a queue, for whoever serves that: programs of this application, here or in other processes. When
-    /// this returns it is recorded. One commit; this engine need not be launched for it.
+    /// Puts a run of the workflow into a queue. Programs of this application that serve the queue run it, in this
+    /// process or in others. When this returns, the run is recorded. One commit.
     ///
     /// # Errors
-    /// As [`Workflow::start`], but the workflow need not be registered here.
+    /// As [`Workflow::start`], but the engine need not be launched, and the workflow need not be registered here.
     pub fn enqueue(&self, engine: &Engine, queue: &Queue, input: I) -> Result<Handle<O>> {
         self.enqueue_with(engine, queue, &EnqueueOptions::new(), input)
     }
 
-    /// The same with options.
+    /// Puts a run of the workflow into a queue, as [`Workflow::enqueue`] does, with options.
     ///
     /// # Errors
     /// As [`Workflow::enqueue`], [`Error::InvalidName`], [`Error::InvalidOption`], and [`Error::IdInUse`] when the id
@@ -82,7 +82,7 @@ where
         self.enqueued(handle, core.commit_from_outside(Write::StartWorkflow(new))?)
     }
 
-    /// The same for a task.
+    /// Puts a run of the workflow into a queue, for a task.
     #[cfg(feature = "tokio")]
     pub(crate) async fn enqueue_as_a_task(
         &self,
@@ -118,7 +118,7 @@ where
         }
     }
 
-    /// The row of a run that waits in a queue, under the given id or a new one.
+    /// The row of a run that waits in a queue, under the given id or a new id.
     pub(crate) fn queued(
         &self,
         core: &Core,
@@ -163,7 +163,7 @@ where
         self.started(core, start, verdict, Caller::Outside)
     }
 
-    /// The same for a task.
+    /// Starts the run of this id, for a task.
     #[cfg(feature = "tokio")]
     pub(crate) async fn start_as_a_task(
         &self,
@@ -234,7 +234,7 @@ where
         }
     }
 
-    /// The id was taken before.
+    /// Makes a handle of a start whose id was taken before.
     fn attach(&self, handle: Handle<O>, verdict: Verdict) -> Result<Handle<O>> {
         match verdict {
             Verdict::AlreadyThere(existing) => {

@@ -13,13 +13,13 @@ use crate::pure::observer::{Observer, Observers};
 use crate::pure::retry::RetryPolicy;
 use crate::sysdb::testing::Gate;
 
-/// Judges an error of a step's body: whether another attempt makes sense.
+/// Judges an error of a step's body: `true` when another attempt makes sense.
 pub type ShouldRetry = fn(&(dyn std::error::Error + 'static)) -> bool;
 
-/// The same with what it captures.
+/// A [`ShouldRetry`] that may capture values.
 type Judge = Arc<dyn Fn(&(dyn std::error::Error + 'static)) -> bool + Send + Sync>;
 
-/// How a step is run. Make it a `const` and give it a name that says why.
+/// How a step is run. Make it a `const` whose name says why.
 ///
 /// ```
 /// use std::time::Duration;
@@ -40,7 +40,7 @@ pub struct StepOptions {
 }
 
 impl StepOptions {
-    /// One attempt.
+    /// One attempt, without a time limit.
     pub const fn new() -> Self {
         Self {
             retry: RetryPolicy::ONCE,
@@ -52,12 +52,12 @@ impl StepOptions {
         }
     }
 
-    /// Three attempts, the second after one second, the third after two more; waits double up to one hour.
+    /// Three attempts: the second after one second, the third after two more. Waits double up to one hour.
     pub const fn retries() -> Self {
         Self::new().attempts_max(3)
     }
 
-    /// How often the body is tried, the first time included.
+    /// How often the body is tried, the first attempt included (default 1).
     #[must_use]
     pub const fn attempts_max(mut self, attempts_max: u32) -> Self {
         self.retry.attempts_max = attempts_max;
@@ -71,28 +71,28 @@ impl StepOptions {
         self
     }
 
-    /// Each wait is the one before times this (default 2). Below one, waits get shorter.
+    /// The factor from each wait to the next (default 2). Below 1, waits get shorter.
     #[must_use]
     pub const fn rate(mut self, rate: f64) -> Self {
         self.retry.rate = rate;
         self
     }
 
-    /// No wait is longer than this (default 1 h).
+    /// The longest wait between two attempts (default 1 h).
     #[must_use]
     pub const fn cap(mut self, cap: Duration) -> Self {
         self.retry.cap = cap;
         self
     }
 
-    /// Errors for which this says `false` are not tried again. Panics never are.
+    /// Judges the errors of the body: an error for which this returns `false` is not tried again. Panics never are.
     #[must_use]
     pub const fn should_retry(mut self, should_retry: ShouldRetry) -> Self {
         self.should_retry = should_retry;
         self
     }
 
-    /// The same as [`StepOptions::should_retry`] for a closure that captures something.
+    /// Judges the errors of the body, as [`StepOptions::should_retry`] does, with a closure that may capture values.
     #[must_use]
     pub fn should_retry_if(
         mut self,
@@ -109,24 +109,28 @@ impl StepOptions {
         }
     }
 
-    /// How long one attempt may take. After that it has failed with an error named `PitonTimeout`, which may be tried
-    /// again. An async body is dropped at that moment. A plain one cannot be interrupted: it sees the time in
-    /// [`StepInfo::time_left`](crate::StepInfo::time_left), and what it returns too late is discarded.
+    /// How long one attempt may take (default: no limit). After that the attempt fails with an error named
+    /// `PitonTimeout`, which may be tried again.
+    ///
+    /// | body | at that moment |
+    /// |---|---|
+    /// | async | is dropped |
+    /// | plain | cannot be interrupted: it sees the time in [`StepInfo::time_left`](crate::StepInfo::time_left); its late result is discarded |
     #[must_use]
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// How long all attempts together may take, with the waits between them. The one that runs then is at its end, and
-    /// none follows. A crash starts the time anew.
+    /// How long all attempts together may take, with the waits between them (default: no limit). An attempt that runs
+    /// at that moment is at its end, and no attempt follows. A crash starts the time anew.
     #[must_use]
     pub const fn total(mut self, total: Duration) -> Self {
         self.total = Some(total);
         self
     }
 
-    /// Refuses what makes no sense.
+    /// Refuses options without meaning.
     pub(crate) fn check(&self, step: &str) -> Result<()> {
         self.retry.check(step)?;
         for (what, time) in [("timeout", self.timeout), ("total", self.total)] {
@@ -138,7 +142,7 @@ impl StepOptions {
         Ok(())
     }
 
-    /// How the output is written down, if not as the engine's options say.
+    /// The codec of the step's output (default: the codec of the engine's options).
     #[must_use]
     pub const fn codec(mut self, codec: Codec) -> Self {
         self.codec = Some(codec);
@@ -175,15 +179,15 @@ impl WorkflowOptions {
         Self { recovery_attempts_max: Some(limits::RECOVERY_ATTEMPTS_MAX) }
     }
 
-    /// How often the workflow is taken up again after its executor died under it. One more, and it is parked as
-    /// `MAX_RECOVERY_ATTEMPTS_EXCEEDED` until somebody resumes it: it may be what kills them.
+    /// How often the workflow is taken up again after its executor died (default 100). With the next death the workflow
+    /// is parked as `MAX_RECOVERY_ATTEMPTS_EXCEEDED` until an operator resumes it: it may itself kill the executors.
     #[must_use]
     pub const fn recovery_attempts_max(mut self, max: u32) -> Self {
         self.recovery_attempts_max = Some(max);
         self
     }
 
-    /// Taken up again for ever.
+    /// The workflow is taken up again for ever, however often its executor dies.
     #[must_use]
     pub const fn recovery_attempts_unlimited(mut self) -> Self {
         self.recovery_attempts_max = None;
@@ -197,7 +201,7 @@ impl Default for WorkflowOptions {
     }
 }
 
-/// How an engine is opened: [`Engine::options`](crate::Engine::options), some setters, [`EngineOptions::open`].
+/// How an engine is opened: begin with [`Engine::options`](crate::Engine::options), end with [`EngineOptions::open`].
 #[derive(Clone)]
 pub struct EngineOptions {
     pub(crate) app: String,
@@ -246,44 +250,50 @@ impl EngineOptions {
         }
     }
 
-    /// Name of the application (default `piton`). Applications in one database leave each other's workflows
-    /// alone.
+    /// Name of the application (default `piton`). Applications in one database leave each other's workflows alone.
     #[must_use]
     pub fn app(mut self, app: impl Into<String>) -> Self {
         self.app = app.into();
         self
     }
 
-    /// Version of the program's workflows (default `1`). In DBOS such a name belongs to one application of a database:
-    /// a Python program beside this one needs another. An executor takes up only workflows of its own version,
-    /// so change it when old runs must not meet new code. A rebuilt program with the same version goes on with
-    /// them; if the order of steps has changed, the recorded names tell.
+    /// Version of the program's workflows (default `1`).
+    ///
+    /// An executor takes up only workflows of its own version. Change the version when old runs must not meet new code.
+    /// A rebuilt program with the same version goes on with old runs. If the order of their steps has changed, the
+    /// recorded names tell.
+    ///
+    /// In DBOS a version's name belongs to one application of a database: a Python program beside this one needs
+    /// another.
     #[must_use]
     pub fn version(mut self, version: impl Into<String>) -> Self {
         self.version = version.into();
         self
     }
 
-    /// A label for this process in listings: up to 64 letters, digits, `.`, `_`, `-`. Not an identity: every
-    /// process start has its own.
+    /// A label for this process in listings: up to 64 letters, digits, `.`, `_`, `-`. It is no identity: every launch
+    /// has an id of its own.
     #[must_use]
     pub fn executor(mut self, label: impl Into<String>) -> Self {
         self.label = Some(label.into());
         self
     }
 
-    /// How many plain workflows run at once (default 256), each on its thread. More wait in the database. One that waits (for a
-    /// child, a message, the next try of a step) lets another one run and keeps its thread, for
-    /// [`EngineOptions::suspend_after`] at most where it can leave it.
-    /// [`crate::QueueOptions`] has a table of this limit and those of queues.
+    /// How many plain workflows run at once, each on its own thread (default 256). More workflows wait in the database.
+    ///
+    /// A workflow that waits (for a child, a message, the next attempt of a step) lets another workflow run, and keeps
+    /// its thread. Where it can leave the thread, it does so after [`EngineOptions::suspend_after`].
+    /// [`crate::QueueOptions`] has a table of this limit and of those of queues.
     #[must_use]
     pub fn workers_max(mut self, workers_max: usize) -> Self {
         self.workers_max = workers_max;
         self
     }
 
-    /// How many async workflows run at once (default 10,000). More wait in the database. One that waits lets another one
-    /// run and stays in memory, for [`EngineOptions::suspend_after`] at most where it can leave it.
+    /// How many async workflows run at once (default 10,000). More workflows wait in the database.
+    ///
+    /// A workflow that waits lets another workflow run, and stays in memory. Where it can leave memory, it does so
+    /// after [`EngineOptions::suspend_after`].
     #[cfg(feature = "tokio")]
     #[must_use]
     pub fn tasks_max(mut self, tasks_max: usize) -> Self {
@@ -291,37 +301,37 @@ impl EngineOptions {
         self
     }
 
-    /// Stack of a workflow's thread (default 2 MiB).
+    /// Size of the stack of a workflow's thread, in bytes (default 2 MiB).
     #[must_use]
     pub fn stack_bytes(mut self, stack_bytes: usize) -> Self {
         self.stack_bytes = stack_bytes;
         self
     }
 
-    /// How long a workflow may wait on its thread (default 5 s). After that it leaves the thread, and is replayed
-    /// from its history when what it waits for has come.
+    /// How long a workflow may wait on its thread, or in memory (default 5 s). After that it leaves the thread. When
+    /// its wait ends, it is replayed from its history.
     #[must_use]
     pub fn suspend_after(mut self, suspend_after: Duration) -> Self {
         self.suspend_after = suspend_after;
         self
     }
 
-    /// How outputs of steps are written down (default [`Codec::PortableJson`]).
+    /// The codec of step outputs (default [`Codec::PortableJson`]).
     #[must_use]
     pub fn codec(mut self, codec: Codec) -> Self {
         self.codec = codec;
         self
     }
 
-    /// Tells this one what happens. Called again, it adds one.
+    /// Adds an observer, which is told of the engine's events. Call it again to add more.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observers.add(observer);
         self
     }
 
-    /// The file may hold tables of the application that the engine did not make; the engine adds its own. Without
-    /// this, such a file is refused, because it is more often a wrong path.
+    /// Allows an SQLite file that holds tables of the application; the engine adds its own. Without this option such a
+    /// file is refused, because it is more often a wrong path.
     #[must_use]
     pub fn shared_with_application(mut self) -> Self {
         self.shared_with_application = true;
@@ -335,33 +345,35 @@ impl EngineOptions {
         self
     }
 
-    /// On PostgreSQL: whether the database and its tables may be created (default true). If not, what is there is
-    /// checked, and used or refused.
+    /// On PostgreSQL: whether the engine may create the database and its tables (default true). With `false` the
+    /// existing tables are checked, and used or refused.
     #[must_use]
     pub fn migrate(mut self, migrate: bool) -> Self {
         self.migrate = migrate;
         self
     }
 
-    /// On PostgreSQL: whether processes tell each other of changes by NOTIFY (default true). If not, or where it does
-    /// not arrive, as behind a pooler in transaction mode, each looks once a second.
+    /// On PostgreSQL: whether processes tell each other of changes by NOTIFY (default true). With `false` each process
+    /// looks once a second. So it does where NOTIFY does not arrive, as behind a pooler in transaction mode.
     #[must_use]
     pub fn listen_notify(mut self, listen: bool) -> Self {
         self.listen = listen;
         self
     }
 
-    /// On PostgreSQL: within which time the workflows of a process that died go on in another (default 5 s, at least
-    /// 1 s). A process that is stopped for about as long, or cut off from the server, loses its workflows, too.
-    /// After an outage of the server it takes up to twice as long, so that nobody dies of it. On SQLite the kernel tells
-    /// at once who died.
+    /// On PostgreSQL: the time within which another process goes on with the workflows of a dead process (default 5 s,
+    /// at least 1 s).
+    ///
+    /// A process that is stopped for about as long, or cut off from the server, loses its workflows, too. After an
+    /// outage of the server a takeover takes up to twice as long, so that no process loses its workflows by the outage.
+    /// On SQLite the kernel tells at once which process died.
     #[must_use]
     pub fn takeover_within(mut self, takeover_within: Duration) -> Self {
         self.takeover_within = takeover_within;
         self
     }
 
-    /// The clock that a test moves.
+    /// Sets the clock to one that a test moves.
     #[cfg(feature = "testing")]
     #[must_use]
     pub fn clock(mut self, clock: crate::sysdb::testing::FakeClock) -> Self {
@@ -369,8 +381,8 @@ impl EngineOptions {
         self
     }
 
-    /// On PostgreSQL: how long the server may take for a statement (default 30 s, for one that writes 20 s). A little
-    /// later it counts as silent.
+    /// On PostgreSQL: how long the server may work at a statement (default 30 s, at a write 20 s). A little later the
+    /// server counts as silent.
     #[cfg(all(feature = "testing", feature = "postgres"))]
     #[must_use]
     pub fn answers_within(mut self, time: Duration) -> Self {
@@ -378,7 +390,7 @@ impl EngineOptions {
         self
     }
 
-    /// A hook around every commit.
+    /// Sets a hook around every commit.
     #[cfg(feature = "testing")]
     #[must_use]
     pub fn commit_hook(mut self, hook: Arc<crate::sysdb::testing::CommitHook>) -> Self {
@@ -386,7 +398,7 @@ impl EngineOptions {
         self
     }
 
-    /// Refuses what makes no sense.
+    /// Refuses options without meaning.
     pub(crate) fn check(&self) -> Result<()> {
         check_name("application", &self.app)?;
         check_name("application version", &self.version)?;

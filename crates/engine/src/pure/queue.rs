@@ -1,23 +1,23 @@
-//! Queues: where workflows wait for an executor that serves them, and how many may run at once.
+//! Queues: where workflows wait for an executor that serves the queue, and how many workflows may run at once.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// A queue, by its name: what [`crate::Workflow::enqueue`] puts workflows into.
+/// A queue, by its name. [`crate::Workflow::enqueue`] puts workflows into it.
 ///
-/// It is served by the executors that registered it ([`crate::Engine::register_queue`]), here or in other processes.
+/// A queue is served by the executors that registered it ([`crate::Engine::register_queue`]), in any process.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Queue {
     name: Arc<str>,
 }
 
 impl Queue {
-    /// The queue that other programs serve under this name: of another application, or written in another language.
+    /// A queue that other programs serve: programs of another application, or in another language.
     pub fn named(name: &str) -> Self {
         Self { name: name.into() }
     }
 
-    /// Its name.
+    /// The name of the queue.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -33,18 +33,18 @@ impl fmt::Debug for Queue {
     }
 }
 
-/// The limits of a queue. They are written into the system database, where all executors read them with every claim: those
-/// of the newest version of the application hold.
+/// The limits of a queue, written into the system database. All executors read them with every claim. The limits of the
+/// application's newest version hold.
 ///
-/// | limit | of all executors together, or of one | counts | does not count |
+/// | limit | of | counts | does not count |
 /// |---|---|---|---|
-/// | [`QueueOptions::concurrency`] | all | workflows of the queue that are on a thread (`PENDING`) | those that wait without one, as in a long sleep |
-/// | [`QueueOptions::in_flight`] | all | workflows of the queue that have begun and not ended, waiting or not | those that wait for their first claim |
-/// | [`QueueOptions::worker_concurrency`] | one | workflows of the queue that are on a thread of this executor | those that wait without one |
-/// | [`EngineOptions::workers_max`](crate::EngineOptions::workers_max) | one | all workflows on a thread, whatever their queue | those that wait, with or without one |
+/// | [`QueueOptions::concurrency`] | all executors together | workflows of the queue that are on a thread (`PENDING`) | workflows that wait without a thread, as in a long sleep |
+/// | [`QueueOptions::in_flight`] | all executors together | workflows of the queue that have begun and not ended, waiting or not | workflows that wait for their first claim |
+/// | [`QueueOptions::worker_concurrency`] | one executor | workflows of the queue that are on a thread of this executor | workflows that wait without a thread |
+/// | [`EngineOptions::workers_max`](crate::EngineOptions::workers_max) | one executor | all workflows on a thread, whatever their queue | workflows that wait, with or without a thread |
 ///
-/// So `concurrency` protects what a running body uses, such as the connections to a provider. `in_flight` protects what a
-/// workflow holds from its beginning to its end, such as a seat, a machine, or an order that must not overtake another.
+/// `concurrency` protects the resources of a running body, such as connections to a provider. `in_flight` protects what
+/// a workflow holds from its beginning to its end: a seat, a machine, or its turn.
 ///
 /// ```
 /// use engine::QueueOptions;
@@ -63,26 +63,29 @@ pub struct QueueOptions {
 }
 
 impl QueueOptions {
-    /// As many at once as there are workers.
+    /// No limits: as many workflows at once as there are workers.
     pub const fn new() -> Self {
         Self { concurrency: None, worker_concurrency: None, in_flight: None }
     }
 
-    /// How many of its workflows may be on a thread at once, in all executors together. One that waits without a thread
-    /// does not count, and has to find room again when it goes on. So with `concurrency(1)` two workflows may have begun
-    /// and not ended, while one of them sleeps. [`QueueOptions::in_flight`] counts both.
+    /// How many workflows of the queue may be on a thread at once, in all executors together (1 to 2,147,483,647).
+    ///
+    /// A workflow that waits without a thread does not count. It has to find room again when it goes on. So with
+    /// `concurrency(1)` two workflows may have begun and not ended, while one of them sleeps.
+    /// [`QueueOptions::in_flight`] counts both.
     #[must_use]
     pub const fn concurrency(mut self, max: u32) -> Self {
         self.concurrency = Some(max);
         self
     }
 
-    /// How many of its workflows may have begun and not ended, in all executors together. One that waits counts, with a
-    /// thread or without; so does one whose executor died, until another has ended it. What has begun goes on before
-    /// anything else begins, whatever the priorities.
+    /// How many workflows of the queue may have begun and not ended, in all executors together (1 to 2,147,483,647).
     ///
-    /// A workflow that waits for a child in its own queue holds a place that the child may need. When all places are held
-    /// like that, nothing goes on; the log then names them. Put such children into another queue.
+    /// A workflow that waits counts, with a thread or without. A workflow whose executor died counts until another
+    /// executor has ended it. Workflows that have begun go on before any other begins, whatever the priorities.
+    ///
+    /// A workflow that waits for a child in its own queue holds a place that the child may need. When all places are
+    /// held like that, no workflow of the queue goes on, and the log names them. Put such children into another queue.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -109,14 +112,14 @@ impl QueueOptions {
         self
     }
 
-    /// How many of them may be on a thread at once in one executor.
+    /// How many workflows of the queue may be on a thread at once in one executor (1 to 2,147,483,647).
     #[must_use]
     pub const fn worker_concurrency(mut self, max: u32) -> Self {
         self.worker_concurrency = Some(max);
         self
     }
 
-    /// Why these limits make no sense, if they do not.
+    /// The reason why these limits make no sense, if they do not.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         let limits = [self.worker_concurrency, self.concurrency, self.in_flight];
         if limits.contains(&Some(0)) {
@@ -140,10 +143,10 @@ impl QueueOptions {
     }
 }
 
-/// How a workflow is enqueued, if not in the plainest way.
+/// How a workflow is enqueued.
 ///
-/// A program may enqueue for one that is written in another language and shares the database; this is for the function
-/// `add(x, y)` of the application `sums`:
+/// A program may enqueue for a program in another language that shares the database. This is for the function `add(x,
+/// y)` of the application `sums`:
 /// ```no_run
 /// # use engine::{Engine, EnqueueOptions, Queue, Result, Workflow};
 /// # fn ask(engine: &Engine) -> Result<()> {
@@ -164,42 +167,43 @@ pub struct EnqueueOptions<'o> {
 }
 
 impl<'o> EnqueueOptions<'o> {
-    /// Under a new id, first come, first served, for this application.
+    /// A new id, first come, first served, for this application.
     pub const fn new() -> Self {
         Self { id: None, priority: 0, application: None, version: None, spread: false }
     }
 
-    /// Under this id. If a run of the same workflow has it already, that one is meant.
+    /// The workflow's id (default: a new id). If a run of the same workflow has the id, the caller gets that run.
     #[must_use]
     pub const fn id(mut self, id: &'o str) -> Self {
         self.id = Some(id);
         self
     }
 
-    /// Lower goes first; 0, the default, before all. At most 2,147,483,647. Within a priority the first enqueued goes first:
-    /// what one caller enqueues in order begins in order.
+    /// The workflow's priority, 0 to 2,147,483,647 (default 0). The lowest number goes first. Within a priority the
+    /// workflow that was enqueued first goes first: workflows that one caller enqueues in order begin in order.
     #[must_use]
     pub const fn priority(mut self, priority: u32) -> Self {
         self.priority = priority;
         self
     }
 
-    /// For the programs of another application in the same database.
+    /// The application whose programs run the workflow (default: this application). It shares the database.
     #[must_use]
     pub const fn application(mut self, application: &'o str) -> Self {
         self.application = Some(application);
         self
     }
 
-    /// For programs of this version alone. Default: this program's own version, and for another application its newest.
+    /// The version whose programs run the workflow. Default: this program's version; for another application, its
+    /// newest.
     #[must_use]
     pub const fn version(mut self, version: &'o str) -> Self {
         self.version = Some(version);
         self
     }
 
-    /// The fields of a struct become named arguments, the parts of a tuple positional ones: for functions of several
-    /// arguments in other languages. Without this the input is one argument.
+    /// Makes each field of a struct a named argument, and each part of a tuple a positional one. Functions of several
+    /// arguments in other languages need this. Without it the input is one argument.
     #[must_use]
     pub const fn spread_arguments(mut self) -> Self {
         self.spread = true;

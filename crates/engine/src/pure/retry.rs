@@ -1,13 +1,13 @@
-//! When a failed attempt is tried again, and after how long. Pure arithmetic.
+//! Whether a failed attempt is tried again, and after how long. Pure arithmetic.
 
 use std::time::Duration;
 
 use crate::pure::error::{Error, Result};
 
-/// The longest wait between two attempts unless the options say otherwise.
+/// The longest wait between two attempts, unless the options give another.
 const CAP: Duration = Duration::from_secs(3600);
 
-/// How often, and how long between. Set through [`crate::StepOptions`].
+/// How many attempts a step has, and how long the waits between them are. Set through [`crate::StepOptions`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct RetryPolicy {
     pub(crate) attempts_max: u32,
@@ -21,7 +21,7 @@ impl RetryPolicy {
     pub(crate) const ONCE: Self =
         Self { attempts_max: 1, interval: Duration::from_secs(1), rate: 2.0, cap: CAP };
 
-    /// Refuses what has no meaning.
+    /// Refuses a policy without meaning.
     pub(crate) fn check(&self, step: &str) -> Result<()> {
         let reason = if self.attempts_max == 0 {
             "attempts_max is 0; a step is tried at least once"
@@ -33,7 +33,7 @@ impl RetryPolicy {
         Err(Error::InvalidOption { what: format!("retries of step {step}"), reason: reason.to_owned() })
     }
 
-    /// The wait after the failed attempt number `attempt`, of which the first is 1: `interval * rate^(attempt - 1)`, at
+    /// The wait after the failed attempt number `attempt`, counted from 1. It is `interval * rate^(attempt - 1)`, at
     /// most `cap`.
     pub(crate) fn wait_after(&self, attempt: u32) -> Duration {
         let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
