@@ -29,24 +29,24 @@
 //!
 //! # Promises
 //!
-//! - A call that returned survives a kill, and power loss: WAL and `synchronous=FULL`, or `fsync` and
-//!   `synchronous_commit`, read back at open.
-//! - A **step**'s body runs at least once, its outcome is recorded at most once, and after the record the body
-//!   never runs again. A **transaction step** ([`Context::transaction`]) has its effect exactly once.
-//! - A workflow has one owner. An execution that lost it records nothing more.
-//! - A first run and a replay see the same values: what a step returns is read back from its record. A value that its
-//!   record cannot hold (a `Some` that JSON writes as `null`, a number that is not finite, a field that bincode would not
-//!   find, more than [`VALUE_DEPTH_MAX`] levels) is refused in the run that made it.
-//! - Every bad ending is a state with a readable reason: a panic, an input that cannot be decoded, an output that
-//!   cannot be recorded, steps in another order, a name nobody registers, too many crashes.
+//! - A call that returned survives a kill and a power loss. On SQLite by WAL and `synchronous=FULL`, on PostgreSQL by
+//!   `fsync` and `synchronous_commit`, all read back at open.
+//! - A **step**'s body runs at least once, and its outcome is recorded at most once. After the record the body never
+//!   runs again. A **transaction step** ([`Context::transaction`]) has its effect exactly once.
+//! - A workflow has one owner. An execution that lost its workflow records nothing more.
+//! - A first run and a replay see the same values: the value of a step is read back from its record.
+//! - A value that its record cannot hold is refused in the run that made it. Examples: a `Some` that JSON writes as
+//!   `null`, a number that is not finite, a field that bincode would not find, more than [`VALUE_DEPTH_MAX`] levels.
+//! - Every bad ending is a state with a readable reason: a panic, a value that cannot be decoded or recorded, changed
+//!   steps, an unknown name, too many crashes.
 //!
 //! # Rules for workflow functions
 //!
-//! Between steps be deterministic: no clock, no random numbers, no input or output outside of a step. Hand errors
-//! on with `?`; [`Error::Stopped`] means that the engine ends this execution, and nothing recorded is lost.
+//! Between steps be deterministic: no clock, no random numbers, no input or output outside of a step. Hand errors on
+//! with `?`. [`Error::Stopped`] means that the engine ends this execution; no record is lost.
 //!
-//! Do not `fork` a process with a launched engine, unless to `exec`: the child would keep it alive in the eyes of the
-//! others after its death.
+//! Do not `fork` a process with a launched engine, unless to `exec`. After the parent's death the other processes would
+//! take it for living as long as the child lives.
 //!
 //! # Map
 //!
@@ -63,12 +63,12 @@
 //! | children | [`Context::run`], [`Context::start`], [`Child`] |
 //! | time and messages | [`Context::sleep`], [`Context::send`], [`Context::recv`], [`Engine::send`] |
 //! | look, cancel, resume | [`Engine::list`], [`Engine::steps`], [`Engine::cancel`], [`Engine::resume`] |
-//! | what nobody can take up | [`Engine::waiting_for_nobody`] |
+//! | workflows that no program can take up | [`Engine::waiting_for_nobody`] |
 //! | watch | [`Observer`] |
 //!
-//! Calls of [`Engine`] block their thread. From async code use `AsyncEngine` (feature `tokio`), or make them where blocking
-//! is allowed, as in `tokio::task::spawn_blocking`. Where a runtime is known, by the features `tokio` or `postgres`, a call
-//! that blocks a task is warned about, once.
+//! Calls of [`Engine`] block their thread. From async code use `AsyncEngine` (feature `tokio`), or call where blocking
+//! is allowed, as in `tokio::task::spawn_blocking`. With the feature `tokio` or `postgres`, the log warns once of a
+//! call that blocks a task.
 //!
 //! # Features
 //!
@@ -131,11 +131,11 @@ pub use rusqlite;
 #[cfg(feature = "postgres")]
 pub use sysdb::postgres::PgConnector;
 
-/// `Ok` for a closure that names no error type, such as the body of a step: any error may come out of it by `?`.
+/// `Ok` for a closure that names no error type, such as the body of a step: `?` in it takes any error.
 ///
-/// The error is then one in a box, where it is known by the name that it is registered under
-/// ([`Engine::register_error`]), or by none. The name of its type, and what an `anyhow::Error` was made of, are not seen
-/// through a box: where they matter, name the type, as by `Ok::<_, MyError>(value)`.
+/// The error comes back in a box. A boxed error is known by its registered name ([`Engine::register_error`]), or by
+/// none. The name of its type, and the error inside an `anyhow::Error`, are not seen through a box. Where they matter,
+/// name the type, as by `Ok::<_, MyError>(value)`.
 ///
 /// # Errors
 /// None.
@@ -153,8 +153,8 @@ pub fn ok<T>(value: T) -> Result<T, BoxError> {
 /// SQL of a program in its own tables: values, rows and errors, alike on both databases.
 ///
 /// The body of a transaction step ([`Context::transaction`]) writes with a [`Tx`]. The same calls and the same
-/// placeholders `$1`, `$2` work on SQLite and on PostgreSQL. What only one of them has is reached through
-/// [`Tx::native`].
+/// placeholders `$1`, `$2` work on SQLite and on PostgreSQL. [`Tx::native`] gives the features that only one database
+/// has.
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub mod sql {
     pub use crate::pure::sql::{Column, FromValue, Params, Row, SqlError, ToValue, Value, Violation};

@@ -115,7 +115,7 @@ impl Engine {
         progress.ok_or_else(|| Error::NotFound { workflow: id.clone() })
     }
 
-    /// Cancels a workflow, whatever its status, and returns the status after that. It is `CANCELLED`, or the status
+    /// Cancels a workflow of any status, and returns the status after that. It is `CANCELLED`, or the status
     /// with which the workflow ended first. A running step ends, but nothing more is recorded.
     ///
     /// # Errors

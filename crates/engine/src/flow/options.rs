@@ -373,7 +373,7 @@ impl EngineOptions {
         self
     }
 
-    /// Sets the clock to one that a test moves.
+    /// Gives the engine a clock that a test moves.
     #[cfg(feature = "testing")]
     #[must_use]
     pub fn clock(mut self, clock: crate::sysdb::testing::FakeClock) -> Self {

@@ -1,17 +1,18 @@
-//! Calls that block, made where others wait for the thread: said once for each engine.
+//! Calls that block a thread on which tasks run. The log warns of them once for each engine.
 //!
-//! A runtime is only known with the feature `tokio`, or `postgres`, whose driver brings one. Without them nothing is said.
+//! A runtime is known only with the feature `tokio`, or with `postgres`, whose driver brings one. Otherwise the log
+//! says nothing.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::pure::sync::say;
 
-/// Whether it was said.
+/// Whether the log has said it.
 #[derive(Debug, Default)]
 pub(crate) struct Blocking(AtomicBool);
 
 impl Blocking {
-    /// To be called at the beginning of a call that blocks.
+    /// Call this at the beginning of a call that blocks.
     pub(crate) fn begins(&self, call: &'static str) {
         if self.0.load(Ordering::Relaxed) || !is_in_an_async_task() || self.0.swap(true, Ordering::Relaxed) {
             return;
@@ -24,10 +25,10 @@ impl Blocking {
     }
 }
 
-/// Whether this thread is in the middle of polling a task. A thread that a runtime has for blocking calls is not, though
-/// it knows its runtime as well.
+/// Whether this thread is in the middle of polling a task. A thread that a runtime has for blocking calls is not,
+/// though it knows its runtime as well.
 ///
-/// Only tasks have a budget of how often they may go on before they let others. It is spent here and given back.
+/// Only tasks have a budget of polls, after which they let other tasks run. The budget is spent here and given back.
 #[cfg(any(feature = "postgres", feature = "tokio"))]
 pub(crate) fn is_in_an_async_task() -> bool {
     const MORE_THAN_A_BUDGET: usize = 1024;
@@ -43,7 +44,7 @@ pub(crate) fn is_in_an_async_task() -> bool {
         }
     }
     let has_an_end = spent.len() < MORE_THAN_A_BUDGET;
-    // Each gives back what there was before it, so the first one comes last.
+    // Each unit gives back the budget of the moment before it was spent, so the first unit is given back last.
     while spent.pop().is_some() {}
     has_an_end
 }

@@ -1,5 +1,5 @@
-//! What an error of a user says of itself and of its causes. The error is foreign code: its text may be endless or
-//! panic, and its chain of causes may be a ring.
+//! The text of a user's error and of its causes. The error is foreign code: its text may be endless or panic, and its
+//! chain of causes may be a ring.
 
 use std::error::Error;
 use std::fmt::{self, Write as _};
@@ -8,10 +8,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::pure::error::Failure;
 use crate::pure::limits::{CAUSES_MAX, ERROR_TEXT_BYTES_MAX};
 
-/// What is said where a text was cut.
+/// Marks the place where a text was cut.
 pub(crate) const CUT: &str = " (cut: the whole error was too large)";
 
-/// The error and its causes, outermost first, at most [`CAUSES_MAX`] of them.
+/// The error and its causes, outermost first, at most [`CAUSES_MAX`] errors.
 pub(crate) fn chain<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
     let cause = |error: &&'e (dyn Error + 'static)| {
         let error = *error;
@@ -20,7 +20,7 @@ pub(crate) fn chain<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item 
     std::iter::successors(Some(error), cause).take(CAUSES_MAX)
 }
 
-/// The text of an error and of what caused it, each said once.
+/// The text of an error and of its causes, each text once.
 pub(crate) fn message_of(error: &(dyn Error + 'static)) -> String {
     let mut message = Bounded::default();
     for cause in chain(error) {
@@ -36,7 +36,7 @@ pub(crate) fn message_of(error: &(dyn Error + 'static)) -> String {
 
 fn text_of(error: &(dyn Error + 'static)) -> String {
     let mut text = Bounded::default();
-    // Whatever it returns, what it wrote is its text.
+    // Whatever the call returns, the text is the part that was written.
     let told = catch_unwind(AssertUnwindSafe(|| write!(text, "{error}")));
     if let Err(payload) = told {
         let failure = Failure::of_panic(payload.as_ref());
@@ -46,7 +46,7 @@ fn text_of(error: &(dyn Error + 'static)) -> String {
     text.finish()
 }
 
-/// A text that takes so much and no more.
+/// A text that takes a limited number of bytes.
 #[derive(Default)]
 struct Bounded {
     text: String,
@@ -71,7 +71,7 @@ impl fmt::Write for Bounded {
             self.text.push_str(&more[..whole_chars.unwrap_or(0)]);
             self.is_cut = true;
         }
-        // A text without an end ends here.
+        // A text without an end is stopped by this error.
         Err(fmt::Error)
     }
 }
@@ -80,7 +80,7 @@ impl fmt::Write for Bounded {
 mod tests {
     use super::*;
 
-    /// An error whose cause is another one of a ring, and whose text is a function.
+    /// An error in a ring of causes, whose text is made by a function.
     #[derive(Debug)]
     struct Odd {
         text: fn(&mut fmt::Formatter<'_>) -> fmt::Result,

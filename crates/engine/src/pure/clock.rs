@@ -1,4 +1,4 @@
-//! Time. Nothing else in the engine reads it, but for the generator of unique ids.
+//! Time. No other file of the engine reads it, but for the generator of unique ids.
 
 use std::fmt;
 use std::sync::{Arc, LazyLock};
@@ -11,7 +11,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// From milliseconds since the Unix epoch.
+    /// Makes a timestamp of milliseconds since the Unix epoch.
     pub const fn from_millis(millis: i64) -> Self {
         Self(millis)
     }
@@ -21,26 +21,26 @@ impl Timestamp {
         self.0
     }
 
-    /// This long after `self`, rounded up to a millisecond; `None` when there is no such date.
+    /// The time `duration` after `self`, rounded up to a millisecond; `None` when there is no such date.
     pub fn checked_add(self, duration: Duration) -> Option<Self> {
         let millis = i64::try_from(duration.as_nanos().div_ceil(1_000_000)).ok()?;
         let sum = Self(self.0.checked_add(millis)?);
         sum.to_datetime().map(|_| sum)
     }
 
-    /// This long before `self`, or the first date there is.
+    /// The time `duration` before `self`, or the first date there is.
     #[must_use]
     pub(crate) fn saturating_sub(self, duration: Duration) -> Self {
         let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
         Self(self.0.saturating_sub(millis))
     }
 
-    /// How long from `earlier` until `self`; zero when it has passed.
+    /// The time from `earlier` until `self`; zero when `self` is not later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0).try_into().unwrap_or(0))
     }
 
-    /// As a calendar date; `None` beyond the years that `chrono` knows.
+    /// The calendar date; `None` beyond the years that `chrono` knows.
     pub fn to_datetime(self) -> Option<DateTime<Utc>> {
         DateTime::from_timestamp_millis(self.0)
     }
@@ -53,7 +53,7 @@ impl From<DateTime<Utc>> for Timestamp {
 }
 
 impl fmt::Display for Timestamp {
-    /// ISO 8601 in UTC with milliseconds.
+    /// Writes ISO 8601 in UTC with milliseconds.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.to_datetime() {
             Some(date) => f.write_str(&date.to_rfc3339_opts(SecondsFormat::Millis, true)),
@@ -62,18 +62,18 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// Where the engine takes the time from.
+/// The source of the engine's time.
 pub(crate) trait TimeSource: Send + Sync + fmt::Debug {
     fn now(&self) -> Timestamp;
 
-    /// The same for time that only passes: nobody can set it, and it says nothing about the date.
+    /// The steady time: it only passes, an operator cannot set it, and it says nothing about the date.
     fn steady_now(&self) -> Timestamp;
 
-    /// How long a thread may really sleep of a wait that has `remaining` to go before it looks again.
+    /// How long a thread may really sleep, in a wait with `remaining` to go, before it looks again.
     fn nap(&self, remaining: Duration) -> Duration;
 }
 
-/// The time source of one engine: the wall clock for what is recorded, or its steady time for what is not.
+/// The time source of one engine: the wall clock for times that are recorded, its steady time for all others.
 #[derive(Debug, Clone)]
 pub(crate) struct Clock {
     source: Arc<dyn TimeSource>,
@@ -85,7 +85,7 @@ impl Clock {
         Self { source: Arc::new(SystemTime), steady: false }
     }
 
-    /// Time that only passes, whatever clock the engine has: for the patience of callers.
+    /// Real time, which only passes, also where the engine has a clock that a test moves: for the patience of callers.
     pub(crate) fn real() -> Self {
         Self::system().steady()
     }
@@ -95,7 +95,7 @@ impl Clock {
         Self { source, steady: false }
     }
 
-    /// For pauses and timeouts: setting the clock does not change how long they are.
+    /// The clock for pauses and timeouts: setting the wall clock does not change their length.
     pub(crate) fn steady(&self) -> Self {
         Self { source: self.source.clone(), steady: true }
     }
@@ -131,7 +131,7 @@ impl TimeSource for SystemTime {
     }
 }
 
-/// Measures how long something took, whatever the wall clock does.
+/// Measures how long a call takes, also while the wall clock is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stopwatch(Instant);
 

@@ -1,8 +1,8 @@
-//! When waits of this process are over, whatever happens to the wall clock.
+//! The ends of waits of this process, also when the wall clock is set.
 //!
-//! A wake-up time is recorded as a date, because only a date means something to another process. The process that made it
-//! also knows how long it is until then, and its steady clock tells when that has passed: somebody who sets the wall
-//! clock back cannot keep its workflows waiting. What is not noted here goes by the date.
+//! A wake-up time is recorded as a date, because only a date means something to another process. The process that made
+//! the date also knows how long the wait is, and its steady clock tells when that time has passed. So a wall clock that
+//! is set back makes no wait longer. A wait that is not noted here goes by the date.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
@@ -16,44 +16,44 @@ use crate::pure::sync::lock;
 /// The end of a wait, by both clocks of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Due {
-    /// As it is recorded.
+    /// The date, as it is recorded.
     pub(crate) date: Timestamp,
-    /// On the steady clock.
+    /// The end of the wait on the steady clock.
     pub(crate) steady: Timestamp,
 }
 
 impl Due {
-    /// This long from now; `None` when there is no such date.
+    /// The end of a wait of `time` from now; `None` when there is no such date.
     pub(crate) fn after(clock: &Clock, time: Duration) -> Option<Self> {
         let steady = clock.steady().now();
         Some(Self { date: clock.now().checked_add(time)?, steady: steady.checked_add(time)? })
     }
 
-    /// Of a recorded date of which nothing else is known.
+    /// The end of a wait of which only the recorded date is known.
     fn at(clock: &Clock, date: Timestamp) -> Self {
         let steady = clock.steady().now();
         Self { date, steady: steady.checked_add(date.since(clock.now())).unwrap_or(date) }
     }
 
-    /// How long until then.
+    /// The time that is left of the wait.
     pub(crate) fn left(self, clock: &Clock) -> Duration {
         self.steady.since(clock.steady().now())
     }
 }
 
-/// What this process knows of workflows that it suspended until a time.
+/// The ends of waits of the workflows that this process suspended until a time.
 #[derive(Default)]
 pub(crate) struct Dues(Mutex<Notes>);
 
 #[derive(Default)]
 struct Notes {
     of: HashMap<WorkflowId, Due>,
-    /// Those that were not woken yet, the first one first.
+    /// Workflows that were not woken yet, the earliest first.
     asleep: BTreeSet<(Timestamp, WorkflowId)>,
 }
 
 impl Dues {
-    /// To be called before the wait is recorded. What is too much is not noted.
+    /// Call this before the wait is recorded. Beyond the limit nothing is noted.
     pub(crate) fn note(&self, workflow: &WorkflowId, due: Due) {
         let mut notes = lock(&self.0);
         if let Some(before) = notes.of.remove(workflow) {
@@ -65,15 +65,15 @@ impl Dues {
         }
     }
 
-    /// The end of a wait of this workflow until a recorded date: whichever clock comes to it first.
+    /// The end of this workflow's wait until a recorded date, by the clock that comes to it first.
     pub(crate) fn of(&self, workflow: &WorkflowId, date: Timestamp, clock: &Clock) -> Due {
         let by_date = Due::at(clock, date);
         let noted = lock(&self.0).of.get(workflow).copied().filter(|due| due.date == date);
         noted.map_or(by_date, |due| Due { date, steady: due.steady.min(by_date.steady) })
     }
 
-    /// Those whose time has passed while the date has not come, because the wall clock was set back: each once. The
-    /// others are woken by their date.
+    /// Workflows whose time has passed while the date has not come, because the wall clock was set back. Each is
+    /// returned once. Other workflows are woken by their date.
     pub(crate) fn overdue(&self, clock: &Clock) -> Vec<WorkflowId> {
         let (steady, wall) = (clock.steady().now(), clock.now());
         let mut notes = lock(&self.0);
@@ -89,7 +89,7 @@ impl Dues {
             if lag.is_zero() {
                 notes.of.remove(&workflow);
             } else {
-                // Kept for the run that asks how long is left.
+                // The note stays for the run, which asks how much time is left.
                 overdue.push(workflow);
             }
         }

@@ -1,4 +1,4 @@
-//! What can go wrong, for callers ([`Error`]) and for the record ([`Failure`]).
+//! Errors: for callers ([`Error`]) and for the record ([`Failure`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,17 +11,17 @@ use crate::pure::codec;
 use crate::pure::id::{StepId, WorkflowId};
 use crate::pure::tally::FailedAttempts;
 
-/// What the calls of this crate return.
+/// The result of a call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Any error of a user's function: everything that is `Error + Send + Sync` turns into it, so do texts,
-/// `anyhow::Error` and a boxed error.
+/// Any error of a user's function. Every type that is `Error + Send + Sync` turns into it. So do texts, `anyhow::Error`
+/// and boxed errors.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why a durable operation failed. Each variant is something a caller can act on.
+/// Why a durable operation failed. Each variant is a case on which a caller can act.
 ///
-/// Its `Debug` is its text, so that a `main` that returns one says what happened; `{:#?}` shows the parts of a recorded
-/// failure.
+/// `Debug` writes the same text as `Display`, so a `main` that returns this error prints it readably. `{:#?}` shows the
+/// parts of a recorded failure.
 #[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -30,7 +30,7 @@ pub enum Error {
     StepFailed {
         /// Name of the step.
         step: String,
-        /// What the body said.
+        /// The error of the body.
         failure: Failure,
     },
     /// The body failed on its last permitted attempt. Recorded: a replay returns the same error.
@@ -38,133 +38,135 @@ pub enum Error {
     RetriesExhausted {
         /// Name of the step.
         step: String,
-        /// What the body said, and how often.
+        /// The errors of all attempts, and how often each came.
         attempts: FailedAttempts,
     },
     /// The awaited workflow ended with an error.
     #[error("workflow {workflow} failed: {failure}")]
     WorkflowFailed {
-        /// Which one.
+        /// The awaited workflow.
         workflow: WorkflowId,
-        /// What it ended with.
+        /// The error with which it ended.
         failure: Failure,
     },
     /// The awaited workflow was cancelled.
     #[error("workflow {workflow} was cancelled")]
     WorkflowCancelled {
-        /// Which one.
+        /// The awaited workflow.
         workflow: WorkflowId,
     },
-    /// The workflow waits for itself, through one other or several. Recorded: a replay returns the same error.
+    /// The workflow waits for itself, through one or more other workflows. Recorded: a replay returns the same error.
     #[error("workflow {workflow} cannot wait for {awaited}, which waits for {workflow}{}: none of them would end", through(.others))]
     CircularWait {
-        /// Which one refused to wait.
+        /// The workflow that refused to wait.
         workflow: WorkflowId,
-        /// What it would have waited for.
+        /// The workflow for which it would have waited.
         awaited: WorkflowId,
-        /// Those between the two, in the order of their waits.
+        /// The workflows between the two, in the order of their waits.
         others: Vec<WorkflowId>,
     },
-    /// The workflow ended with an error of its own work, and such an end is final: what is recorded would lead to the
-    /// same error again.
+    /// The workflow ended with an error of its own work. Such an end is final: its records would lead to the same error
+    /// again.
     #[error(
         "workflow {workflow} cannot be resumed: it ended with an error of its own work, which is final ({failure}); \
          start a run under another id, or return no error where the work may yet succeed"
     )]
     Final {
-        /// Which one.
+        /// The workflow.
         workflow: WorkflowId,
-        /// What it ended with.
+        /// The error with which it ended.
         failure: Failure,
     },
-    /// The awaited workflow was recovered more often than its limit allows. It waits for
+    /// The awaited workflow was recovered more often than its limit allows. It is parked until
     /// [`crate::Engine::resume`].
     #[error("workflow {workflow} is parked: {reason}")]
     RecoveryAttemptsExceeded {
-        /// Which one.
+        /// The awaited workflow.
         workflow: WorkflowId,
-        /// How often it was tried.
+        /// The reason, with the number of attempts.
         reason: String,
     },
     /// The engine ends this execution. Nothing more is recorded for it; hand the error on with `?`.
     #[error("workflow {workflow} stops here: {reason}")]
     Stopped {
-        /// Which one.
+        /// The workflow.
         workflow: WorkflowId,
-        /// Why.
+        /// The reason.
         reason: Stop,
     },
-    /// The workflow asked for another step than the one it recorded in this place. Nothing was written. The
-    /// workflow ends with this error; put the old order back and resume it.
+    /// The workflow asked for another step than the step that it recorded in this place. Nothing was written. The
+    /// workflow ends with this error. Put the old order back and resume it.
     #[error(
         "workflow {workflow} is not deterministic: step {step} is recorded as `{recorded}`, but the code now asks for `{asked}`"
     )]
     NonDeterminism {
-        /// Which workflow.
+        /// The workflow.
         workflow: WorkflowId,
-        /// In which place.
+        /// The place.
         step: StepId,
-        /// What an earlier run did there.
+        /// The operation that an earlier run recorded there.
         recorded: String,
-        /// What this run wants to do there.
+        /// The operation that this run asked for.
         asked: String,
     },
-    /// An async workflow dropped the future of an operation before that had come to its end, as `select!`, a timeout around
-    /// it or an early return from `try_join!` does. A replay could not know, so no further operation happens and the
-    /// workflow ends with this error; mend the program and resume it.
+    /// An async workflow dropped the future of an operation before its end. `select!`, a timeout around the future, and
+    /// an early return from `try_join!` do that.
+    ///
+    /// A replay could not know of the drop. So no further operation happens, and the workflow ends with this error.
+    /// Mend the program and resume it.
     #[error(
         "workflow {workflow} dropped step {step} ({name}) before its end, so a replay could take another way; await each \
          operation to its end, and limit a step by the timeout of its options"
     )]
     Dropped {
-        /// Which workflow.
+        /// The workflow.
         workflow: WorkflowId,
-        /// Which operation.
+        /// The operation.
         step: StepId,
         /// Its name.
         name: String,
     },
-    /// An async workflow awaited the handle of another one outside of its steps, where nothing records the outcome.
+    /// An async workflow awaited a handle outside of its steps, where the outcome would not be recorded.
     #[error(
         "workflow {workflow} was awaited by its handle inside an async workflow, where a replay could see another \
          outcome; start it by `ctx.start` and await the child, or await the handle in a step"
     )]
     AwaitedInWorkflow {
-        /// The awaited one.
+        /// The awaited workflow.
         workflow: WorkflowId,
     },
     /// A recorded value does not fit the type that the program asks for. The record is left as it is.
     #[error("{what} cannot be decoded: {reason}")]
     Undecodable {
-        /// Which value.
+        /// The value, in words.
         what: String,
-        /// What the codec says.
+        /// The reason, from the codec.
         reason: String,
     },
     /// A value cannot be recorded.
     #[error("{what} cannot be encoded: {reason}")]
     Unencodable {
-        /// Which value.
+        /// The value, in words.
         what: String,
-        /// What the codec says.
+        /// The reason, from the codec.
         reason: String,
     },
     /// An id or a name that no database key can carry.
     #[error("{what} `{name}` {reason}")]
     InvalidName {
-        /// Which name.
+        /// The kind of name.
         what: &'static str,
         /// The name, shortened.
         name: String,
-        /// What is wrong with it.
+        /// The reason for the refusal.
         reason: String,
     },
     /// An option without meaning.
     #[error("{what}: {reason}")]
     InvalidOption {
-        /// Which option.
+        /// The option.
         what: String,
-        /// What is wrong with it.
+        /// The reason for the refusal.
         reason: String,
     },
     /// A database URL that cannot be used.
@@ -172,29 +174,29 @@ pub enum Error {
     InvalidUrl {
         /// The URL without its password.
         url: String,
-        /// What is wrong, and what to write instead.
+        /// The reason, and a URL to use instead.
         reason: String,
     },
     /// The system database cannot be opened. It was not changed.
     #[error("cannot open the system database {database}: {reason}")]
     Open {
-        /// Which one: its file, or its URL without the password.
+        /// The database: its file, or its URL without the password.
         database: String,
-        /// Why, and what to do.
+        /// The reason, and what to do.
         reason: String,
     },
     /// No workflow of this name is registered in this program.
     #[error("workflow `{name}` is not registered in this program; registered are: {registered}")]
     NotRegistered {
-        /// The name asked for.
+        /// The name that the call asked for.
         name: String,
-        /// The names there are.
+        /// The names that are registered.
         registered: String,
     },
-    /// Two functions want the same workflow name, two queues are to have one name, or an error type has one.
+    /// The name of a workflow or of a queue is taken, or the name or type of an error.
     #[error("a {what} named `{name}` is registered already")]
     AlreadyRegistered {
-        /// A workflow, a queue or a kind of error.
+        /// The kind of name: a workflow, a queue or a kind of error.
         what: &'static str,
         /// The name.
         name: String,
@@ -204,7 +206,7 @@ pub enum Error {
     QueueInUse {
         /// The name.
         name: String,
-        /// Whose it is.
+        /// The application that has the queue.
         application: String,
     },
     /// The id belongs to another workflow.
@@ -212,9 +214,9 @@ pub enum Error {
     IdInUse {
         /// The id.
         workflow: WorkflowId,
-        /// Whose it is.
+        /// The workflow to which the id belongs.
         recorded: String,
-        /// Who asked for it.
+        /// The workflow for which the id was asked.
         asked: String,
     },
     /// There is no workflow with this id: it was never started, or its row was deleted.
@@ -223,45 +225,46 @@ pub enum Error {
         /// The id.
         workflow: WorkflowId,
     },
-    /// The engine does not run yet; [`crate::Engine::launch`] starts it.
+    /// The engine is not launched yet; [`crate::Engine::launch`] launches it.
     #[error("the engine is not launched; call launch() first")]
     NotLaunched,
-    /// Workflows and queues are registered before the launch, so that recovery finds them.
+    /// The engine is launched already. Workflows and queues are registered before the launch, so that recovery finds
+    /// them.
     #[error("the engine is launched already; register workflows and queues before launch()")]
     AlreadyLaunched,
-    /// The engine was opened in another process, of which this one is a fork. Its threads, connections and locks
-    /// belong to that one.
+    /// The engine was opened in another process, and this process is a fork of it. The engine's threads, connections
+    /// and locks belong to the other process.
     #[error(
         "the engine was opened in process {opened_in}, and this is process {this}, a fork of it; open an engine after \
          the fork"
     )]
     Forked {
-        /// The process that opened the engine.
+        /// The id of the process that opened the engine.
         opened_in: u32,
-        /// The process that called it.
+        /// The id of the process that made the call.
         this: u32,
     },
     /// The engine takes no more work.
     #[error("the engine is shutting down")]
     ShuttingDown,
-    /// The body of a transaction step, or an observer, called the engine. A commit waits for it to return, so the
-    /// call could not end.
+    /// The body of a transaction step, or an observer, called the engine. A commit waits for that code to return, so
+    /// the call could not end.
     #[error(
         "{callback} cannot call the engine, because a commit waits for it to return; make the call afterwards"
     )]
     InsideCallback {
-        /// Who called.
+        /// The code that called: a transaction step or an observer.
         callback: &'static str,
     },
-    /// The system database does not answer, and the call waited for it long enough (30 s).
+    /// The system database does not answer, and the call has waited for 30 s.
     #[error(
         "the system database does not answer ({reason}); {}",
         if *.begun { "the call may take effect yet, so make it again under the same id" } else { "nothing was written" }
     )]
     Unanswered {
-        /// The write was handed to the database: it may be made when that answers again.
+        /// Whether the write was handed to the database. If so, it may still be made when the database answers again.
         begun: bool,
-        /// What the last try ended with.
+        /// The error of the last try.
         reason: String,
     },
     /// The system database failed.
@@ -269,7 +272,7 @@ pub enum Error {
     Database {
         /// Name of the statement.
         statement: &'static str,
-        /// What the driver says.
+        /// The driver's error.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
 }
@@ -299,27 +302,27 @@ impl fmt::Debug for Error {
                 .field("workflow", workflow)
                 .field("failure", failure)
                 .finish(),
-            // The text of the others holds all that they know.
+            // The text of every other variant holds all its parts.
             _ => fmt::Display::fmt(self, f),
         }
     }
 }
 
-/// Why the engine ends an execution before the workflow does. Never recorded as an outcome.
+/// The reason why the engine ends an execution before the workflow ends. It is never recorded as an outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stop {
     /// An operator cancelled the workflow.
     Cancelled,
-    /// The engine shuts down; another executor, or the next start, goes on from the last recorded step.
+    /// The engine shuts down. Another executor, or the next start, goes on from the last recorded step.
     ShuttingDown,
-    /// Another execution has claimed the workflow. This one wrote nothing since.
+    /// Another execution has claimed the workflow. This execution wrote nothing since.
     NotOwner,
-    /// Somebody deleted the workflow's row from the system database. Nothing of it goes on.
+    /// The workflow's row was deleted from the system database. No execution of it goes on.
     Deleted,
-    /// The workflow waits for something far away and gives its thread back; it is replayed when that is due.
+    /// The workflow waits for a long time and gives its thread back. It is replayed when its wait ends.
     Suspended,
-    /// The workflow's function has returned. A context that was moved elsewhere is of no use any more.
+    /// The workflow's function has returned. A context that was moved out of it is of no use any more.
     Returned,
     /// The system database refused a write for good.
     Database(Arc<str>),
@@ -339,15 +342,17 @@ impl fmt::Display for Stop {
     }
 }
 
-/// An error as the database holds it: what a first run sees and a replay sees again.
+/// An error as the database holds it. A first run and every replay see the same failure.
 ///
-/// Every error is recorded with a name and its text, which ends with the texts of its causes. The name is:
-/// - the one that the program registered for its type, or for the type of one of its causes
-///   ([`crate::Engine::register_error`]); then its fields are recorded as data, too;
-/// - otherwise the type's own, without its path. A text, a box and an `anyhow::Error` have none and are named `Error`,
-///   unless a failure or an error of a step is among their causes, which keeps its name.
+/// Every error is recorded with a name and its text, which ends with the texts of its causes.
 ///
-/// Build one yourself to add a code or data:
+/// | the error | its name |
+/// |---|---|
+/// | its type, or the type of a cause, is registered ([`crate::Engine::register_error`]) | the registered name; its fields are recorded as data, too |
+/// | has a type with a name | the type's name, without its path |
+/// | a text, a box or an `anyhow::Error` | the name of a failure or step error among its causes, or `Error` |
+///
+/// Build a failure yourself to add a code or data:
 ///
 /// ```
 /// use engine::Failure;
@@ -378,49 +383,49 @@ struct Told {
 #[derive(Debug, Clone, Copy, Default)]
 struct ByEngine(bool);
 
-/// Failures that say the same are the same.
+/// The mark does not count when two failures are compared.
 impl PartialEq for ByEngine {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-/// How the record of a failure of the work begins whose name is one of [`DECISIVE`]. To every reader of JSON it is the
-/// portable form, which has no room for a mark; but no text that begins with a name of the engine's own begins so.
+/// The beginning of the record of a failure of the work whose name is one of [`DECISIVE`]. Every reader of JSON sees
+/// the portable form, which has no room for a mark. No unmarked record begins like this.
 const OF_THE_WORK: &str = "{ ";
 
 impl Failure {
-    /// A failure with a name to tell it by and a message for people.
+    /// Makes a failure with a name for programs and a message for people.
     pub fn new(name: impl Into<String>, message: impl Into<String>) -> Self {
         let (name, message) = (name.into(), message.into());
         let (code, data, by_engine) = (Value::Null, Value::Null, ByEngine(false));
         Self(Box::new(Told { name, message, code, data, by_engine }))
     }
 
-    /// One that the engine decided on, under a name that it keeps for itself ([`DECISIVE`]).
+    /// Makes a failure that the engine decided on, under a name that it keeps for itself ([`DECISIVE`]).
     pub(crate) fn by_engine(name: &'static str, message: impl Into<String>) -> Self {
         let mut failure = Self::new(name, message);
         failure.0.by_engine = ByEngine(true);
         failure
     }
 
-    /// Whether the engine decided on a failure of this name. That somebody's error has the name says nothing.
+    /// Whether the engine decided on a failure of this name. A user's error of that name does not count.
     pub(crate) fn is(&self, name: &str) -> bool {
         self.0.by_engine.0 && self.0.name == name
     }
 
-    /// Whether the right program could go on where this one failed.
+    /// Whether the right program could go on where this run failed.
     pub(crate) fn is_about_the_program(&self) -> bool {
         RESUMABLE.iter().any(|name| self.is(name))
     }
 
-    /// The same as an outcome of the work: nothing follows from its name.
+    /// This failure as an outcome of the work: nothing follows from its name.
     pub(crate) fn of_the_work(mut self) -> Self {
         self.0.by_engine = ByEngine(false);
         self
     }
 
-    /// The text for an `error` column, of the portable form.
+    /// The text for an `error` column: the portable form, marked if this is a failure of the work.
     pub(crate) fn marked(&self, mut portable: String) -> String {
         if !self.0.by_engine.0 && DECISIVE.contains(&self.name()) {
             portable.replace_range(..1, OF_THE_WORK);
@@ -428,8 +433,8 @@ impl Failure {
         portable
     }
 
-    /// What a portable form says that was read from this text. A failure of a decisive name is the engine's own unless it
-    /// is marked.
+    /// This failure as it was read from `text`. A failure of a decisive name is the engine's own, unless its text is
+    /// marked.
     pub(crate) fn marked_in(mut self, text: &str) -> Self {
         self.0.by_engine = ByEngine(DECISIVE.contains(&self.name()) && !text.starts_with(OF_THE_WORK));
         self
@@ -442,7 +447,7 @@ impl Failure {
         self
     }
 
-    /// Adds anything that JSON can hold. Of data that it cannot hold, the reason is recorded instead.
+    /// Adds data: any value that JSON can hold. If JSON cannot hold it, the reason is recorded instead.
     #[must_use]
     pub fn with_data(mut self, data: impl Serialize) -> Self {
         self.0.data = tree_or_reason("data", data);
@@ -454,7 +459,7 @@ impl Failure {
         self
     }
 
-    /// The name to tell it by.
+    /// The name, by which programs tell failures apart.
     pub fn name(&self) -> &str {
         &self.0.name
     }
@@ -469,10 +474,10 @@ impl Failure {
         &self.0.code
     }
 
-    /// The data as the type that it was made of: for an error of a registered type, that type.
+    /// The data, decoded as a `T`. For an error of a registered type, that is the type.
     ///
     /// # Errors
-    /// [`Error::Undecodable`] when there is none, or it is no `T`.
+    /// [`Error::Undecodable`] when there is no data, or it is no `T`.
     ///
     /// # Example
     /// ```
@@ -502,8 +507,8 @@ impl Failure {
         &self.0.data
     }
 
-    /// Keeps what the error of a step or a child said about itself, under the message that says where. It is the
-    /// outcome of the work that returned it, but for a value that this program could not read.
+    /// The failure in an error of the engine. It keeps what a step or a child said about itself, under a message that
+    /// says where. It counts as an outcome of the work, unless this program could not read a value.
     pub(crate) fn of_engine(error: &Error) -> Self {
         let message = error.to_string();
         match error {
@@ -521,7 +526,7 @@ impl Failure {
         }
     }
 
-    /// What a run ends with whose record does not fit the program, because of this error.
+    /// The failure of a run whose record does not fit the program, because of this error.
     pub(crate) fn of_misfit(error: &Error) -> Self {
         match error {
             Error::NonDeterminism { .. } | Error::Dropped { .. } => {
@@ -531,15 +536,15 @@ impl Failure {
         }
     }
 
-    /// The same as an outcome of the work, under another message.
+    /// This failure as an outcome of the work, under another message.
     fn under(&self, message: String) -> Self {
         let mut failure = self.clone().of_the_work();
         failure.0.message = message;
         failure
     }
 
-    /// The failure of a workflow that failed of this one of `workflow`. It tells the nearest workflow and the one in which
-    /// it began; those between have rows of their own.
+    /// The failure of a workflow that hands on this failure of its child `workflow`. It tells the nearest workflow, and
+    /// the workflow in which the failure began; the workflows between have rows of their own.
     fn below(&self, workflow: &WorkflowId) -> Self {
         let retold = match self.began_below() {
             Some((between, first)) => {
@@ -553,8 +558,8 @@ impl Failure {
         self.under(error.to_string())
     }
 
-    /// Where it began, and how many workflows are left out between there and the nearest one, when the message tells of
-    /// two. A user's message that reads like this is cut like this.
+    /// Where the failure began, when the message tells of two workflows. Also how many workflows are left out between
+    /// them. A user's message that reads like this is cut like this.
     fn began_below(&self) -> Option<(u32, &str)> {
         let (_, told) = self.message().strip_prefix("workflow ")?.split_once(" failed: ")?;
         let told = told.strip_prefix(self.name()).and_then(|told| told.strip_prefix(": ")).unwrap_or(told);
@@ -566,7 +571,7 @@ impl Failure {
         counted.or_else(|| (told.starts_with("workflow ") && told.contains(" failed: ")).then_some((0, told)))
     }
 
-    /// The record of a step that failed at every attempt.
+    /// The failure of a step that failed at every attempt.
     pub(crate) fn retries_exhausted(step: &str, attempts: FailedAttempts) -> Self {
         let data = codec::tree(&attempts).unwrap_or(Value::Null);
         let error = Error::RetriesExhausted { step: step.to_owned(), attempts };
@@ -575,13 +580,13 @@ impl Failure {
         failure
     }
 
-    /// Whether it says the same; the data may differ.
+    /// Whether two failures have the same name, message and code. The data may differ.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         let (one, other) = (&self.0, &other.0);
         one.name == other.name && one.message == other.message && one.code == other.code
     }
 
-    /// The same if it is short; otherwise the beginning of its message, without the data.
+    /// This failure if it is short. Otherwise the beginning of its message, without the data.
     pub(crate) fn cut(&self, chars_max: usize) -> Self {
         let data_chars = if self.0.data.is_null() { 0 } else { self.0.data.to_string().len() };
         if self.0.message.len() + data_chars <= chars_max {
@@ -595,21 +600,21 @@ impl Failure {
         failure
     }
 
-    /// One of the same name with another message, and nothing else.
+    /// A failure of the same name with another message, and nothing else.
     pub(crate) fn retold(&self, message: String) -> Self {
         let mut failure = Self::new(self.name(), message);
         failure.0.by_engine = self.0.by_engine;
         failure
     }
 
-    /// The record of a panic, whose payload is usually a text.
+    /// The failure of a panic, whose payload is usually a text.
     pub(crate) fn of_panic(payload: &(dyn std::any::Any + Send)) -> Self {
         let text = payload.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
         Self::new(PANIC, format!("panicked: {}", text.unwrap_or("(no message)")))
     }
 
-    /// The error that a step returns for what is recorded of it.
+    /// The error that a step returns for this recorded failure.
     pub(crate) fn into_step_error(self, step: &str) -> Error {
         if self.is(RETRIES_EXHAUSTED)
             && let Some(attempts) = self.data().ok().or_else(|| self.attempts_listed())
@@ -619,7 +624,7 @@ impl Failure {
         Error::StepFailed { step: step.to_owned(), failure: self.of_the_work() }
     }
 
-    /// An older form of the record, in which each attempt is listed.
+    /// Reads an older form of the record, in which each attempt is listed.
     fn attempts_listed(&self) -> Option<FailedAttempts> {
         #[derive(Deserialize)]
         struct Listed {
@@ -633,7 +638,7 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A type that is merely called Error, and a list of attempts, say nothing by their name.
+        // A type that is merely called Error tells nothing by its name. Neither does a list of attempts.
         match self.name() {
             UNNAMED | RETRIES_EXHAUSTED => f.write_str(self.message()),
             name => write!(f, "{name}: {}", self.message()),
@@ -641,7 +646,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Its text; with `{:#?}` its parts.
+/// Writes the text; with `{:#?}` the parts.
 impl fmt::Debug for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if f.alternate() { fmt::Debug::fmt(&self.0, f) } else { fmt::Display::fmt(self, f) }
@@ -650,20 +655,20 @@ impl fmt::Debug for Failure {
 
 impl std::error::Error for Failure {}
 
-/// How long a message may be that a parent tells again whole.
+/// The longest message that a parent repeats whole, in bytes.
 const RETOLD_BYTES_MAX: usize = 8192;
 
-/// The name of a failure of which none is known.
+/// The name of a failure that has no known name.
 pub(crate) const UNNAMED: &str = "Error";
 
-/// Names of the failures that the engine records itself. The first three are those of DBOS.
+/// The names of the failures that the engine records itself. The first three are names of DBOS.
 pub(crate) const RETRIES_EXHAUSTED: &str = "DBOSMaxStepRetriesExceeded";
 pub(crate) const AWAITED_CANCELLED: &str = "DBOSAwaitedWorkflowCancelledError";
 pub(crate) const AWAITED_PARKED: &str = "DBOSAwaitedWorkflowMaxRecoveryAttemptsExceeded";
 pub(crate) const PANIC: &str = "PitonPanic";
 pub(crate) const UNENCODABLE: &str = "PitonUnencodable";
 pub(crate) const UNDECODABLE: &str = "PitonUndecodable";
-/// Of an attempt of a step that took longer than its options allow.
+/// An attempt of a step took longer than its options allow.
 pub(crate) const TIMED_OUT: &str = "PitonTimeout";
 pub(crate) const NON_DETERMINISM: &str = "PitonNonDeterminism";
 pub(crate) const NOT_REGISTERED: &str = "PitonWorkflowNotRegistered";
@@ -674,7 +679,7 @@ pub(crate) const CIRCULAR_WAIT: &str = "PitonCircularWait";
 pub(crate) const UNREADABLE: &str = "PitonUnreadable";
 pub(crate) const PARKED: &str = "MaxRecoveryAttemptsExceeded";
 
-/// Names from which something follows. A failure of the work that has one of them is marked in its record, so that
+/// Names from which something follows. A failure of the work that has such a name is marked in its record, so that
 /// nothing follows from it.
 pub(crate) const DECISIVE: [&str; 8] = [
     RETRIES_EXHAUSTED,
@@ -687,7 +692,7 @@ pub(crate) const DECISIVE: [&str; 8] = [
     NOT_REGISTERED,
 ];
 
-/// Failures about the program, not about the work: the right program can go on, so `resume` may.
+/// Failures about the program, not about the work. The right program can go on, so `resume` lets it.
 pub(crate) const RESUMABLE: [&str; 3] = [UNDECODABLE, NON_DETERMINISM, NOT_REGISTERED];
 
 /// A very long message of a workflow without its middle, which the workflow's own row keeps.
@@ -703,7 +708,7 @@ fn in_short(message: &str, workflow: &WorkflowId) -> Option<String> {
     Some(format!("{start} ({left_out} bytes are left out here; workflow {workflow} has them) {end}"))
 }
 
-/// Whether a failure of this name is one of the engine, or of a DBOS SDK.
+/// Whether the name belongs to a failure of the engine, or of a DBOS SDK.
 pub(crate) fn is_own_name(name: &str) -> bool {
     name.starts_with("Piton") || name.starts_with("DBOS") || name == PARKED
 }
@@ -713,7 +718,7 @@ fn tree_or_reason(what: &str, value: impl Serialize) -> Value {
     tree.unwrap_or_else(|reason| format!("(this {what} cannot be recorded: {reason})").into())
 }
 
-/// `pay::Declined<u8>` is told as `Declined`; a text or a box has no name of its own.
+/// The name of a type without path and parameters: `Declined` for `pay::Declined<u8>`. A text or a box has none.
 pub(crate) fn name_of_type(path: &str) -> &str {
     let path = path.split('<').next().unwrap_or(path);
     match path.rsplit("::").next() {
@@ -766,7 +771,7 @@ mod tests {
         assert_eq!(attempts.first().map(Failure::name), Some("A"));
     }
 
-    /// What a parent's parent's ... parent is told of this.
+    /// The failure as an ancestor sees it, this many levels up.
     fn seen_from(levels: u32, root: Failure) -> (Failure, String) {
         let mut failure = root;
         for level in 0..levels {

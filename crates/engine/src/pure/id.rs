@@ -1,4 +1,4 @@
-//! Ids and names: what they are made of and what is refused.
+//! Ids and names: how they are made, and which are refused.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,15 +8,15 @@ use uuid::Uuid;
 use crate::pure::error::{Error, Result};
 use crate::pure::limits::{HASHED_IDS_MAX, NAME_BYTES_MAX};
 
-/// Names one workflow for good: 1 to 255 bytes of text without NUL.
+/// The id of one workflow, for good: 1 to 255 bytes of text without NUL.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkflowId(Arc<str>);
 
 impl WorkflowId {
-    /// Checks an id that a caller chose.
+    /// Makes an id of a text that a caller chose.
     ///
     /// # Errors
-    /// [`Error::InvalidName`] when it is empty, too long, or holds a NUL.
+    /// [`Error::InvalidName`] when the text is empty, too long, or holds a NUL.
     pub fn new(text: impl AsRef<str>) -> Result<Self> {
         let text = text.as_ref();
         check_name("workflow id", text)?;
@@ -28,12 +28,17 @@ impl WorkflowId {
         Self(Uuid::now_v7().to_string().into())
     }
 
-    /// The id that a parent's step gives its child: `PARENT-STEP`. Where that is too long it is `HASH~COUNT`: a UUIDv5 of
-    /// the long id, and how often ids of this line were hashed. Its children are `HASH~COUNT-STEP`. The same step of the
-    /// same parent always gives the same id.
+    /// The id that a parent's step gives its child. The same step of the same parent always gives the same id.
+    ///
+    /// | id | when |
+    /// |---|---|
+    /// | `PARENT-STEP` | it has at most 255 bytes |
+    /// | `HASH~COUNT` | it would be longer: the UUIDv5 of the long id, and how often ids of this line were hashed |
+    /// | `HASH~COUNT-STEP` | the parent's id was hashed |
     ///
     /// # Errors
-    /// [`Error::InvalidName`] when ids were hashed as often as they may be: the recursion has no end.
+    /// [`Error::InvalidName`] when ids of this line were hashed [`HASHED_IDS_MAX`] times: the recursion seems to have
+    /// no end.
     pub(crate) fn of_child(parent: &Self, step: StepId) -> Result<Self> {
         let long = format!("{parent}-{step}");
         if long.len() <= NAME_BYTES_MAX {
@@ -51,7 +56,7 @@ impl WorkflowId {
         Self::new(format!("{hash}~{count}"))
     }
 
-    /// How often ids of this line were hashed, as its own id tells.
+    /// How often ids of this line were hashed, as this id tells.
     fn times_hashed(&self) -> u32 {
         let Some((hash, rest)) = self.0.split_once('~') else { return 0 };
         let count = rest.split('-').next().unwrap_or_default();
@@ -63,7 +68,7 @@ impl WorkflowId {
         Self(text.into())
     }
 
-    /// The text.
+    /// The id as a text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -91,8 +96,8 @@ impl fmt::Display for StepId {
     }
 }
 
-/// One process start that runs workflows. Ids that other programs wrote have no such prefix; whether their
-/// executors live is not ours to judge.
+/// The id of an executor: one launch of an engine. Ids that other programs wrote have no such prefix. Whether the
+/// executors of those programs live is not judged.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct ExecutorId(Arc<str>);
 
@@ -118,7 +123,7 @@ impl ExecutorId {
     }
 }
 
-/// Proof of a claim: every claim writes a fresh one, and every write of the execution names it.
+/// Proof of a claim: every claim writes a fresh token, and every write of the execution names it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct OwnerToken(Arc<str>);
 
@@ -136,7 +141,7 @@ impl OwnerToken {
     }
 }
 
-/// Refuses a name that a database key cannot carry everywhere.
+/// Refuses a name that a database key cannot hold everywhere.
 pub(crate) fn check_name(what: &'static str, text: &str) -> Result<()> {
     let reason = if text.is_empty() {
         "is empty".to_owned()
@@ -194,7 +199,7 @@ mod tests {
         assert_eq!(WorkflowId::of_child(&parent, StepId(3)).unwrap().as_str(), "order-1-3");
     }
 
-    /// Written down, because an id that is made in another way at the next release starts another child.
+    /// The ids are written out, because an id that the next release makes in another way starts another child.
     #[test]
     fn a_child_whose_name_would_be_too_long_is_named_by_a_hash() {
         let fits = WorkflowId::new("p".repeat(253)).unwrap();

@@ -1,4 +1,4 @@
-//! Code of a guest that runs where the engine waits for it: what it must not call there.
+//! A guest's code that runs while the engine waits for it, and the calls that it must not make.
 
 use std::cell::Cell;
 
@@ -12,7 +12,7 @@ thread_local! {
 pub(crate) struct Inside(Option<&'static str>);
 
 impl Inside {
-    /// The guest is told as `callback` in the error that its call gets.
+    /// Enters the guest's code. Its forbidden calls get an error that names `callback`.
     pub(crate) fn enter(callback: &'static str) -> Self {
         Self(INSIDE.replace(Some(callback)))
     }

@@ -7,7 +7,8 @@ use crate::pure::error::Failure;
 use crate::pure::id::{StepId, WorkflowId};
 use crate::pure::status::WorkflowStatus;
 
-/// Which workflows to list or count. Every condition narrows; none means all of this application.
+/// Which workflows to list or count. Every condition narrows the list; without conditions it has all of this
+/// application.
 ///
 /// ```
 /// use engine::{WorkflowFilter, WorkflowStatus};
@@ -33,28 +34,28 @@ pub struct WorkflowFilter {
 }
 
 impl WorkflowFilter {
-    /// All workflows of this application, oldest first. What one caller started in order is listed in order, also within
-    /// one millisecond.
+    /// All workflows of this application, oldest first. Workflows that one caller started in order are listed in order,
+    /// also within one millisecond.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Only those in this state. Called again, it adds a state. [`WorkflowStatus::Unknown`] means all that this program
-    /// does not know.
+    /// Only workflows of this status. Call it again to add another status. [`WorkflowStatus::Unknown`] means every
+    /// status that this program does not know.
     #[must_use]
     pub fn status(mut self, status: WorkflowStatus) -> Self {
         self.statuses.push(status);
         self
     }
 
-    /// Only runs of the workflow registered under this name.
+    /// Only runs of the workflow that is registered under this name.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// Only those whose id starts with this text, taken literally.
+    /// Only workflows whose id starts with this text, taken literally.
     #[must_use]
     pub fn id_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.id_prefix = Some(prefix.into());
@@ -68,42 +69,42 @@ impl WorkflowFilter {
         self
     }
 
-    /// Only those created at this time or later.
+    /// Only workflows created at this time or later.
     #[must_use]
     pub fn created_from(mut self, from: impl Into<Timestamp>) -> Self {
         self.created_from = Some(from.into());
         self
     }
 
-    /// Only those created before this time.
+    /// Only workflows created before this time.
     #[must_use]
     pub fn created_before(mut self, before: impl Into<Timestamp>) -> Self {
         self.created_before = Some(before.into());
         self
     }
 
-    /// At most this many.
+    /// At most this many workflows.
     #[must_use]
     pub fn limit(mut self, limit: u32) -> Self {
         self.limit = Some(limit);
         self
     }
 
-    /// Skips this many first.
+    /// Skips this many workflows first.
     #[must_use]
     pub fn offset(mut self, offset: u32) -> Self {
         self.offset = offset;
         self
     }
 
-    /// Newest first.
+    /// Lists the newest workflow first.
     #[must_use]
     pub fn newest_first(mut self) -> Self {
         self.newest_first = true;
         self
     }
 
-    /// Also those of other applications in the same database.
+    /// Includes workflows of other applications in the same database.
     #[must_use]
     pub fn all_applications(mut self) -> Self {
         self.all_applications = true;
@@ -111,29 +112,29 @@ impl WorkflowFilter {
     }
 }
 
-/// One workflow as it stands in the database.
+/// One workflow, as it stands in the database.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct WorkflowInfo {
-    /// Its id.
+    /// The workflow's id.
     pub id: WorkflowId,
-    /// The name it was registered under.
+    /// The name under which it is registered.
     pub name: String,
-    /// Where it stands.
+    /// Its status.
     pub status: WorkflowStatus,
     /// How often an executor took it up since it started or was resumed: 1 for a run that never crashed.
     pub attempts: u32,
-    /// The executor that has it or had it last.
+    /// The executor that has it, or had it last.
     pub executor: Option<String>,
     /// The workflow that started it.
     pub parent: Option<WorkflowId>,
-    /// Application it belongs to; none for a row that anyone may claim.
+    /// The application to which it belongs; `None` for a row that any application may claim.
     pub application: Option<String>,
-    /// Version of the program that runs it.
+    /// The version of the program that runs it.
     pub version: Option<String>,
     /// When it was started.
     pub created_at: Timestamp,
-    /// When its row changed last.
+    /// When its row last changed.
     pub updated_at: Timestamp,
     /// When it ended.
     pub completed_at: Option<Timestamp>,
@@ -143,44 +144,44 @@ pub struct WorkflowInfo {
     pub input: Option<String>,
     /// Encoded output, as recorded.
     pub output: Option<String>,
-    /// What it ended with instead of an output.
+    /// The error with which it ended, if it ended with one.
     pub failure: Option<Failure>,
-    /// What of its row could not be read, as `COLUMN holds VALUE`; empty for a sound row. Such a number is missing
-    /// above (or zero), such a text is shown as SQL writes it.
+    /// The columns of its row that could not be read, as `COLUMN holds VALUE`; empty for a sound row. A number that
+    /// could not be read is missing above, or zero. A text that could not be read is shown as SQL writes it.
     pub unreadable: Vec<String>,
 }
 
-/// What a column holds that should hold something else. Long values are cut.
+/// Tells that a column holds a value of the wrong kind. Long values are cut.
 pub(crate) fn held(column: &str, value: &str) -> String {
     format!("{column} holds {}", brief(value, 80))
 }
 
-/// The start of a text, in one line of a log.
+/// The start of a text, as one line of a log.
 pub(crate) fn brief(text: &str, chars_max: usize) -> String {
     let visible = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     let shown: String = text.chars().take(chars_max).map(visible).collect();
     if text.chars().nth(chars_max).is_some() { format!("{shown}..") } else { shown }
 }
 
-/// One durable operation of a workflow as it is recorded.
+/// One durable operation of a workflow, as it is recorded.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct StepRecord {
-    /// Its place in the workflow.
+    /// The place of the operation in its workflow.
     pub step_id: StepId,
-    /// Name of the step, or of the operation (`DBOS.sleep`), or of the child workflow.
+    /// The name of the step, of the operation (`DBOS.sleep`), or of the child workflow.
     pub name: String,
     /// Encoded output, as recorded.
     pub output: Option<String>,
-    /// The error it ended with.
+    /// The error with which it ended, if it ended with one.
     pub failure: Option<Failure>,
-    /// The workflow it started or waited for.
+    /// The workflow that it started or awaited.
     pub child: Option<WorkflowId>,
     /// When it began.
     pub started_at: Option<Timestamp>,
-    /// When it was recorded; for a sleep, when it ends.
+    /// When it was recorded; for a sleep, when the sleep ends.
     pub completed_at: Option<Timestamp>,
-    /// How the output is written down.
+    /// The codec of the output.
     pub serialization: Option<String>,
 }
 
@@ -188,58 +189,58 @@ pub struct StepRecord {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// Where it stands.
+    /// The workflow's status.
     pub status: WorkflowStatus,
     /// How often an executor took it up.
     pub attempts: u32,
     /// How many durable operations it has recorded.
     pub steps_recorded: u64,
-    /// Name of the last of them.
+    /// The name of the last recorded operation.
     pub last_step: Option<String>,
     /// How many workflows it has started.
     pub children: u64,
-    /// How many of those have ended.
+    /// How many of these workflows have ended.
     pub children_done: u64,
 }
 
-/// Open workflows that no living executor can take up: what [`crate::Engine::waiting_for_nobody`] returns. As a text it
-/// says what is missing, and what to do.
+/// Open workflows that no living executor can take up, from [`crate::Engine::waiting_for_nobody`]. `Display` says what
+/// is missing, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stranded {
-    /// What is missing.
+    /// The part that is missing.
     pub absent: Absent,
-    /// The application they belong to; none for those that any may claim.
+    /// The application of the workflows; `None` when any application may claim them.
     pub application: Option<String>,
-    /// The version they wait for. For those that name none it is the newest of their application. None where the
-    /// application is absent.
+    /// The version for which the workflows wait. For workflows that name no version, it is the newest of their
+    /// application. `None` where the application is absent.
     pub version: Option<String>,
-    /// The queue they wait in, where it or their name is absent.
+    /// The queue in which they wait, where the queue or the name is absent.
     pub queue: Option<String>,
-    /// Their name, where that is absent.
+    /// The name of the workflows, where the name is absent.
     pub name: Option<String>,
-    /// How many they are.
+    /// How many workflows there are.
     pub count: u64,
     /// When the oldest of them was started.
     pub oldest: Timestamp,
 }
 
-/// What no living executor has, of all that it needs to take a workflow up.
+/// The part that every living executor lacks of those it needs to take a workflow up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Absent {
     /// No executor of the application lives.
     Application,
-    /// Some do, but none of the version.
+    /// Executors of the application live, but none of the version.
     Version,
-    /// Some of the version do, but none serves the queue, or the queue was removed.
+    /// Executors of the version live, but none serves the queue, or the queue was removed.
     Queue,
-    /// Some serve the queue, but none of them registers the workflow's name.
+    /// Executors serve the queue, but none registers the workflow's name.
     Name,
 }
 
 impl Stranded {
-    /// What they are, without their count.
+    /// The description of the workflows, without their count.
     pub(crate) fn what(&self) -> String {
         let mut what = String::from(if self.count == 1 { "open workflow" } else { "open workflows" });
         let mut add = |part: &str, name: &Option<String>| {

@@ -1,4 +1,4 @@
-//! What needs no database and no engine.
+//! Parts that need neither a database nor an engine.
 
 pub(crate) mod blocking;
 pub(crate) mod causes;

@@ -1,6 +1,8 @@
-//! What may come again and again is said once: the trouble of a database that refuses, and each row that cannot be read.
+//! Log lines for trouble that repeats: each reason why a database refuses, and each row that cannot be read, is said
+//! once.
 //!
-//! A counted number of lines, whatever goes on for how long: by a timer, for each row, or both.
+//! The number of lines is limited, however long the trouble lasts, and whether it comes by a timer or once for each
+//! row.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
@@ -11,8 +13,8 @@ use crate::pure::clock::Stopwatch;
 use crate::pure::listing::brief;
 use crate::pure::sync::{lock, say};
 
-/// A reason that was said is not said again for so long, though its trouble ended in between. Trouble that comes and goes,
-/// as of one workflow whose writes are refused while those of others succeed, takes two lines in this time.
+/// How long a reason is not said again, though its trouble ended in between. Trouble that comes and goes takes two
+/// lines in this time, as when the writes of one workflow are refused while those of others succeed.
 const SAID_AGAIN_AFTER: Duration = Duration::from_secs(300);
 
 /// How many different reasons are told apart.
@@ -24,12 +26,12 @@ const ROWS_MAX: usize = 1000;
 /// How much of an id is shown.
 const ROW_CHARS_MAX: usize = 300;
 
-/// What one engine has said so far.
+/// The lines that one engine has written so far.
 #[derive(Debug)]
 pub(crate) struct Notices {
-    /// Which database, for people: a process may have several.
+    /// The name of the database, for people: a process may have several.
     database: String,
-    /// Whether there is any trouble, to be asked without a lock.
+    /// Whether there is any trouble; read without a lock.
     lasts: AtomicBool,
     said_again_after: Duration,
     said: Mutex<Said>,
@@ -37,13 +39,13 @@ pub(crate) struct Notices {
 
 #[derive(Debug, Default)]
 struct Said {
-    /// What fails now, and when it last did.
+    /// The operations that fail now, and when each last failed.
     failing: HashMap<&'static str, Stopwatch>,
     since: Option<Stopwatch>,
     failures: u64,
-    /// Whether anything of this trouble was said, so that its end is worth a word.
+    /// Whether the log said anything of this trouble, so that its end is worth a line.
     heard: bool,
-    /// Trouble is counted, so that a reason knows whether it was said of this one.
+    /// Each trouble has a number, so that a reason knows whether it was said of this trouble.
     number: u64,
     reasons: HashMap<String, Reason>,
     rows: HashSet<String>,
@@ -62,7 +64,7 @@ impl Notices {
         Self { database, lasts, said_again_after: SAID_AGAIN_AFTER, said }
     }
 
-    /// Something failed that is tried again. The same reason is one trouble, whatever fails of it.
+    /// Notes a failure of an operation that is tried again. Operations that fail for one reason are one trouble.
     pub(crate) fn failed(&self, what: &'static str, reason: &str) {
         if self.is_new(what, reason) {
             let (what, database) = (words(what), &self.database);
@@ -100,23 +102,23 @@ impl Notices {
         true
     }
 
-    /// It succeeded. When nothing fails any more, the trouble is over.
+    /// Notes a success of the operation. When no operation fails any more, the trouble is over.
     pub(crate) fn passed(&self, what: &'static str) {
         if self.lasts.load(Ordering::Acquire) {
-            // What nobody tries again does not fail for ever.
+            // An operation that is not tried again does not count as failing for ever.
             let of_late = |last: &Stopwatch| last.elapsed() < self.said_again_after;
             self.end("is over", |failing| failing.retain(|failed, last| *failed != what && of_late(last)));
         }
     }
 
-    /// The same for many, which are not looked at while there is no trouble.
+    /// Notes the success of many operations. While there is no trouble, they are not looked at.
     pub(crate) fn all_passed<I: Iterator<Item = &'static str>>(&self, all: impl FnOnce() -> I) {
         if self.lasts.load(Ordering::Acquire) {
             all().for_each(|what| self.passed(what));
         }
     }
 
-    /// The engine stops: what lasts is counted now.
+    /// The engine stops: failures of trouble that lasts are counted in the log now.
     pub(crate) fn close(&self) {
         self.end("lasted until the shutdown", HashMap::clear);
     }
@@ -143,9 +145,9 @@ impl Notices {
         }
     }
 
-    /// Names a row, or what stands for one, once.
+    /// Names a row once, by its id or by what stands for an id.
     pub(crate) fn name(&self, row: &str, what: &str) {
-        // An id of somebody else may be long, and may hold a line break.
+        // An id of another program may be long, and may hold a line break.
         let row = &brief(row, ROW_CHARS_MAX);
         let known = {
             let mut said = lock(&self.said);
@@ -166,7 +168,7 @@ impl Notices {
     }
 }
 
-/// `take_up_work` is a name in the code; people read words.
+/// The words of a name in the code: `take up work` for `take_up_work`.
 fn words(name: &str) -> String {
     name.replace('_', " ")
 }
@@ -221,7 +223,7 @@ mod tests {
             notices.passed("settle");
             assert!(!notices.is_new("settle", "too large"));
         }
-        // After a while it is, also while it lasts without an end.
+        // After a while it is said again, also while it lasts without an end.
         notices.passed("settle");
         assert!(!notices.is_new("settle", "too large"));
         notices.said_again_after = Duration::ZERO;

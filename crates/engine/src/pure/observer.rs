@@ -1,4 +1,4 @@
-//! What happens, told while it happens: for progress bars, profiles, metrics.
+//! Events, told while they happen: for progress bars, profiles, metrics.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use crate::pure::inside::Inside;
 use crate::pure::status::WorkflowStatus;
 use crate::pure::sync::contained;
 
-/// Something the engine did. Durations are measured, not read from the wall clock.
+/// An event of the engine. Durations are measured, not read from the wall clock.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event<'e> {
-    /// A run begins: the first, or one that goes on from what earlier ones recorded.
+    /// A run begins: the first run, or a run that goes on from the records of earlier ones.
     WorkflowStarted {
-        /// Which workflow.
+        /// The workflow.
         workflow: &'e WorkflowId,
         /// Its registered name.
         name: &'e str,
@@ -28,25 +28,25 @@ pub enum Event<'e> {
     },
     /// A run ended and its outcome is recorded.
     WorkflowEnded {
-        /// Which workflow.
+        /// The workflow.
         workflow: &'e WorkflowId,
         /// Its registered name.
         name: &'e str,
-        /// What it ended as.
+        /// The status with which it ended.
         status: WorkflowStatus,
     },
-    /// A run ended without an outcome; it goes on later or elsewhere.
+    /// A run ended without an outcome; the workflow goes on later or elsewhere.
     WorkflowLeft {
-        /// Which workflow.
+        /// The workflow.
         workflow: &'e WorkflowId,
         /// Its registered name.
         name: &'e str,
-        /// Why.
+        /// The reason.
         reason: &'e Stop,
     },
     /// The body of a step ran once.
     StepRan {
-        /// Which workflow.
+        /// The workflow.
         workflow: &'e WorkflowId,
         /// Place of the step.
         step_id: StepId,
@@ -54,16 +54,16 @@ pub enum Event<'e> {
         name: &'e str,
         /// 1 for the first attempt.
         attempt: u32,
-        /// What it failed with, if it did.
+        /// The error of the attempt, if it failed.
         failure: Option<&'e Failure>,
-        /// How long the next attempt waits, if there is one.
+        /// The wait before the next attempt, if there is one.
         retry_in: Option<Duration>,
-        /// Time in the body and in encoding its value; for a transaction step in the whole transaction.
+        /// The time in the body and in encoding its value; for a transaction step, in the whole transaction.
         took: Duration,
     },
     /// The outcome of a step is durable.
     StepRecorded {
-        /// Which workflow.
+        /// The workflow.
         workflow: &'e WorkflowId,
         /// Place of the step.
         step_id: StepId,
@@ -74,7 +74,7 @@ pub enum Event<'e> {
     },
     /// A step was found recorded, so its body did not run.
     StepReplayed {
-        /// Which workflow.
+        /// The workflow.
         workflow: &'e WorkflowId,
         /// Place of the step.
         step_id: StepId,
@@ -83,35 +83,35 @@ pub enum Event<'e> {
     },
     /// A workflow waited for a write of its own to become durable. A transaction step commits by itself, so it has none.
     Recorded {
-        /// Which workflow.
+        /// The workflow.
         workflow: &'e WorkflowId,
         /// Kind of the write: `record_step`, `settle`, `start_child`, ...
         kind: &'static str,
-        /// From handing it over to the verdict.
+        /// The time from handing over the write to its verdict.
         took: Duration,
     },
-    /// A workflow waited for something else: a time, a child, the next attempt.
+    /// A workflow waited for anything else: a time, a child, the next attempt.
     Waited {
-        /// Which workflow.
+        /// The workflow.
         workflow: &'e WorkflowId,
-        /// How long.
+        /// The length of the wait.
         took: Duration,
     },
     /// A batch of writes was committed. Transaction steps commit by themselves, outside of batches.
     Committed {
         /// How many writes were in it.
         writes: usize,
-        /// From its begin to its end.
+        /// The time from the begin of the transaction to its end.
         took: Duration,
     },
-    /// The workflows of an executor that died wait for a new one.
+    /// The workflows of a dead executor were made ready for other executors.
     Recovered {
-        /// How many.
+        /// How many workflows.
         workflows: usize,
     },
 }
 
-/// Sees every [`Event`], on the thread where it happens. It should be quick; a panic in it is ignored.
+/// Sees every [`Event`], on the thread where it happens. It should be quick. A panic in it is ignored.
 ///
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering};
@@ -130,7 +130,7 @@ pub trait Observer: Send + Sync {
     fn observe(&self, event: &Event<'_>);
 }
 
-/// Those who are told.
+/// The observers of an engine.
 #[derive(Clone, Default)]
 pub(crate) struct Observers(Vec<Arc<dyn Observer>>);
 
@@ -139,7 +139,7 @@ impl Observers {
         self.0.push(observer);
     }
 
-    /// Builds the event only if somebody listens.
+    /// Builds the event only if there is an observer.
     pub(crate) fn tell<'e>(&self, event: impl FnOnce() -> Event<'e>) {
         if self.0.is_empty() {
             return;
@@ -147,7 +147,7 @@ impl Observers {
         let event = event();
         let _inside = Inside::enter("an observer");
         for observer in &self.0 {
-            // The engine's threads hold leads and slots: a panic of a guest must not take them along.
+            // The engine's threads hold leads and slots: a panic of a guest must not end them.
             contained(|| observer.observe(&event));
         }
     }

@@ -43,8 +43,8 @@ impl fmt::Debug for Queue {
 /// | [`QueueOptions::worker_concurrency`] | one executor | workflows of the queue that are on a thread of this executor | workflows that wait without a thread |
 /// | [`EngineOptions::workers_max`](crate::EngineOptions::workers_max) | one executor | all workflows on a thread, whatever their queue | workflows that wait, with or without a thread |
 ///
-/// `concurrency` protects the resources of a running body, such as connections to a provider. `in_flight` protects what
-/// a workflow holds from its beginning to its end: a seat, a machine, or its turn.
+/// `concurrency` protects the resources of a running body, such as connections to a provider. `in_flight` protects the
+/// things that a workflow holds from its beginning to its end: a seat, a machine, or its turn.
 ///
 /// ```
 /// use engine::QueueOptions;

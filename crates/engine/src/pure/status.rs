@@ -1,33 +1,33 @@
-//! The states of a workflow and the arrows between them. The conditions of the SQL statements decide; what they amount
-//! to is said here, and the audit of the torture holds every change against it.
+//! The states of a workflow and the changes between them. The conditions of the SQL statements decide on a change. This
+//! file says the same in Rust, and the audit of the torture holds every change against it.
 
 use std::fmt;
 
-/// Where a workflow stands. The names are those of the DBOS system tables.
+/// The status of a workflow. The names are those of the DBOS system tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WorkflowStatus {
-    /// Leaves its place until a time or an event, then becomes `ENQUEUED`: a long sleep, for example.
+    /// Waits without a place until a time or an event, as in a long sleep; then becomes `ENQUEUED`.
     Delayed,
     /// Waits for an executor with a free worker.
     Enqueued,
-    /// An executor runs it, or did when it died.
+    /// An executor runs it, or ran it when the executor died.
     Pending,
-    /// Returned a value.
+    /// Ended with an output.
     Success,
-    /// Returned an error, or can never run to its end; the recorded error says which.
+    /// Ended with an error, of its function or of the engine. The recorded error says which.
     Error,
-    /// Stopped by an operator.
+    /// Cancelled by an operator.
     Cancelled,
-    /// Was recovered more often than its limit allows.
+    /// Was recovered more often than its limit allows, and is parked.
     MaxRecoveryAttemptsExceeded,
-    /// The row holds something that this program does not know as a status; [`crate::WorkflowInfo::unreadable`] says
-    /// what. Nobody runs such a workflow. It can be cancelled and resumed.
+    /// The row holds a text that this program does not know as a status; [`crate::WorkflowInfo::unreadable`] shows it.
+    /// No executor runs such a workflow. It can be cancelled and resumed.
     Unknown,
 }
 
 impl WorkflowStatus {
-    /// All states that are known, in the order in which a workflow may meet them.
+    /// All known states, in the order in which a workflow may meet them.
     pub const ALL: [Self; 7] = [
         Self::Delayed,
         Self::Enqueued,
@@ -38,7 +38,7 @@ impl WorkflowStatus {
         Self::MaxRecoveryAttemptsExceeded,
     ];
 
-    /// The text in the database; of one that is not known, `UNKNOWN`.
+    /// The text in the database; `UNKNOWN` for a status that is not known.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Delayed => "DELAYED",
@@ -52,12 +52,12 @@ impl WorkflowStatus {
         }
     }
 
-    /// The state behind the text, if it is one.
+    /// The status with this text, if there is one.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.as_str() == text)
     }
 
-    /// Whether nothing more happens by itself. Of a state that is not known this cannot be said, so it is not.
+    /// Whether the workflow has ended or is parked. `false` for a status that is not known.
     pub const fn is_terminal(self) -> bool {
         match self {
             Self::Delayed | Self::Enqueued | Self::Pending | Self::Unknown => false,
@@ -65,10 +65,10 @@ impl WorkflowStatus {
         }
     }
 
-    /// Whether a workflow may move from here to `next`.
+    /// Whether the status of a workflow may change from `self` to `next`.
     ///
-    /// `ERROR` may become `ENQUEUED` only when the error is the engine's own and about the program, not about
-    /// the work (see [`crate::Engine::resume`]).
+    /// `ERROR` may become `ENQUEUED` only when the error is the engine's own and about the program, not about the work
+    /// (see [`crate::Engine::resume`]).
     pub const fn may_become(self, next: Self) -> bool {
         match self {
             Self::Delayed => matches!(next, Self::Enqueued | Self::Cancelled),

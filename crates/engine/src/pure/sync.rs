@@ -1,5 +1,5 @@
-//! Locks and signals. A panic while a lock is held leaves data that is still whole (each critical section is a
-//! few assignments), so a poisoned lock is opened and not passed on.
+//! Locks and signals. A poisoned lock is opened, and the panic is not passed on. Each critical section is a few
+//! assignments, so a panic in it leaves whole data.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -9,21 +9,21 @@ use std::time::Duration;
 
 use crate::pure::clock::{Clock, Stopwatch, Timestamp};
 
-/// Runs code of a guest (a logger, an observer) on a thread that others wait for: its panic ends here. The payload
-/// is leaked, because dropping it is the guest's code too.
+/// Runs a guest's code (a logger, an observer) on a thread for which other code waits. A panic of the guest ends here.
+/// Its payload is leaked, because dropping it would run the guest's code, too.
 pub(crate) fn contained(guest: impl FnOnce()) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(guest)) {
         std::mem::forget(payload);
     }
 }
 
-/// Wakes a task. That is code of the program's runtime.
+/// Wakes a task. The waker is code of the program's runtime.
 #[cfg(feature = "tokio")]
 pub(crate) fn wake(waker: Waker) {
     contained(|| waker.wake());
 }
 
-/// Logs, also through a logger that panics, as one does that prints to a closed pipe.
+/// Logs, also through a logger that panics, as a logger does that prints to a closed pipe.
 macro_rules! say {
     ($level:ident, $($message:tt)+) => {
         $crate::pure::sync::contained(|| log::$level!($($message)+))
@@ -31,7 +31,7 @@ macro_rules! say {
 }
 pub(crate) use say;
 
-/// Locks, poisoned or not.
+/// Locks a mutex, poisoned or not.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -49,14 +49,14 @@ pub(crate) fn wait_for<'m, T>(
     condvar.wait_timeout(guard, time).unwrap_or_else(PoisonError::into_inner).0
 }
 
-/// How many are inside, for one who waits until nobody is.
+/// Counts the calls that are inside, for a thread that waits until none is.
 #[derive(Debug, Default)]
 pub(crate) struct Inflight {
     count: Mutex<usize>,
     left: Condvar,
 }
 
-/// One who is inside, until dropped.
+/// One call that is inside, until dropped.
 pub(crate) struct InflightGuard<'i>(&'i Inflight);
 
 impl Inflight {
@@ -65,7 +65,7 @@ impl Inflight {
         InflightGuard(self)
     }
 
-    /// Waits until nobody is inside, at most this long by the real clock.
+    /// Waits until no call is inside, but at most this long by the real clock.
     pub(crate) fn wait_until_none(&self, time: Duration) {
         let watch = Stopwatch::start();
         let mut count = lock(&self.count);
@@ -84,7 +84,7 @@ impl Drop for InflightGuard<'_> {
     }
 }
 
-/// Something happened: a count that only rises, so that nothing is missed between looking and waiting.
+/// A signal: a count that only rises, so that no event is missed between looking and waiting.
 #[derive(Debug, Default)]
 pub(crate) struct Signal {
     state: Mutex<Raised>,
@@ -94,13 +94,13 @@ pub(crate) struct Signal {
 #[derive(Debug, Default)]
 struct Raised {
     count: u64,
-    /// Of the tasks that wait for the next time.
+    /// The wakers of tasks that wait for the signal.
     #[cfg(feature = "tokio")]
     wakers: Vec<Waker>,
 }
 
 impl Signal {
-    /// Wakes everyone who waits.
+    /// Raises the count and wakes every waiting thread and task.
     pub(crate) fn raise(&self) {
         let mut state = lock(&self.state);
         state.count += 1;
@@ -112,7 +112,7 @@ impl Signal {
         wakers.into_iter().for_each(wake);
     }
 
-    /// Whether it was raised since `seen`; if not, the task is woken when it is.
+    /// Whether the signal was raised since `seen`. If not, the task is woken when it is.
     #[cfg(feature = "tokio")]
     pub(crate) fn poll_past(&self, seen: u64, waker: &Waker) -> bool {
         let mut state = lock(&self.state);
@@ -125,7 +125,7 @@ impl Signal {
         false
     }
 
-    /// The count to hand to a wait later: what happens from here on ends that wait.
+    /// The count, to be handed to a later wait: every raise from here on ends that wait.
     pub(crate) fn now(&self) -> u64 {
         lock(&self.state).count
     }

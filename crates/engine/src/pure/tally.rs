@@ -1,4 +1,4 @@
-//! What the attempts of a step said, in bounded room: 200,000 attempts take no more than a few.
+//! The failures of a step's attempts, in limited memory: 200,000 attempts take no more than a few.
 
 use std::fmt;
 
@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::pure::error::Failure;
 use crate::pure::limits::{ATTEMPT_KINDS_MAX, ATTEMPTS_CHARS_MAX};
 
-/// The failed attempts of a step. Those that failed alike are told together; of those that did not, the first and the
-/// last few are kept, and the others counted.
+/// The failed attempts of a step. Attempts with equal failures are counted together. Of different failures the first
+/// and the last few are kept, and the others are only counted.
 ///
 /// ```
 /// # use engine::{Context, Error, Result, StepOptions}; use std::time::Duration;
@@ -34,13 +34,13 @@ struct Tally {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Alike {
-    /// What the last of them said.
+    /// The failure of the last of these attempts.
     pub failure: Failure,
-    /// How many there were.
+    /// How many attempts failed like this.
     pub times: u32,
-    /// The first of them. 1 is the first attempt of the step.
+    /// The first of these attempts. 1 is the first attempt of the step.
     pub first: u32,
-    /// The last of them.
+    /// The last of these attempts.
     pub last: u32,
 }
 
@@ -60,28 +60,28 @@ impl FailedAttempts {
         }
         tally.alike.push(Alike { failure, times: 1, first: attempt, last: attempt });
         if tally.alike.len() > ATTEMPT_KINDS_MAX {
-            // The first is kept, for it may have brought about the others.
+            // The first failure is kept, for it may have caused the others.
             let oldest = (1..tally.alike.len()).min_by_key(|at| tally.alike[*at].last);
             oldest.map(|at| tally.alike.remove(at));
         }
     }
 
-    /// How many attempts there were.
+    /// How many attempts failed.
     pub fn count(&self) -> u32 {
         self.0.count
     }
 
-    /// The attempts that are kept, in the order in which each kind of failure came first.
+    /// The kept failures, in the order in which each first came.
     pub fn alike(&self) -> &[Alike] {
         &self.0.alike
     }
 
-    /// What the first attempt failed with, or a later one that failed alike.
+    /// The failure of the first attempt, or of a later attempt that failed alike.
     pub fn first(&self) -> Option<&Failure> {
         self.0.alike.first().map(|alike| &alike.failure)
     }
 
-    /// What the last attempt failed with.
+    /// The failure of the last attempt.
     pub fn last(&self) -> Option<&Failure> {
         self.0.alike.iter().max_by_key(|alike| alike.last).map(|alike| &alike.failure)
     }
@@ -116,7 +116,7 @@ impl fmt::Display for FailedAttempts {
 /// A failure in few words.
 struct Short<'f>(&'f Failure);
 
-/// How much of each failure stands in the text of all.
+/// How many characters of each failure stand in the text of all.
 const SHORT_CHARS: usize = 1000;
 
 impl fmt::Display for Short<'_> {
