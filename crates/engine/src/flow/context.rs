@@ -1,4 +1,4 @@
-//! What a workflow's plain function holds while it runs.
+//! The context of a plain workflow function: the function calls its operations while it runs.
 
 use std::borrow::Cow;
 
@@ -9,9 +9,9 @@ use crate::pure::id::WorkflowId;
 
 /// A running workflow: every durable operation goes through it.
 ///
-/// Operations take numbers in the order in which the workflow asks for them, and that is how a recovered run
-/// finds what is recorded. So between steps a workflow must be deterministic: no clock, no random numbers, no
-/// input or output, or else in a step. `&mut` makes a step inside a step a compile error:
+/// Operations take numbers in the order in which the workflow asks for them. By these numbers a recovered run finds its
+/// records. So between steps a workflow must be deterministic: no clock, no random numbers, no input or output outside
+/// of a step. `&mut` makes a step inside a step a compile error:
 ///
 /// ```compile_fail
 /// # fn workflow(ctx: &mut engine::Context) -> engine::Result<()> {
@@ -20,7 +20,7 @@ use crate::pure::id::WorkflowId;
 /// ```
 pub struct Context {
     pub(crate) flow: Flow,
-    /// Workflows that run inline on this thread below this one's root.
+    /// The number of workflows that run inline on this thread below its root workflow.
     pub(crate) depth: usize,
 }
 
@@ -34,8 +34,8 @@ impl Context {
         self.flow.execution.workflow()
     }
 
-    /// Which run of the workflow this is: 1 for the first, one more for each that did not come to an end because its
-    /// executor died or its writes were refused.
+    /// The number of this run: 1 for the first run, one more for each run that did not end. A run does not end when its
+    /// executor dies or its writes are refused.
     pub fn attempt(&self) -> u32 {
         self.flow.execution.attempt
     }

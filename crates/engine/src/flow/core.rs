@@ -1,4 +1,4 @@
-//! What the parts of one engine share.
+//! The state that the parts of one engine share.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,7 +56,7 @@ pub(crate) struct Core {
     /// The process that opened the engine.
     process: u32,
     backlog: AtomicBool,
-    /// The engine has shut down over a running body.
+    /// Whether the engine has shut down over a running body.
     leaving: AtomicBool,
     left: Once,
     served: OnceLock<Arc<Served>>,
@@ -105,27 +105,27 @@ impl Core {
         }
     }
 
-    /// Who this process is; known from the launch on.
+    /// The identity of this executor; known from the launch on.
     pub(crate) fn identity(&self) -> Result<&Arc<Identity>> {
         self.served().map(|served| &served.identity)
     }
 
-    /// What it takes up; known from the launch on.
+    /// The names and queues that this executor takes up; known from the launch on.
     pub(crate) fn served(&self) -> Result<&Arc<Served>> {
         self.served.get().ok_or(Error::NotLaunched)
     }
 
-    /// Once, by the launch.
+    /// The launch calls this once.
     pub(crate) fn set_served(&self, served: Served) {
         let _ = self.served.set(Arc::new(served));
     }
 
-    /// Whether nobody takes this executor for dead: one that others may take for it takes nothing up.
+    /// Whether this executor surely lives. An executor that others may take for dead takes no workflow up.
     pub(crate) fn is_alive(&self, executor: &ExecutorId) -> bool {
         self.liveness.covers(executor, Stopwatch::start())
     }
 
-    /// A slot for a workflow of this name that this executor is about to start, if it may run it at once.
+    /// A slot for a workflow of this name that this executor is about to start, if it may run the workflow at once.
     pub(crate) fn slot_of(&self, executor: &ExecutorId, name: &str) -> Option<Slot> {
         if self.is_alive(executor) { self.slots_of(self.registry.kind_of(name)?).try_one() } else { None }
     }
@@ -139,13 +139,14 @@ impl Core {
         }
     }
 
-    /// After a fork, a call in the child would wait for threads that stayed in the parent, or spoil its connections.
+    /// Refuses a call in a fork: it would wait for threads that stayed in the parent, or spoil the parent's
+    /// connections.
     pub(crate) fn refuse_in_a_fork(&self) -> Result<()> {
         let (opened_in, this) = (self.process, std::process::id());
         if opened_in == this { Ok(()) } else { Err(Error::Forked { opened_in, this }) }
     }
 
-    /// To be called at the beginning of each call of a program, by its name: not in a fork, and a warning if it blocks a
+    /// Every call of a program begins with this, under its name. It is refused in a fork, and warned of if it blocks a
     /// task.
     pub(crate) fn enter(&self, call: &'static str) -> Result<()> {
         self.refuse_in_a_fork()?;
@@ -157,7 +158,7 @@ impl Core {
         self.stopping.load(Ordering::SeqCst)
     }
 
-    /// More waits in the database than there are slots: whoever frees one says so.
+    /// Notes that more workflows wait in the database than there are slots: a freed slot must call the fleet.
     pub(crate) fn expect_backlog(&self) {
         self.note_backlog(true);
     }
@@ -170,16 +171,16 @@ impl Core {
         self.backlog.load(Ordering::SeqCst)
     }
 
-    /// Calls the fleet when a good part of the slots of this kind is free: a claim is a commit, so it should take many.
-    /// Fewer are noticed by the fleet's next look. A queue may have a limit that has room again.
+    /// Calls the fleet when a good part of the slots of this kind is free: a claim is a commit, so it should take many
+    /// workflows. The fleet's next look notices fewer slots, too. A queue may have room again under its limit.
     pub(crate) fn slot_was_freed(&self, run: &Run, kind: Kind) {
         if run.queue.is_some() || (self.has_backlog() && self.slots_of(kind).many_are_free()) {
             self.fleet.raise();
         }
     }
 
-    /// Takes leave of the other executors and lets go of the database, whoever still holds the engine. Once: a second
-    /// call waits for the end of the first.
+    /// Leaves the fleet and lets go of the database, also while the program still holds the engine. This happens once:
+    /// a second call waits for the end of the first.
     pub(crate) fn leave(&self) {
         self.left.call_once(|| self.leave_now());
     }
@@ -195,7 +196,7 @@ impl Core {
         self.committer.close_writer();
     }
 
-    /// The same as soon as nothing runs here any more, after the committer has closed.
+    /// Leaves the fleet as soon as no workflow runs here any more, after the committer has closed.
     pub(crate) fn leave_after_the_last(&self) {
         self.leaving.store(true, Ordering::SeqCst);
         self.leave_if_last();
@@ -206,20 +207,20 @@ impl Core {
         self.leaving.load(Ordering::SeqCst)
     }
 
-    /// To be called when a run has ended.
+    /// Call this when a run has ended.
     pub(crate) fn leave_if_last(&self) {
         if self.leaving.load(Ordering::SeqCst) && self.runs.all().is_empty() && self.committer.is_idle() {
             self.leave();
         }
     }
 
-    /// A run that is about to be started.
+    /// Enters a run that is about to be started.
     pub(crate) fn entered(&self, run: Arc<Run>) -> Entered<'_> {
         self.runs.enter(&run);
         Entered { core: self, run, kept: false, answered: false }
     }
 
-    /// A write of a caller's task.
+    /// Commits a write of a caller's task.
     #[cfg(feature = "tokio")]
     pub(crate) async fn commit_from_a_task(&self, write: Write) -> Result<Verdict> {
         crate::pure::inside::refuse()?;
@@ -229,7 +230,7 @@ impl Core {
         self.committer.commit_for_a_caller(write, alarm).await.map_err(refused)
     }
 
-    /// A write of a caller's thread.
+    /// Commits a write of a caller's thread.
     pub(crate) fn commit_from_outside(&self, write: Write) -> Result<Verdict> {
         crate::pure::inside::refuse()?;
         self.enter(match &write {
@@ -243,7 +244,7 @@ impl Core {
     }
 }
 
-/// What a caller is told of a write without a verdict.
+/// The caller's error for a write without a verdict.
 fn refused(error: CommitError) -> Error {
     match error {
         CommitError::Closed => Error::ShuttingDown,
@@ -256,27 +257,27 @@ fn refused(error: CommitError) -> Error {
 #[derive(Default)]
 pub(crate) struct Runs(Mutex<HashMap<OwnerToken, Vec<Arc<Run>>>>);
 
-/// One execution, as others see it: they can tell it to stop.
+/// One execution, as other threads see it: they can tell it to stop.
 pub(crate) struct Run {
     pub(crate) owner: Owner,
-    /// The queue it came from, if that is not the engine's own.
+    /// The queue from which it came, if that is not the engine's own.
     pub(crate) queue: Option<Arc<str>>,
     stop: Mutex<Option<Stop>>,
-    /// Its row is in the database, so one that is not there any more was deleted.
+    /// Its row is in the database. So if the row is missing later, it was deleted.
     has_row: AtomicBool,
-    /// When it was last known to own its workflow: its claim came after this.
+    /// A time after which its claim came: the workflow is surely its own from then on.
     sure_at: Mutex<Stopwatch>,
-    /// Raised when it should look up from whatever it waits for.
+    /// Raised when the execution should interrupt its wait and look.
     pub(crate) signal: Arc<Signal>,
 }
 
 impl Run {
-    /// Of an owner that is about to be.
+    /// The run of an owner whose start is not committed yet.
     pub(crate) fn new(owner: Owner) -> Arc<Self> {
         Self::build(owner, None, Stopwatch::start(), false)
     }
 
-    /// Of one that has been since some time after `asked`.
+    /// The run of an owner whose claim came some time after `asked`.
     pub(crate) fn claimed(owner: Owner, queue: Option<Arc<str>>, asked: Stopwatch) -> Arc<Self> {
         Self::build(owner, queue, asked, true)
     }
@@ -286,7 +287,7 @@ impl Run {
         Arc::new(Self { owner, queue, stop: Mutex::default(), has_row, sure_at, signal: Arc::default() })
     }
 
-    /// To be called after its start was committed.
+    /// Call this after its start was committed.
     pub(crate) fn was_started(&self) {
         self.has_row.store(true, Ordering::SeqCst);
     }
@@ -307,14 +308,14 @@ impl Run {
         *lock(&self.sure_at) = looked;
     }
 
-    /// The first reason stays.
+    /// Only the first reason counts.
     pub(crate) fn tell_to_stop(&self, reason: Stop) {
         lock(&self.stop).get_or_insert(reason);
         self.signal.raise();
     }
 }
 
-/// A run whose start is on its way into the database. It leaves again when this is dropped, unless it is kept.
+/// A run whose start is on its way into the database. When this is dropped, the run leaves again, unless it is kept.
 pub(crate) struct Entered<'c> {
     core: &'c Core,
     run: Arc<Run>,
@@ -323,7 +324,7 @@ pub(crate) struct Entered<'c> {
 }
 
 impl Entered<'_> {
-    /// What became of the start is known.
+    /// Notes that the answer to the start is known.
     pub(crate) fn is_answered(&mut self) {
         self.answered = true;
     }
@@ -340,7 +341,8 @@ impl Drop for Entered<'_> {
             return;
         }
         if !self.answered {
-            // It may be committed, or be yet, for this executor, which will not run it. This comes after it.
+            // The start may be committed, or yet be, for this executor, which will not run it. The release comes after
+            // it.
             workflow::release_unheard(self.core, &self.run, None);
         }
         self.core.runs.leave(&self.run);
@@ -348,7 +350,8 @@ impl Drop for Entered<'_> {
 }
 
 impl Runs {
-    /// Entered before its claim is committed: what is `PENDING` under this executor and not here was lost.
+    /// Enters a run before its claim is committed. A row that is `PENDING` under this executor and has no run here was
+    /// lost.
     pub(crate) fn enter(&self, run: &Arc<Run>) {
         lock(&self.0).entry(run.owner.token.clone()).or_default().push(run.clone());
     }
@@ -363,12 +366,12 @@ impl Runs {
         }
     }
 
-    /// Keeps a token for a claim of which it is not known yet what it takes.
+    /// Keeps a token for a claim whose workflows are not known yet.
     pub(crate) fn reserve(&self, token: &OwnerToken) {
         lock(&self.0).entry(token.clone()).or_default();
     }
 
-    /// Ends what `reserve` began; the runs that were entered meanwhile stay.
+    /// Gives back the token of `reserve`. Runs that were entered meanwhile stay.
     pub(crate) fn unreserve(&self, token: &OwnerToken) {
         let mut runs = lock(&self.0);
         if runs.get(token).is_some_and(Vec::is_empty) {
@@ -376,14 +379,14 @@ impl Runs {
         }
     }
 
-    /// Whether it runs here, or may be about to: its token is reserved.
+    /// Whether the owner's run is here, or may soon be, because its token is reserved.
     pub(crate) fn has(&self, owner: &Owner) -> bool {
         let runs = lock(&self.0);
         runs.get(&owner.token)
             .is_some_and(|list| list.is_empty() || list.iter().any(|run| run.owner == *owner))
     }
 
-    /// Of those whose row is in the database, or was.
+    /// The owners of runs whose row is in the database, or was.
     pub(crate) fn owners(&self) -> Vec<Owner> {
         let runs = lock(&self.0);
         let there = runs.values().flatten().filter(|run| run.has_row.load(Ordering::SeqCst));
@@ -395,7 +398,7 @@ impl Runs {
         told.iter().filter(|run| run.owner == *owner).for_each(|run| run.tell_to_stop(reason.clone()));
     }
 
-    /// How many that came from this queue run here.
+    /// How many runs of this queue are here.
     pub(crate) fn count_of(&self, queue: &str) -> usize {
         let runs = lock(&self.0);
         runs.values().flatten().filter(|run| run.queue.as_deref() == Some(queue)).count()

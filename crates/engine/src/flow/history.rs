@@ -7,22 +7,22 @@ use crate::pure::limits::HISTORY_PAGE_ROWS;
 use crate::sysdb::write::BEFORE_FIRST_STEP;
 use crate::sysdb::{DbResult, Reader, StepRow};
 
-/// What earlier runs recorded and this one has not come to yet.
+/// The records of earlier runs that this run has not come to yet.
 #[derive(Debug, Default)]
 pub(crate) struct History(BTreeMap<StepId, StepRow>);
 
 impl History {
-    /// A fresh run has no past, and never asks for one.
+    /// The history of a fresh run: it is empty, and is never read.
     pub(crate) fn none() -> Self {
         Self::default()
     }
 
-    /// One that was read already.
+    /// A history that was read already.
     pub(crate) fn of(steps: Vec<StepRow>) -> Self {
         Self(steps.into_iter().map(|row| (row.step_id, row)).collect())
     }
 
-    /// All of it, in pages.
+    /// Reads the whole history, in pages.
     pub(crate) fn read(reader: &dyn Reader, workflow: &WorkflowId) -> DbResult<Self> {
         let mut steps = BTreeMap::new();
         let mut after = BEFORE_FIRST_STEP;
@@ -39,12 +39,12 @@ impl History {
         Ok(Self(steps))
     }
 
-    /// What is recorded in this place. Given out once, so that a long past does not stay in memory.
+    /// The record in this place. It is given out once, so that a long past does not stay in memory.
     pub(crate) fn take(&mut self, step: StepId) -> Option<StepRow> {
         self.0.remove(&step)
     }
 
-    /// The first recorded operation that this run did not ask for.
+    /// The first recorded operation for which this run did not ask.
     pub(crate) fn left_over(&self) -> Option<&StepRow> {
         self.0.values().next()
     }

@@ -1,4 +1,4 @@
-//! Error types that the program registered, and what is recorded of each error.
+//! Error types that the program registered, and the record of each error.
 
 use std::any::TypeId;
 use std::error::Error as StdError;
@@ -13,7 +13,7 @@ use crate::pure::codec;
 use crate::pure::error::{BoxError, Error, Failure, Result, UNNAMED, is_own_name, name_of_type};
 use crate::pure::id::check_name;
 
-/// The data of an error if it is of the type.
+/// Gives the data of an error, if the error is of the type.
 type Data = fn(&(dyn StdError + 'static)) -> Option<Result<Value, String>>;
 
 struct Known {
@@ -47,7 +47,7 @@ impl KnownErrors {
         Ok(())
     }
 
-    /// What is recorded of an error that a user's function returned, and the error itself for whoever judges it.
+    /// The failure to record for an error of a user's function, and the error itself, which a caller may judge.
     pub(crate) fn failure_of<E: Into<BoxError> + 'static>(&self, error: E) -> (Failure, BoxError) {
         let name = name_of_type(std::any::type_name::<E>());
         let error = boxed(error);
@@ -87,7 +87,7 @@ impl KnownErrors {
     }
 }
 
-/// What a failure, or an error of the engine, says: these know their names.
+/// The failure in an error that is a failure, or an error of the engine: these know their names.
 fn told_by_itself(error: &(dyn StdError + 'static)) -> Option<Failure> {
     match (error.downcast_ref::<Failure>(), error.downcast_ref::<Error>()) {
         (Some(failure), _) => Some(failure.clone().of_the_work()),
@@ -101,7 +101,7 @@ fn boxed<E: Into<BoxError>>(error: E) -> BoxError {
     error.into()
 }
 
-/// An `anyhow::Error` that is boxed as it stands hides of which type it was.
+/// An `anyhow::Error` in a box hides the type of its error.
 #[cfg(feature = "anyhow")]
 fn boxed<E: Into<BoxError> + 'static>(error: E) -> BoxError {
     let mut error = Some(error);

@@ -1,4 +1,4 @@
-//! Workflows by name, with their types erased and kept in a [`Workflow`].
+//! Workflows by name. Their types are erased here and kept in a [`Workflow`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,7 +21,7 @@ use crate::pure::id::check_name;
 use crate::pure::queue::{Queue, QueueOptions};
 use crate::sysdb::StoredInput;
 
-/// A registered workflow that takes an `I` and returns an `O`: what starts runs of it.
+/// A registered workflow that takes an `I` and returns an `O`. It starts runs of the workflow.
 ///
 /// It holds a name and no engine, so a workflow may capture the references of its children.
 pub struct Workflow<I, O> {
@@ -30,13 +30,13 @@ pub struct Workflow<I, O> {
 }
 
 impl<I, O> Workflow<I, O> {
-    /// The workflow that is or will be registered under this name, for one that starts itself or is registered
-    /// later. A wrong type shows when the input or the output is decoded.
+    /// The workflow with this name, which need not be registered yet. Use it for a workflow that starts itself or is
+    /// registered later. A wrong type shows when the input or the output is decoded.
     pub fn named(name: &str) -> Self {
         Self { name: name.into(), types: PhantomData }
     }
 
-    /// The name it is registered under.
+    /// The name under which it is registered.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -58,10 +58,10 @@ impl<I, O> fmt::Debug for Workflow<I, O> {
     }
 }
 
-/// How the names of the engine's own queues begin.
+/// The beginning of the names of the engine's own queues.
 const RESERVED: &str = "_dbos_";
 
-/// What a workflow runs on.
+/// The place where a workflow runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A thread.
@@ -163,7 +163,7 @@ impl Registry {
             let (function, workflow, core) = (function.clone(), workflow.clone(), ctx.flow.core().clone());
             Box::pin(async move {
                 let returned = function(ctx, decoded(&workflow, &input)?).await;
-                // What the function returned is no longer than this: an error need not be `Send`.
+                // The returned value ends here: an error need not be `Send`.
                 encoded(&workflow, returned.map_err(|error| core.registry.errors.failure_of(error).0)?)
             })
         };
@@ -226,7 +226,7 @@ impl Registry {
         })
     }
 
-    /// What a workflow of this name runs on, if it is registered.
+    /// The kind of the workflow of this name, if it is registered.
     pub(crate) fn kind_of(&self, name: &str) -> Option<Kind> {
         let workflows = self.workflows.read().unwrap_or_else(PoisonError::into_inner);
         workflows.get(name).map(|registered| registered.kind())
@@ -237,7 +237,7 @@ impl Registry {
         workflows.values().any(|registered| registered.kind() == kind)
     }
 
-    /// Of these names, those of one kind.
+    /// The names of workflows of one kind, among these names.
     pub(crate) fn of_kind(&self, names: &[String], kind: Kind) -> Vec<String> {
         let workflows = self.workflows.read().unwrap_or_else(PoisonError::into_inner);
         let is_of_it = |name: &&String| workflows.get(*name).is_some_and(|found| found.kind() == kind);

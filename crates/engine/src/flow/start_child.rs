@@ -1,5 +1,5 @@
-//! How children are started, one or many: the child's row and the parent's record of it are one commit, so there is never
-//! one without the other.
+//! How children are started, one or many. The child's row and the parent's record of it are one commit, so neither is
+//! ever there without the other.
 
 use std::sync::Arc;
 
@@ -26,11 +26,11 @@ use crate::sysdb::{Owner, StepRow, Verdict, Write};
 /// A child that was started.
 pub(crate) struct Started {
     pub(crate) id: WorkflowId,
-    /// What is to run in the place of its parent.
+    /// The child's run, if it is to run in the place of its parent.
     pub(super) inline: Option<Assignment>,
 }
 
-/// A child that is about to be started, and what its parent finds in its place.
+/// A child that is about to be started, and the entry of its parent for it.
 struct NewChild {
     id: WorkflowId,
     input: String,
@@ -48,7 +48,7 @@ impl Started {
 }
 
 impl Flow {
-    /// Gives the id of the child.
+    /// Puts a child into a queue and gives its id.
     pub(crate) fn enqueue<I, O>(
         &self,
         workflow: &Workflow<I, O>,
@@ -83,7 +83,7 @@ impl Flow {
         I: Serialize + DeserializeOwned,
         O: DeserializeOwned,
     {
-        // All that can be refused is refused before the place is taken.
+        // Every refusal comes before the place is taken.
         let new = workflow.queued(self.core(), queue, options, input)?;
         let entry = self.begin(workflow.name().to_owned())?;
         let id = self.id_of_child(entry.place(), options.id.map(|_| new.id.clone()))?;
@@ -100,7 +100,7 @@ impl Flow {
         Ok(id)
     }
 
-    /// Runs a child in the place of this workflow: an async one as a task in its slot, a plain one beside it.
+    /// Runs a child in the place of this workflow: an async child as a task in its slot, a plain child beside it.
     #[cfg(feature = "tokio")]
     pub(crate) fn run_child<I, O>(
         &self,
@@ -115,7 +115,7 @@ impl Flow {
         let how = if kind == Some(Kind::Async) { How::Inline } else { How::Beside };
         let begun = self.begin_start(workflow, None, input);
         let (flow, name) = (self.clone(), workflow.shared_name());
-        // Its place follows that of the start.
+        // The place of the result follows the place of the start.
         let result = begun.as_ref().ok().map(|_| self.begin(GET_RESULT));
         async move {
             let started = flow.finish_start(begun?, name, how).await?;
@@ -130,7 +130,7 @@ impl Flow {
         }
     }
 
-    /// Starts a child. Inline, it is given back to be run; beside, it is on its way.
+    /// Starts a child. A child that runs inline is given back to be run. A child beside its parent is on its way.
     pub(crate) fn start_child<I, O>(
         &self,
         workflow: &Workflow<I, O>,
@@ -183,7 +183,7 @@ impl Flow {
         Ok(self.send_off(child, (name, input), how, &verdict?))
     }
 
-    /// The row of a child, which this executor is to run if it may.
+    /// The row of a child. This executor is to run the child if it may.
     fn new_child(&self, id: &WorkflowId, name: &Arc<str>, input: &str, how: How) -> Result<FreshChild<'_>> {
         let core = self.core();
         let identity = core.identity()?;
@@ -205,7 +205,7 @@ impl Flow {
         Ok(FreshChild { row, slot, entered: core.entered(Run::new(owner)) })
     }
 
-    /// After its start was committed: it runs here, or where somebody takes it up.
+    /// Sends off a child whose start was committed: it runs here, or where an executor takes it up.
     fn send_off(
         &self,
         child: FreshChild<'_>,
@@ -259,7 +259,8 @@ impl Flow {
                 child.entered.is_answered();
             }
             let (mut first_error, mut refused) = (Ok(()), Vec::new());
-            // First, and to the last one: each that is recorded is to run, whatever becomes of the others and of this run.
+            // This comes first and goes to the last child: each recorded child is to run, also if another child or this
+            // run fails.
             for ((child, input), recorded) in fresh.into_iter().zip(recorded) {
                 let id = child.row.id.clone();
                 match recorded {
@@ -312,7 +313,7 @@ impl Flow {
         }
     }
 
-    /// The row of the child and the parent's record of it, in one commit.
+    /// Records the row of the child and the parent's record of it, in one commit.
     async fn record_start(&self, begun: Begun, child: NewWorkflow) -> Result<Verdict> {
         let id = child.id.clone();
         match self.record(start_of(begun, child)).await? {
@@ -321,10 +322,10 @@ impl Flow {
         }
     }
 
-    /// Records that there is no such child, and gives the error that says why.
+    /// Records that there is no such child, and gives the error with the reason.
     async fn refused_start(&self, begun: Begun, id: WorkflowId, refusal: Refusal) -> Error {
         let failure = match refusal {
-            // The child would be a workflow that this one descends from.
+            // The child would be a workflow from which this workflow descends.
             Refusal::Ancestor => Failure::by_engine(
                 CIRCULAR_WAIT,
                 format!(
@@ -347,7 +348,7 @@ impl Flow {
     }
 }
 
-/// A child that is about to be recorded, and what it is to run in.
+/// A child that is about to be recorded, and the run and slot for it.
 struct FreshChild<'c> {
     row: NewWorkflow,
     slot: Option<Slot>,

@@ -1,7 +1,7 @@
 //! An async workflow as a task: its life on a runtime, and the call of its function.
 //!
-//! The body is dropped at its next await when the workflow goes on elsewhere or not at all. Whatever drops the task
-//! itself leaves a workflow that goes on later.
+//! The body is dropped at its next await when the workflow goes on elsewhere or not at all. If the task itself is
+//! dropped, the workflow goes on later.
 //!
 //! Does not know: SQL, codecs, step ids.
 
@@ -32,7 +32,7 @@ struct Life {
     finished: bool,
 }
 
-/// Runs a workflow as a task in this slot. Without a runtime it goes back to those that wait.
+/// Runs a workflow as a task in this slot. Without a runtime the workflow is given back to wait.
 pub(crate) fn run(core: &Arc<Core>, assignment: Assignment, slot: Slot) {
     core.tasks.one_began();
     let life =
@@ -56,23 +56,23 @@ impl Drop for Life {
             if !self.core.is_stopping() {
                 self.core.tasks.lost_one();
             }
-            // Its row is still this executor's, which does not run it.
+            // The row is still this executor's, but this executor does not run it.
             workflow::release_unheard(&self.core, &self.run, None);
             self.core.runs.leave(&self.run);
         }
-        // A context that was moved elsewhere may be there yet.
+        // A context that was moved out of the body may still be in use.
         self.slot.give_back();
         self.core.tasks.one_ended();
         self.core.slot_was_freed(&self.run, Kind::Async);
         if self.core.is_leaving() {
-            // It looks into the database.
+            // This call looks into the database.
             let core = self.core.clone();
             drop(self.core.errands.run(move || core.leave_if_last()));
         }
     }
 }
 
-/// Calls the user's function. A panic is a failure, wherever in its values it happens.
+/// Calls the user's function. A panic is a failure, also a panic in one of its values.
 pub(crate) async fn call(
     flow: &Flow,
     function: &AsyncFunction,
@@ -87,7 +87,7 @@ pub(crate) async fn call(
     let returned = poll_fn(|context| {
         loop {
             let seen = signal.now();
-            // What waits in a step for another workflow lends this slot.
+            // A wait for another workflow, in a step, lends this slot.
             let polled = worker::holding(flow.slot(), || poll_caught(true, || body.as_mut().poll(context)));
             if let Poll::Ready(returned) = polled {
                 return Poll::Ready(Some(returned.unwrap_or_else(Err)));
@@ -101,14 +101,14 @@ pub(crate) async fn call(
         }
     })
     .await;
-    // A drop is code of the user as well.
+    // A drop runs code of the user as well.
     contained(|| drop(body));
     execution.has_returned();
-    // An execution that ends without an outcome does not look at this one.
+    // An execution that ends without an outcome does not look at this failure.
     returned.unwrap_or_else(|| Err(Failure::new("PitonStopped", "the body was dropped")))
 }
 
-/// Polls code of the user, in a step or outside of it. A panic is its end.
+/// Polls code of the user, in a step or outside of it. A panic ends the code.
 pub(crate) fn poll_caught<T>(
     outside_of_steps: bool,
     poll: impl FnOnce() -> Poll<T>,
@@ -119,7 +119,7 @@ pub(crate) fn poll_caught<T>(
     }
 }
 
-/// Runs code of the user to its end, or until `is_over` says that it is not waited for any more.
+/// Runs code of the user to its end, or until `is_over` says that its result is not needed any more.
 pub(crate) async fn caught<T>(
     body: impl Future<Output = T>,
     mut is_over: impl FnMut(&Poller<'_>) -> bool,
@@ -131,12 +131,13 @@ pub(crate) async fn caught<T>(
         Poll::Pending => Poll::Pending,
     })
     .await;
-    // A drop is code of the user as well.
+    // A drop runs code of the user as well.
     contained(|| drop(body));
     done
 }
 
-/// A shutdown lets what runs come to its end, until its time is over. Any other stop does not.
+/// Whether the body is to be dropped. A shutdown lets a running body come to its end, until its time is over. No other
+/// stop does.
 fn is_to_be_dropped(execution: &Execution) -> bool {
     let ended = match execution.ended() {
         Some(Ended::Stopped(reason)) => Some(reason),

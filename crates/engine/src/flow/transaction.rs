@@ -1,4 +1,4 @@
-//! Transaction steps: the effect of a step and its record in one commit, so exactly once.
+//! Transaction steps: the effect of a step and its record in one commit, so the effect happens exactly once.
 //!
 //! Does not know: SQL, drivers. The body writes with a [`Tx`].
 
@@ -28,17 +28,19 @@ use crate::pure::sync::say;
 use crate::sysdb::outage::Part;
 use crate::sysdb::{DbResult, StepRow, Transacted, Tx};
 
-/// What one try came to, where a commit may have been refused altogether.
+/// The result of one try. Its commit may have been refused altogether.
 pub(crate) type Attempt<T> = Result<DbResult<Transacted<T, Tried>>, CommitError>;
 
 impl Context {
-    /// Runs `body` in a transaction of the system database and commits what it wrote together with the record of the
-    /// step: a crash anywhere leaves both or neither, so the effect happens **exactly once**.
+    /// Runs `body` in a transaction of the system database. What the body wrote and the record of the step are one
+    /// commit: a crash leaves both or neither, so the effect happens **exactly once**. Takes one step id and one
+    /// commit.
     ///
     /// The body may write tables of the application in the same database. It must leave the engine's tables and the
-    /// transaction itself alone, and call the engine before or after. An error or a panic rolls back. When the database
-    /// fails in a way that may pass, the body runs again in a new transaction; so a body that wraps an error of the
-    /// database must keep it as the source of its own. One step id, one commit.
+    /// transaction itself alone, and must not call the engine. An error or a panic rolls back.
+    ///
+    /// When the database fails in a way that may pass, the body runs again in a new transaction. So a body that wraps
+    /// an error of the database must keep it as the source of its own error.
     ///
     /// | | SQLite | PostgreSQL |
     /// |---|---|---|
@@ -72,7 +74,8 @@ impl Context {
         self.transaction_with(name, &StepOptions::new(), |tx, _| body(tx))
     }
 
-    /// Runs a transaction step with retries. Each attempt has a transaction of its own; a failed one leaves nothing.
+    /// Runs a transaction step with retries. Each attempt has a transaction of its own; a failed attempt leaves
+    /// nothing.
     ///
     /// # Errors
     /// As [`Context::step_with`].
@@ -97,8 +100,8 @@ impl Context {
 }
 
 impl Flow {
-    /// A transaction step whose tries are these futures. The last argument of a try names the step if an earlier try may
-    /// have been committed.
+    /// A transaction step whose tries are these futures. The last argument of a try names the step if an earlier try
+    /// may have been committed.
     pub(crate) fn transaction<T, F, A>(
         &self,
         name: &str,
@@ -117,8 +120,8 @@ impl Flow {
                 (_, Entry::Replayed(recorded)) => return recorded.outcome(),
                 (codec, Entry::Fresh(begun)) => (codec, Arc::new(begun)),
             };
-            // Of the first try nothing can be recorded, of the next ones the answer may have been lost. An attempt that
-            // ends without a value does not change that.
+            // The first try cannot find a record. A later try can: the answer to an earlier commit may have been lost.
+            // An attempt that ends without a value does not change that.
             let mut earlier = None;
             let mut attempts = Attempts::new(&begun, &options);
             let outcome = loop {
@@ -160,7 +163,7 @@ impl Flow {
         Ok(found.into_iter().next().filter(|row| row.step_id == step))
     }
 
-    /// One attempt: again, from the body on, while the database fails in a way that may pass.
+    /// One attempt. While the database fails in a way that may pass, it begins again with the body.
     async fn try_transaction<T, A>(
         &self,
         begun: &Begun,
@@ -204,7 +207,7 @@ impl Flow {
                         Tried::Failed { error, .. } if !timed_out => {
                             self.core().transactions.tries_max(error.as_ref(), true)
                         }
-                        // A panic may be an error of the lost connection, unwrapped.
+                        // A panic may come from an unwrapped error of the lost connection.
                         _ => BODY_TRIES_MAX,
                     };
                     (tried, max)

@@ -36,7 +36,7 @@ pub(crate) struct Assignment {
     input: Input,
 }
 
-/// What a run starts from.
+/// The source of a run's input and past.
 enum Input {
     /// The encoded input of a run that was just started: it has no past, so nothing of it is read.
     Fresh(String),
@@ -71,19 +71,19 @@ impl Assignment {
 pub(crate) enum Ending {
     /// With an outcome, which is recorded.
     Settled(Outcome),
-    /// Without one: it waits for something and has no thread.
+    /// Without an outcome: the workflow waits and has no thread.
     Suspended,
-    /// Without one: it goes on later or elsewhere.
+    /// Without an outcome: the workflow goes on later or elsewhere.
     Left,
 }
 
-/// What is tried again, for the log.
+/// The operation that is tried again, as the log names it.
 const FIND_A_THREAD: &str = "find_a_thread_for_a_workflow";
 
-/// Runs a workflow in this slot: on a thread, or as a task. Where there is none it goes back to those that wait.
+/// Runs a workflow in this slot: on a thread, or as a task. Where there is none, the workflow is given back to wait.
 pub(crate) fn dispatch(core: &Arc<Core>, assignment: Assignment, slot: Slot, caller: Caller) {
     let run = assignment.run.clone();
-    // What nobody registers fails, and needs a thread for that.
+    // A workflow that no function is registered for fails, and needs a thread for that.
     let kind = core.registry.kind_of(&assignment.name).unwrap_or(Kind::Plain);
     let dispatched = match kind {
         Kind::Plain => run_on_a_thread(core, assignment, slot),
@@ -97,7 +97,7 @@ pub(crate) fn dispatch(core: &Arc<Core>, assignment: Assignment, slot: Slot, cal
         if let Some(reason) = reason {
             core.outage.notices.failed(FIND_A_THREAD, &reason.to_string());
         }
-        // Nothing of it has run. Without a thread now there may be one in a moment.
+        // No part of the run has begun. There may be a thread in a moment.
         let again_in = (!core.is_stopping()).then_some(REFUSED_RETRY_MIN);
         if caller == Caller::Passive {
             release_unheard(core, &run, again_in);
@@ -135,7 +135,7 @@ pub(crate) fn run_inline(parent: &Context, assignment: Assignment) -> Ending {
     drive::now(execute(&flow, assignment, Some(parent)))
 }
 
-/// The whole run.
+/// Runs the workflow from its input to its end.
 pub(crate) async fn execute(flow: &Flow, assignment: Assignment, parent: Option<&Context>) -> Ending {
     let (core, run, name) = (flow.core(), &assignment.run, &assignment.name);
     run.was_started();
@@ -164,7 +164,7 @@ pub(crate) async fn execute(flow: &Flow, assignment: Assignment, parent: Option<
     ending
 }
 
-/// What the run came to, or why it came to nothing.
+/// The outcome of the run, or the reason why it has none.
 async fn outcome(flow: &Flow, input: Input, depth: usize, began: &mut bool) -> Result<Outcome, Stop> {
     let execution = &flow.execution;
     let registered = match flow.core().registry.get(&execution.name) {
@@ -189,7 +189,7 @@ async fn outcome(flow: &Flow, input: Input, depth: usize, began: &mut bool) -> R
     *began = true;
     let returned = call(flow, &registered, input, depth).await;
     if returned.is_err() {
-        // An error of a function that was told to stop is no outcome: it may come from being stopped.
+        // An error of a function that was told to stop is no outcome: it may come from the stop.
         let _ = execution.refuse_if_ended();
     }
     match execution.ended() {
@@ -209,7 +209,7 @@ async fn outcome(flow: &Flow, input: Input, depth: usize, began: &mut bool) -> R
     })
 }
 
-/// The input, and for a run that goes on its history.
+/// Loads the input, and the history for a run that goes on.
 fn load(execution: &Execution, input: Input) -> Result<StoredInput> {
     match input {
         Input::Fresh(text) => {
@@ -228,7 +228,7 @@ fn load(execution: &Execution, input: Input) -> Result<StoredInput> {
     }
 }
 
-/// Calls the user's function. A panic is a failure, wherever in its values it happens.
+/// Calls the user's function. A panic is a failure, also a panic in one of its values.
 #[cfg_attr(not(feature = "tokio"), expect(clippy::unused_async, reason = "an async function is awaited"))]
 async fn call(
     flow: &Flow,
@@ -247,7 +247,7 @@ async fn call(
     }
 }
 
-/// A replay that returns before it has asked for all that is recorded took another way than the first run.
+/// The error for a replay that returns before it has asked for all records: it took another way than the first run.
 fn steps_not_asked_for(execution: &Execution) -> Option<Error> {
     let (step, recorded) = execution.left_over()?;
     Some(execution.not_deterministic(step, &recorded, "the end of the workflow"))
@@ -267,7 +267,8 @@ fn failed(flow: &Flow, status: WorkflowStatus, failure: &Failure) -> Outcome {
     let reason = brief(&failure.to_string(), 1000);
     let workflow = brief(flow.execution.workflow().as_str(), 300);
     let name = &flow.execution.name;
-    // What the work said is its own affair. That it can never end is not, until somebody changes the program or resumes.
+    // An error of the work is logged as an info. A workflow that cannot end until an operator acts is logged as a
+    // warning.
     if failure.is_about_the_program() || status == WorkflowStatus::MaxRecoveryAttemptsExceeded {
         say!(warn, "workflow {workflow} ({name}): {status}: {reason}");
     } else {
@@ -311,7 +312,7 @@ async fn leave(flow: &Flow, reason: &Stop, began: bool) -> Ending {
         Stop::Suspended => return Ending::Suspended,
         Stop::Cancelled | Stop::NotOwner | Stop::Deleted | Stop::Returned => return Ending::Left,
         Stop::ShuttingDown => (Attempt::GivenBack, None),
-        // Nothing of it has run when its past could not be read.
+        // Nothing of the run has begun when its past could not be read.
         Stop::Database(_) if !began => (Attempt::GivenBack, Some(wait_after_refusal(execution.attempt))),
         Stop::Database(_) => (Attempt::Counted, Some(wait_after_refusal(execution.attempt))),
     };
@@ -320,15 +321,15 @@ async fn leave(flow: &Flow, reason: &Stop, began: bool) -> Ending {
     Ending::Left
 }
 
-/// A database that refuses a write for good will refuse it again: a body that ran for nothing runs less and less
-/// often.
+/// The wait before a workflow runs again whose write the database refused for good. The database will refuse the write
+/// again, so the waits grow: the body runs for nothing less and less often.
 fn wait_after_refusal(attempt: u32) -> Duration {
     let doubled = 2_u32.saturating_pow(attempt.saturating_sub(1).min(16));
     REFUSED_RETRY_MIN.saturating_mul(doubled).min(REFUSED_RETRY_MAX)
 }
 
-/// Gives the workflow back to those that wait, at once or after a time, and says whether it was there to give. If it
-/// fails, the sweep finds it.
+/// Gives the workflow back to wait, at once or after a time. Says whether the workflow was there to give back. If the
+/// write fails, the sweep finds the workflow.
 pub(crate) fn release(
     core: &Core,
     run: &Run,
@@ -340,7 +341,7 @@ pub(crate) fn release(
     was_released(run, &core.committer.commit(write, caller))
 }
 
-/// The same for nobody who waits.
+/// Gives the workflow back to wait, for a caller that does not wait for the verdict.
 pub(crate) fn release_unheard(core: &Core, run: &Run, again_in: Option<Duration>) {
     core.committer.commit_unheard(release_write(core, run, Attempt::GivenBack, again_in));
 }
@@ -355,7 +356,7 @@ fn release_write(core: &Core, run: &Run, attempt: Attempt, again_in: Option<Dura
     Write::Release { owner: run.owner.clone(), attempt, again_at, at }
 }
 
-/// Failures are logged by the committer.
+/// The committer logs failures.
 fn was_released(run: &Run, verdict: &Result<Verdict, CommitError>) -> bool {
     if verdict.is_err() {
         say!(debug, "workflow {} could not be given back; its next executor finds it", run.workflow());

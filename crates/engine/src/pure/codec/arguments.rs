@@ -1,4 +1,5 @@
-//! The input of a workflow as arguments: ours take one, functions in other languages several, by place or by name.
+//! The input of a workflow as arguments. Our workflows take one argument; functions in other languages take several, by
+//! place or by name.
 
 use std::cell::{Cell, OnceCell};
 use std::fmt;
@@ -12,8 +13,8 @@ use super::reading::Reading;
 use super::{Codec, caught, check_size, codec_of, portable_json, written};
 use crate::pure::error::{Error, Result};
 
-/// What stands in `workflow_input.inputs`. Each argument is a JSON text as it was written: a tree of values would sort
-/// the keys of maps, drop repeated ones and round large numbers.
+/// The contents of `workflow_input.inputs`. Each argument is a JSON text as it was written: a tree of values would sort
+/// the keys of maps, drop repeated keys and round large numbers.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Arguments<'t> {
@@ -23,7 +24,7 @@ struct Arguments<'t> {
     named_args: Option<&'t RawValue>,
 }
 
-/// `()` is no argument; everything else is one, unless it is to be `spread`.
+/// Encodes an input. `()` becomes no argument, any other input one argument, unless it is to be `spread`.
 pub(crate) fn encode_input<T>(workflow: &str, input: T, spread: bool) -> Result<String>
 where
     T: Serialize + DeserializeOwned,
@@ -45,7 +46,7 @@ where
     caught(write).map_err(|reason| Error::Unencodable { what: what(), reason })
 }
 
-/// Whether two recorded inputs say the same: a hash map is written in another order each time.
+/// Whether two recorded inputs have the same contents: a hash map is written in another order each time.
 pub(crate) fn same_input(one: &str, other: &str) -> bool {
     let tree = |text| serde_json::from_str::<Value>(text).ok();
     one == other || tree(one).is_some_and(|one| Some(one) == tree(other))
@@ -71,7 +72,7 @@ fn read<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     read().map_err(|e| e.to_string())
 }
 
-/// Arguments by name, in the order in which they stand, repeated ones too.
+/// Arguments by name, in their order in the text, repeated names included.
 struct Named<'t>(Vec<(String, &'t RawValue)>);
 
 impl<'de> Deserialize<'de> for Named<'de> {
@@ -96,20 +97,20 @@ impl<'de> Deserialize<'de> for Named<'de> {
     }
 }
 
-/// Arguments as they fit a type: one is the input itself, several are the parts of a tuple or the fields of a struct, and
-/// named ones the fields of these names.
+/// Arguments as they fit a type. One argument is the input itself. Several are the parts of a tuple or the fields of a
+/// struct. Named arguments are the fields of these names.
 struct Given<'t> {
     positional: Vec<&'t RawValue>,
-    /// The list of them.
+    /// The JSON list of the positional arguments.
     all_positional: Option<&'t RawValue>,
     named: Vec<(String, &'t RawValue)>,
-    /// The object of them.
+    /// The JSON object of the named arguments.
     all_named: Option<&'t RawValue>,
-    /// Where the object of a struct's fields is kept while it is read.
+    /// Keeps the object of a struct's fields while it is read.
     fields: &'t OnceCell<String>,
 }
 
-/// A deserializer of one JSON text. What reads from it bounds the depth.
+/// A deserializer of one JSON text. Its reader bounds the depth.
 type Text<'t> = serde_json::Deserializer<serde_json::de::StrRead<'t>>;
 
 fn text_of(raw: &str) -> Text<'_> {
@@ -128,7 +129,7 @@ impl<'t> Given<'t> {
         Ok(Self { positional, all_positional: positional_args, named, all_named: named_args, fields })
     }
 
-    /// The one value that they are together.
+    /// The one value that the arguments are together.
     fn value(&self) -> Result<Text<'t>, serde_json::Error> {
         let raw = match (self.positional.as_slice(), self.named.first()) {
             ([], None) => None,
@@ -144,7 +145,7 @@ impl<'t> Given<'t> {
         Ok(text_of(raw.map_or("null", RawValue::get)))
     }
 
-    /// The object that they are for a struct of these fields.
+    /// The object that the arguments are, for a struct of these fields.
     fn object(&self, fields: &[&str]) -> Result<Text<'t>, serde_json::Error> {
         let Self { positional, named, .. } = self;
         if positional.len() > fields.len() {
@@ -228,7 +229,7 @@ impl<'de> Deserializer<'de> for Given<'de> {
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, Self::Error> {
-        // serde_json takes a text as it stands by this call, and knows it by the name.
+        // By this call serde_json takes a JSON text as it stands. The name tells the call.
         if name.starts_with("$serde_json::") {
             return self.value()?.deserialize_newtype_struct(name, visitor);
         }

@@ -1,10 +1,13 @@
 //! `rs_bincode`: bincode in a cage.
 //!
-//! bincode writes no names, so data of another type decodes into nonsense, a corrupt length can take all memory,
-//! and some serde attributes write what nobody can read. Each payload therefore carries the fingerprint of its
-//! type's shape, is decoded under a limit and to its last byte, and a type that bincode cannot read back is
-//! refused before its step runs. What a type writes and what it reads is compared while it is encoded: a field that
-//! is left out would shift all that follows, and the shifted bytes may decode.
+//! bincode writes no names. So data of another type decodes into nonsense, a corrupt length can take all memory, and
+//! some serde attributes write bytes that cannot be read back.
+//!
+//! - Each payload carries the fingerprint of its type's shape.
+//! - It is decoded under a size limit and to its last byte.
+//! - A type that bincode cannot read back is refused before its step runs.
+//! - The written and the read calls are compared while a value is encoded. A field that is left out would shift all
+//!   bytes that follow, and the shifted bytes may decode.
 //!
 //! Layout, in base64: `pb`, format version, a reserved zero, the shape's hash (8 bytes, little endian), payload.
 
@@ -45,7 +48,7 @@ fn readable(shape: &Shape) -> Result<(), String> {
     if shape.has_zero_sized_items() { Err(EMPTY_ITEMS.to_owned()) } else { Ok(()) }
 }
 
-/// Encodes, and decodes what was encoded.
+/// Encodes a value, and decodes the encoded bytes.
 pub(super) fn encode<T: Serialize + DeserializeOwned>(
     value: &T,
     too_deep: &Cell<bool>,
@@ -73,8 +76,8 @@ pub(super) fn encode<T: Serialize + DeserializeOwned>(
     Err(difference(value, &payload).unwrap_or(otherwise))
 }
 
-/// Whether this, which was read, is written with the bytes that it was read from. A field or a variant has one name
-/// that is written, and may have others that are read: `rename`, `alias`. Another field or variant has other bytes.
+/// Whether a value that was read is written as the bytes from which it was read. A field or a variant is written under
+/// one name and may be read under others (`rename`, `alias`). Another field or variant has other bytes.
 fn is_written_as<T: Serialize>(read: &T, payload: &[u8]) -> bool {
     // A `HashMap` is written in an order of its own.
     let sorted = |mut bytes: Vec<u8>| {
@@ -122,7 +125,7 @@ fn parse<T: DeserializeOwned>(payload: &[u8], trace: &Trace) -> Result<T, String
     Ok(value)
 }
 
-/// Where writing and reading part: both once more, with every call written down.
+/// The place where writing and reading part. Both run once more, with every call noted.
 fn difference<T: Serialize + DeserializeOwned>(value: &T, payload: &[u8]) -> Option<String> {
     let (written, read) = (Trace::detailed(), Trace::detailed());
     let _ = write(value, &written, &Cell::new(false));
@@ -131,7 +134,7 @@ fn difference<T: Serialize + DeserializeOwned>(value: &T, payload: &[u8]) -> Opt
     Some(format!("{differs}; bincode has no names to tell them apart, so record it as JSON"))
 }
 
-/// Reads a `T` and writes down how.
+/// Reads a `T` and notes each call.
 struct Traced<'t, T>(&'t Trace, PhantomData<T>);
 
 impl<'de, T: DeserializeOwned> DeserializeSeed<'de> for Traced<'_, T> {
@@ -142,7 +145,7 @@ impl<'de, T: DeserializeOwned> DeserializeSeed<'de> for Traced<'_, T> {
     }
 }
 
-/// These bytes behind a header that fits the type.
+/// These bytes, behind a header that fits the type.
 #[cfg(test)]
 pub(super) fn framed_for_tests<T: DeserializeOwned>(payload: &[u8]) -> String {
     let mut bytes = HEADER.to_vec();
@@ -189,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_length_that_lies_takes_no_memory() {
-        // A length of 2^40: without the limit a text of it aborts the process.
+        // A length of 2^40: without the limit, a text of this length would abort the process.
         let payload = [0xfd, 0, 0, 0, 0, 0, 1, 0, 0];
         let error = decode::<Vec<u8>>(&framed_for_tests::<Vec<u8>>(&payload)).unwrap_err();
         assert_eq!(error, "UnexpectedEnd { additional: 1 }");

@@ -1,8 +1,9 @@
 //! Values to text and back.
 //!
-//! A value is decoded again right after it was encoded, and the decoded one is what the program goes on with.
-//! So a value that cannot be read back fails in the run that made it, and a first run and a replay see the same.
-//! Reading back cannot see what a codec lost: JSON has one `null`, bincode has no names. So `writing` and `reading`
+//! A value is decoded right after it was encoded, and the program goes on with the decoded value. So a value that
+//! cannot be read back fails in the run that made it. A first run and a replay see the same value.
+//!
+//! Reading back cannot see what a codec has lost: JSON has one `null`, bincode has no names. So `writing` and `reading`
 //! stand between every value and its codec.
 //!
 //! Does not know: SQL, workflows.
@@ -28,21 +29,21 @@ use crate::pure::limits::PAYLOAD_BYTES_MAX;
 pub(crate) use arguments::{decode_input, encode_input, same_input};
 pub(crate) use portable_json::{decode_failure, encode_failure};
 
-/// How the output of a step is written down. Inputs, outputs of workflows and errors are always JSON.
+/// The codec of a step's output. Inputs, outputs of workflows and errors are always JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Codec {
-    /// JSON: readable by every DBOS SDK and in SQL, tolerant of added fields. Refused are numbers that are not finite and
-    /// a `Some` over `None` or `()`, which it would write as `null`.
+    /// JSON: readable by every DBOS SDK and in SQL, tolerant of added fields. It refuses numbers that are not finite.
+    /// It refuses a `Some` over `None` or `()`, which JSON writes as `null`.
     #[default]
     PortableJson,
-    /// bincode with a fingerprint of the type's shape: compact, read by this engine alone, and refused when the
-    /// type has changed. For large outputs that only the same program reads. Refused are values whose type writes
-    /// something else than it reads, as with `skip_serializing_if`.
+    /// bincode with a fingerprint of the type's shape, for large outputs that only the same program reads. It is
+    /// compact, only this engine reads it, and it is refused when the type has changed. It refuses values whose type
+    /// writes other fields than it reads, as with `skip_serializing_if`.
     Bincode,
 }
 
 impl Codec {
-    /// The name in the column `serialization`.
+    /// The name of the codec in the column `serialization`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::PortableJson => "portable_json",
@@ -60,7 +61,7 @@ impl Codec {
     }
 }
 
-/// A value written down, and the value that reading it back gives.
+/// An encoded value, and the value that was decoded from it.
 pub(crate) struct Encoded<T> {
     pub(crate) text: String,
     pub(crate) value: T,
@@ -89,7 +90,7 @@ pub(crate) fn encode<T: Serialize + DeserializeOwned>(
     caught(round_trip).map_err(unencodable)
 }
 
-/// What `write` makes of the value, which is dropped here, where a panic of its `Drop` is caught.
+/// The result of `write`. The value is dropped here, where a panic of its `Drop` is caught.
 fn written<T, W>(
     value: T,
     too_deep: &Cell<bool>,
@@ -97,13 +98,13 @@ fn written<T, W>(
 ) -> Result<W, String> {
     let written = write(&value);
     if too_deep.get() {
-        // Dropping it recurses as writing it would: its memory is lost, rather than the process.
+        // Dropping it recurses as deep as writing it. So its memory is leaked, which saves the process.
         std::mem::forget(value);
     }
     written
 }
 
-/// Decodes what a `serialization` column says.
+/// Decodes a text by the codec that its `serialization` column names.
 pub(crate) fn decode<T: DeserializeOwned>(
     what: &str,
     serialization: Option<&str>,
@@ -121,7 +122,7 @@ pub(crate) fn tree_of<T: Serialize>(value: T) -> Result<Value, String> {
     caught(|| written(value, &too_deep, |value| portable_json::tree(value, &too_deep)))
 }
 
-/// The same of a value that stays where it is.
+/// A borrowed value as a tree of JSON.
 pub(crate) fn tree<T: Serialize>(value: &T) -> Result<Value, String> {
     caught(|| portable_json::tree(value, &Cell::default()))
 }
@@ -130,7 +131,7 @@ pub(crate) fn of_tree<T: DeserializeOwned>(tree: &Value) -> Result<T, String> {
     caught(|| T::deserialize(reading::Reading::new(tree, None)).map_err(|e| e.to_string()))
 }
 
-/// The codec of that name; NULL means "the reader's own", and ours is JSON.
+/// The codec of that name. NULL means the reader's own codec, and ours is JSON.
 fn codec_of(serialization: Option<&str>) -> Result<Codec, String> {
     match serialization {
         None | Some("portable_json") => Ok(Codec::PortableJson),

@@ -1,4 +1,4 @@
-//! `portable_json`: what every DBOS SDK reads and writes.
+//! `portable_json`: the form that every DBOS SDK reads and writes.
 
 use std::cell::Cell;
 
@@ -21,14 +21,14 @@ pub(super) fn tree<T: Serialize + ?Sized>(value: &T, too_deep: &Cell<bool>) -> R
 
 pub(super) fn decode<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     let mut text = serde_json::Deserializer::from_str(text);
-    // The limit of serde_json counts lists and objects alone, and options and newtypes nest too.
+    // serde_json's own limit counts only lists and objects, but options and newtypes nest too.
     text.disable_recursion_limit();
     let value = T::deserialize(Reading::new(&mut text, None)).map_err(|e| e.to_string())?;
     text.end().map_err(|e| e.to_string())?;
     Ok(value)
 }
 
-/// A failure always fits: its parts are texts and JSON. One over the cap is cut to its message.
+/// Encodes a failure, which always fits: its parts are texts and JSON. A failure over the cap is cut to its message.
 pub(crate) fn encode_failure(failure: &Failure) -> String {
     const MESSAGE_CHARS_MAX: usize = 10_000;
     let encode = |failure: &Failure| encode(failure, &Cell::default()).map(|text| failure.marked(text));
@@ -40,7 +40,7 @@ pub(crate) fn encode_failure(failure: &Failure) -> String {
     encode(&failure.retold(format!("{message} (cut: the whole error was too large)"))).unwrap_or_default()
 }
 
-/// What an `error` column says, in whatever words it was written.
+/// The failure in an `error` column, in any of the forms in which programs write one.
 pub(crate) fn decode_failure(serialization: Option<&str>, text: &str) -> Failure {
     let read = match codec_of(serialization) {
         Ok(_) => decode::<Failure>(text).map(|failure| failure.marked_in(text)),

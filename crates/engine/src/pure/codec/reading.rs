@@ -1,4 +1,4 @@
-//! A deserializer between a codec and a type. It bounds how deep a type reads, and writes down what it reads.
+//! A deserializer between a codec and a type. It bounds how deep the type reads, and notes each call of the type.
 
 use std::cell::Cell;
 use std::fmt;
@@ -52,7 +52,7 @@ impl<'t> Here<'t> {
     }
 }
 
-/// What the type asked for.
+/// The kind of value that the type asked for.
 #[derive(Clone, Copy)]
 enum Expected {
     /// A list or a map: the record says how many items there are.
@@ -93,7 +93,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Reading<'_, D> {
         deserialize_string "str";
         deserialize_bytes "bytes";
         deserialize_byte_buf "bytes";
-        // Codecs without names refuse these.
+        // Codecs without names refuse these calls.
         deserialize_any "any";
         deserialize_identifier "any";
         deserialize_ignored_any "any";
@@ -172,7 +172,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Reading<'_, D> {
     }
 }
 
-/// The visitor of the type. What it reads further is watched too.
+/// The visitor of the type. Its further reading is watched too.
 struct Watching<'t, V> {
     visitor: V,
     here: Here<'t>,
@@ -270,7 +270,7 @@ struct Items<'t, A> {
     here: Here<'t>,
     expected: Expected,
     count: &'t Cell<usize>,
-    /// What the record had given when the current item began.
+    /// How much the record had given when the current item began.
     begun_at: u64,
 }
 
@@ -289,7 +289,7 @@ impl<'t, A> Items<'t, A> {
         self.begun_at = trace.bytes_so_far();
     }
 
-    /// Of items that stand for no bytes there may be as many as a length of eight bytes can say.
+    /// Items without bytes are refused: a length of eight bytes could promise any number of them.
     fn end<E: de::Error>(&self) -> Result<(), E> {
         self.count.set(self.count.get() + 1);
         match (self.here.trace, self.expected) {
@@ -337,7 +337,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Items<'_, A> {
     }
 }
 
-/// What a part is read by.
+/// The seed by which the type reads a part.
 struct Seed<'t, T> {
     seed: T,
     here: Here<'t>,
@@ -351,7 +351,7 @@ impl<'de, T: DeserializeSeed<'de>> DeserializeSeed<'de> for Seed<'_, T> {
     }
 }
 
-/// An enum: first which variant it is, then what is in that.
+/// An enum: first its variant is read, then the contents of the variant.
 struct Chosen<'t, A> {
     inner: A,
     here: Here<'t>,
@@ -402,7 +402,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Chosen<'_, A> {
     }
 }
 
-/// Looks over the shoulder of a type that reads which variant it has: in a codec without names, a number.
+/// Watches a type while it reads its variant. In a codec without names the variant is a number.
 struct Index<'t, T> {
     inner: T,
     index: &'t Cell<Option<usize>>,
@@ -450,6 +450,6 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Index<'_, V> {
     }
 }
 
-/// Why a list of empty items is refused.
+/// The reason for refusing a list of empty items.
 pub(super) const EMPTY_ITEMS: &str =
     "a list of empty items has no size that bincode could check; record it as JSON";

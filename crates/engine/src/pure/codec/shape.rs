@@ -1,27 +1,27 @@
 //! The shape of a type: which serde calls its `Deserialize` makes, as a text and a hash.
 //!
-//! [`of`] lets the type read from a source that has no data: it writes down what is asked for and answers with
-//! dummies. Where there is a choice (an option, a list, the variants of an enum, a text that the type may
-//! refuse) the type is read again until every answer was given once, so all variants are in the shape.
+//! [`of`] lets the type read from a source without data. The source notes each call and answers with dummies. Where
+//! there is a choice, the type is read again until every answer was given once. Choices are an option, a list, the
+//! variants of an enum, and a text that the type may refuse. So the shape has all variants.
 //!
-//! Limits: a type that refuses all dummies is known up to that point, and one that contains itself up to its
-//! first repetition, or up to a depth if what contains itself has no name.
+//! Limits: the shape of a type that refuses all dummies is known up to that point. A type that contains itself is known
+//! up to its first repetition, or up to a depth if it has no name.
 
 use std::fmt::{self, Write as _};
 
 use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer, Visitor};
 
-/// Readings of a type until its shape is taken as known.
+/// How often a type is read until its shape is taken as known.
 const READINGS_MAX: usize = 400;
-/// How deep a type is read. Deeper than any but those that contain themselves.
+/// How deep a type is read. Only types that contain themselves are deeper.
 const DEPTH_MAX: usize = 64;
-/// Texts to offer, for types that parse what they are given.
+/// Texts to offer, for types that parse a text.
 const TEXTS: [&str; 5] =
     ["", "1", "1970-01-01T00:00:00Z", "00000000-0000-0000-0000-000000000000", "127.0.0.1"];
-/// Bytes to offer: of any length, and of the lengths of common ids.
+/// Bytes to offer: none, and as many as common ids have.
 const BYTES: [&[u8]; 3] = [&[0; 16], &[], &[0; 32]];
 
-/// What [`of`] found.
+/// The shape that [`of`] found.
 pub(super) struct Shape {
     text: String,
     asks_the_data: bool,
@@ -33,7 +33,7 @@ impl Shape {
         &self.text
     }
 
-    /// Whether the type somewhere asks the data what it is, as untagged enums do.
+    /// Whether the type asks the data of which kind it is, as untagged enums do.
     pub(super) fn asks_the_data(&self) -> bool {
         self.asks_the_data
     }
@@ -68,33 +68,33 @@ pub(super) fn of<T: DeserializeOwned>() -> Shape {
             break;
         }
     }
-    // Half a reading is better than none.
+    // Part of a reading is better than none.
     let text = if texts.is_empty() { refused } else { texts.join("|") };
     Shape { text, asks_the_data: tracer.asked_the_data, has_zero_sized_items: tracer.saw_zero_sized_items }
 }
 
-/// One choice of the current reading: which answer it gave, and how many there are.
+/// One choice of the current reading: its answer, and how many answers there are.
 #[derive(Clone, Copy)]
 struct Choice {
     taken: usize,
     answers: usize,
-    /// Every answer belongs to the shape (a variant), not just the first that the type accepts (a text).
+    /// Whether every answer belongs to the shape (a variant), or only the first that the type accepts (a text).
     all_count: bool,
 }
 
 #[derive(Default)]
 struct Tracer {
     text: String,
-    /// Answers to give, in the order of the questions; questions beyond it get their first answer.
+    /// Answers to give, in the order of the questions. Later questions get their first answer.
     script: Vec<Choice>,
     asked: usize,
     /// Names of the structs and enums that are being read, outermost first.
     open: Vec<&'static str>,
     /// This reading ended where the type contains itself.
     met_itself: bool,
-    /// Some reading asked what the data is.
+    /// Some reading asked the data of which kind it is.
     asked_the_data: bool,
-    /// Questions of this reading that are answered by bytes.
+    /// Questions of this reading that have bytes for an answer.
     sized: usize,
     /// Some reading of an item asked for no bytes.
     saw_zero_sized_items: bool,
@@ -113,8 +113,8 @@ impl Tracer {
         taken
     }
 
-    /// Turns to the next combination of answers: the last question first. After a complete reading only the
-    /// questions whose every answer counts have another one to give.
+    /// Turns to the next combination of answers, the last question first. After a complete reading, only questions
+    /// whose every answer counts have another answer to give.
     fn next_reading(&mut self, complete: bool) -> bool {
         self.script.truncate(self.asked);
         self.asked = 0;
@@ -131,7 +131,7 @@ impl Tracer {
         false
     }
 
-    /// A list of one item, or of none for a type that contains itself.
+    /// Reads a list of one item, or of none for a type that contains itself.
     fn items<T>(&mut self, visit: impl FnOnce(Items<'_>) -> Result<T, Refused>) -> Result<T, Refused> {
         let items = 1 - self.choose(2, false);
         if items == 0 {
@@ -144,7 +144,7 @@ impl Tracer {
         Ok(value)
     }
 
-    /// Reads what is inside. A type that contains itself under no name would never end.
+    /// Reads the contents of a value. A type without a name that contains itself would never end.
     fn deeper<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, Refused>) -> Result<T, Refused> {
         if self.depth == DEPTH_MAX {
             self.text.push_str("^..");
@@ -197,7 +197,7 @@ macro_rules! primitives {
     ($($method:ident $name:literal $visit:ident $dummy:expr;)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refused> {
             self.note($name);
-            // Zero first; one for the types that refuse zero.
+            // Zero first, then one for types that refuse zero.
             if self.choose(2, false) == 0 { visitor.$visit($dummy.0) } else { visitor.$visit($dummy.1) }
         }
     )*};

@@ -1,7 +1,7 @@
-//! What is watched while a value is written and read: how deep it is, where in it one is, and which serde calls it makes.
+//! Watches a value while it is written and read: its depth, the place in it, and the serde calls that are made.
 //!
-//! Both sides of a codec make the same calls in the same order when what is written is what will be read. bincode
-//! writes no names, so there the two [`Trace`]s are compared.
+//! Both sides of a codec make the same calls in the same order when the written data is the data that will be read.
+//! bincode writes no names, so there the two [`Trace`]s are compared.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::pure::limits::VALUE_DEPTH_MAX;
 
-/// Where one is in a value: `rows[3].price`.
+/// The place in a value: `rows[3].price`.
 #[derive(Clone, Copy)]
 pub(super) struct Path<'p> {
     pub(super) above: Option<&'p Path<'p>>,
@@ -39,7 +39,7 @@ impl<K: Serialize + ?Sized> Key for K {
 
 /// How many parts of a path are shown at each end.
 const PARTS_SHOWN: usize = 8;
-/// How much of a key is shown.
+/// How many characters of a key are shown.
 const KEY_CHARS: usize = 40;
 
 /// The path in code quotes, or `it` for the whole value.
@@ -77,7 +77,7 @@ impl fmt::Display for Place<'_> {
     }
 }
 
-/// How many values one is inside of.
+/// How many levels deep a part of a value stands.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Depth(usize);
 
@@ -88,7 +88,7 @@ impl Depth {
     }
 }
 
-/// Says so.
+/// The error text for a value that is too deep.
 pub(super) struct TooDeep;
 
 impl fmt::Display for TooDeep {
@@ -101,11 +101,11 @@ impl fmt::Display for TooDeep {
 #[derive(Default)]
 pub(super) struct Trace {
     hash: Cell<Hash>,
-    /// The same without the names.
+    /// The hash of the calls without the names.
     nameless: Cell<Hash>,
-    /// Calls that stand for at least one byte.
+    /// The number of calls that stand for at least one byte.
     sized: Cell<u64>,
-    /// Each call with its place, when somebody wants to know where the two sides part.
+    /// Each call with its place, kept when the caller asks where the two sides part.
     calls: Option<RefCell<Vec<Call>>>,
 }
 
@@ -115,7 +115,7 @@ pub(super) struct Call {
     place: String,
 }
 
-/// Calls that are kept of one side. Beyond it the place of a difference is not told.
+/// How many calls of one side are kept. The place of a later difference is not told.
 const CALLS_MAX: usize = 1 << 18;
 
 /// FNV-1a.
@@ -123,7 +123,7 @@ const CALLS_MAX: usize = 1 << 18;
 struct Hash(u64);
 
 impl Hash {
-    /// With a length in front, so that "ab" and "c" are not "a" and "bc".
+    /// Adds bytes to the hash, with their length in front, so that "ab" and "c" are not "a" and "bc".
     fn with(self, bytes: &[u8]) -> Self {
         let fold = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x0000_0100_0000_01b3);
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
@@ -137,13 +137,13 @@ impl Trace {
         Self { calls: Some(RefCell::default()), ..Self::default() }
     }
 
-    /// A call that stands for bytes.
+    /// Notes a call that stands for bytes.
     pub(super) fn sized(&self, what: &str, place: Option<&Path<'_>>) {
         self.sized.set(self.sized.get() + 1);
         self.shape(what, place);
     }
 
-    /// A call that stands for none: a struct, a tuple.
+    /// Notes a call that stands for no bytes: a struct, a tuple.
     pub(super) fn shape(&self, what: &str, place: Option<&Path<'_>>) {
         self.fold(what.as_bytes());
         self.keep(|| what.to_owned(), place);
@@ -162,7 +162,7 @@ impl Trace {
         self.keep(|| format!("variant `{name}`"), place);
     }
 
-    /// How many items there were.
+    /// Notes the number of items.
     pub(super) fn end(&self, items: usize, place: Option<&Path<'_>>) {
         self.fold(&items.to_le_bytes());
         self.keep(|| format!("the end after {items}"), place);
@@ -194,12 +194,12 @@ impl Trace {
         self.hash == other.hash
     }
 
-    /// Whether they differ at most in the names of fields and variants.
+    /// Whether two traces differ at most in the names of fields and variants.
     pub(super) fn is_like_but_for_names(&self, other: &Self) -> bool {
         self.nameless == other.nameless
     }
 
-    /// The first place where what was written is not what was read.
+    /// The first place where the written data differs from the read data.
     pub(super) fn differs_from(&self, read: &Self) -> Option<String> {
         let (Some(written), Some(read)) = (&self.calls, &read.calls) else { return None };
         let (written, read) = (written.borrow(), read.borrow());

@@ -1,5 +1,5 @@
-//! A serializer between a value and its codec. It refuses what the codec would write and nobody could read back as the
-//! same value, and says where in the value that is.
+//! A serializer between a value and its codec. It refuses a value that would not be read back as the same value, and
+//! says which part of the value is to blame.
 
 use std::cell::Cell;
 use std::fmt;
@@ -8,10 +8,10 @@ use serde::ser::{self, Serialize, Serializer};
 
 use super::watch::{Depth, Part, Path, Place, TooDeep, Trace};
 
-/// What `serde_json` calls the struct that stands for a JSON text.
+/// The name of the struct by which `serde_json` passes a JSON text.
 const RAW_JSON: &str = "$serde_json::private::RawValue";
 
-/// What to look for.
+/// The rules of a codec.
 #[derive(Clone, Copy)]
 pub(super) enum Form<'t> {
     /// JSON has one `null` and no number that is not finite.
@@ -27,7 +27,7 @@ pub(super) struct Watched<'p, T: ?Sized> {
 }
 
 impl<'p, T: ?Sized> Watched<'p, T> {
-    /// `too_deep` says afterwards whether the value was refused for its depth.
+    /// After writing, `too_deep` says whether the value was refused for its depth.
     pub(super) fn new(value: &'p T, form: Form<'p>, too_deep: &'p Cell<bool>) -> Self {
         Self {
             value,
@@ -42,7 +42,7 @@ impl<T: Serialize + ?Sized> Serialize for Watched<'_, T> {
     }
 }
 
-/// Where in a value something is written.
+/// The place in a value where a part is written.
 #[derive(Clone, Copy)]
 struct Here<'p> {
     form: Form<'p>,
@@ -52,7 +52,7 @@ struct Here<'p> {
     path: Option<&'p Path<'p>>,
 }
 
-/// What a value stands in directly.
+/// The direct container of a value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Above {
     /// A `Some`, with nothing but newtypes in between.
@@ -99,7 +99,7 @@ impl<'p> Here<'p> {
         }
     }
 
-    /// What JSON writes as `null` under a `Some` reads back as `None`.
+    /// Refuses a `null` under a `Some`: JSON would read it back as `None`.
     fn null<E: ser::Error>(&self, what: &str) -> Result<(), E> {
         if matches!(self.form, Form::Json) && self.above != Above::Other {
             return Err(E::custom(format_args!(
@@ -131,13 +131,13 @@ struct Writing<'p, S> {
 /// The parts of a list, a struct or a map, watched.
 pub(super) struct Parts<'p, C> {
     inner: C,
-    /// Where its parts stand.
+    /// The place of these parts.
     here: Here<'p>,
     count: usize,
 }
 
 impl<'p, S: Serializer> Writing<'p, S> {
-    /// Begins something that has parts.
+    /// Begins a value that has parts.
     fn parts<C>(self, begin: impl FnOnce(S) -> Result<C, S::Error>) -> Result<Parts<'p, C>, S::Error> {
         let here = self.here.inside(Above::Other)?;
         Ok(Parts { inner: begin(self.inner)?, here, count: 0 })
@@ -357,7 +357,8 @@ impl<C> Parts<'_, C> {
         self.part(Part::Field(name), value, write)
     }
 
-    /// JSON says which fields there are; bincode does not.
+    /// Refuses a field that is left out, under a codec without names. JSON says which fields there are; bincode does
+    /// not.
     fn left_out<E: ser::Error>(&self, name: &'static str) -> Result<(), E> {
         let path = Path { above: self.here.path, part: Part::Field(name) };
         match self.here.form {

@@ -1,17 +1,17 @@
-//! What can go wrong with a statement of a program.
+//! Errors of a program's own statements.
 
 use crate::pure::error::BoxError;
 
-/// Why a call of a [`Tx`](crate::Tx) failed.
+/// The reason why a call of a [`Tx`](crate::Tx) failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SqlError {
-    /// The database refused the statement. On PostgreSQL nothing more can be done in this transaction.
+    /// The database refused the statement. On PostgreSQL the transaction takes no further statements.
     #[error("{message}")]
     Database {
-        /// The constraint that was violated, if it was one.
+        /// The constraint that was violated, if the statement violated one.
         violation: Option<Violation>,
-        /// What the database says.
+        /// The text of the database.
         message: String,
         /// The error of the driver: a `rusqlite::Error` or a `postgres::Error`.
         #[source]
@@ -20,15 +20,15 @@ pub enum SqlError {
     /// A value cannot be bound, or a column cannot be read as the type that was asked for.
     #[error("{what}: {reason}")]
     Value {
-        /// Which parameter or column.
+        /// The parameter or the column.
         what: String,
-        /// Why, and what to write instead.
+        /// The reason, and what to write instead.
         reason: String,
     },
     /// A query that was to return one row returned another number of rows.
     #[error("the query returned {found} rows, where one was expected")]
     Rows {
-        /// How many there were.
+        /// How many rows the query returned.
         found: usize,
     },
 }
@@ -48,7 +48,7 @@ pub enum Violation {
 }
 
 impl SqlError {
-    /// The constraint that the statement violated, if that is why it was refused.
+    /// The constraint that the statement violated, if it was refused for that.
     pub fn violation(&self) -> Option<Violation> {
         match self {
             Self::Database { violation, .. } => *violation,

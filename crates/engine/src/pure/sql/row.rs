@@ -11,11 +11,11 @@ pub struct Row {
     values: Vec<Value>,
 }
 
-/// How a column is named: by its place, from 0 on, or by its name.
+/// A column of a row, by its place from 0 on, or by its name.
 pub trait Column {
-    /// Its place among these columns.
+    /// The place of the column among these columns.
     fn place(&self, columns: &[String]) -> Option<usize>;
-    /// How messages speak of it.
+    /// The column as messages name it.
     fn named(&self) -> String;
 }
 

@@ -8,7 +8,7 @@ use crate::pure::id::WorkflowId;
 
 /// A value of a column or of a parameter.
 ///
-/// SQLite has no types of its own for the last three and for `Bool`; there they are stored as in the last column.
+/// SQLite has no types of its own for `Bool`, `Uuid`, `Time` and `Json`. It stores them as the last column says.
 ///
 /// | here | PostgreSQL | SQLite |
 /// |---|---|---|
@@ -44,7 +44,7 @@ pub enum Value {
 }
 
 impl Value {
-    /// How messages speak of it.
+    /// The kind of the value, as messages name it.
     fn kind(&self) -> &'static str {
         match self {
             Self::Null => "NULL",
@@ -59,13 +59,13 @@ impl Value {
         }
     }
 
-    /// As both databases take it in a text.
+    /// The time as a text that both databases take.
     pub(crate) fn time_as_text(time: &DateTime<Utc>) -> String {
         time.to_rfc3339_opts(SecondsFormat::Micros, true)
     }
 }
 
-/// What can be bound to a placeholder.
+/// A type that can be bound to a placeholder.
 pub trait ToValue {
     /// The value to bind.
     ///
@@ -74,12 +74,12 @@ pub trait ToValue {
     fn to_value(&self) -> Result<Value, SqlError>;
 }
 
-/// What a column can be read as.
+/// A type as which a column can be read.
 pub trait FromValue: Sized {
     /// The value as this type.
     ///
     /// # Errors
-    /// Why it is none, for [`SqlError::Value`].
+    /// The reason why the value is no such type, for [`SqlError::Value`].
     fn from_value(value: Value) -> Result<Self, String>;
 }
 
@@ -234,7 +234,7 @@ impl FromValue for serde_json::Value {
     fn from_value(value: Value) -> Result<Self, String> {
         match value {
             Value::Json(json) => Ok(json),
-            // SQLite makes a number of a text that is one, in a column whose type it does not know.
+            // SQLite makes a number of a numeric text, in a column whose type it does not know.
             Value::Integer(number) => Ok(number.into()),
             Value::Real(number) => Ok(number.into()),
             Value::Text(text) => serde_json::from_str(&text).map_err(|e| format!("it is no JSON: {e}")),
