@@ -8,14 +8,14 @@ use crate::sysdb::{Places, Wait, Waits};
 /// How many waits one notice names.
 const NAMED_MAX: usize = 6;
 
-/// One for each circle, and for each queue that is full of workflows of which some wait for more of it.
+/// The notices: one for each circle, and one for each full queue in which a holder of a place waits for another place.
 pub(crate) fn notices(waits: &Waits) -> Vec<Notice> {
     let stuck = stuck(waits);
     let circles = circles(&stuck, waits).into_iter().map(|circle| of_circle(&circle, waits));
     circles.chain(of_own_queues(&stuck, waits)).collect()
 }
 
-/// Those of which none can ever go on. It begins with all and takes away whoever waits for somebody who can.
+/// The waits that can never end. It begins with all waits, and removes a wait when its awaited workflow can go on.
 fn stuck(waits: &Waits) -> Vec<&Wait> {
     let mut stuck: Vec<&Wait> = waits.waits.iter().collect();
     loop {
@@ -38,7 +38,7 @@ fn full<'w>(waits: &'w Waits, queue: &str) -> Option<&'w Places> {
     (places.holders.len() >= places.in_flight as usize).then_some(places)
 }
 
-/// The stuck ones, those that hang together in one list.
+/// The stuck waits, in one list for each group that hangs together.
 fn circles<'w>(stuck: &[&'w Wait], waits: &'w Waits) -> Vec<Vec<&'w Wait>> {
     let mut beside: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut tie = |one: &'w str, other: &'w str| {
@@ -87,7 +87,7 @@ fn of_circle(circle: &[&Wait], waits: &Waits) -> Notice {
     Notice { what: format!("circle of waits with workflow {first}"), count: circle.len() as u64, text }
 }
 
-/// Those that go on only when another workflow of their own queue has ended.
+/// The waits that end only when another workflow of the waiter's own queue has ended.
 fn of_own_queues(stuck: &[&Wait], waits: &Waits) -> Vec<Notice> {
     let mut found: BTreeMap<&str, Vec<&Wait>> = BTreeMap::new();
     for wait in waits.waits.iter().filter(|wait| !stuck.contains(wait)) {
@@ -169,7 +169,7 @@ mod tests {
         let said = texts(own(), vec![places("q", 1, &["p"])]);
         let what = "p waits for p-1, which waits for a place in queue q (in_flight 1, all taken)";
         assert!(said.len() == 1 && said[0].contains(what) && said[0].contains("raise in_flight"), "{said:?}");
-        // Another holder goes on, so this one will.
+        // Another holder goes on, so this workflow will, too.
         let said = texts(own(), vec![places("q", 2, &["p", "r"])]);
         assert!(said.len() == 1 && said[0].contains("go on when others of the queue have ended"), "{said:?}");
         // There is a place.

@@ -1,4 +1,5 @@
-//! The engine's own thread, and what it looks after: the work of the dead, what waits for nobody, circles.
+//! The engine's own thread, and its looks: at the work of dead executors, at workflows that no executor can take up, at
+//! circles.
 
 pub(crate) mod circle;
 pub(crate) mod recovery;

@@ -1,4 +1,4 @@
-//! What became of workflows whose executor is gone: a loop in every live executor, not only at its launch.
+//! Recovery of workflows whose executor is gone: a loop in every live executor, not only at its launch.
 
 use std::sync::Arc;
 
@@ -16,16 +16,16 @@ use crate::sysdb::write::{Attempt, Unknown};
 use crate::sysdb::{BusyExecutor, DbResult, Identity, Served, Verdict, Write};
 use crate::{flow::workflow, pure::codec};
 
-/// What is tried again by each sweep, for the log.
+/// The operations that each sweep tries again, as the log names them.
 const SHOW_LIFE: &str = "show_the_others_that_it_lives";
 const SEE_OTHERS: &str = "see_what_the_others_can_run";
 
-/// How many of many workflows a line names.
+/// How many workflows one line of the log names.
 const NAMED_MAX: usize = 5;
 
-/// Every now and then. `unknown_since` is for the next sweep: since when workflows wait whose names nobody knows.
+/// One sweep. `unknown_since` is for the next sweep: the time since which workflows wait whose names no executor knows.
 pub(crate) fn sweep(core: &Core, unknown_since: &mut Option<Stopwatch>) -> DbResult<()> {
-    // One that is not launched runs nothing, and takes nothing over.
+    // An executor that is not launched runs no workflow, and takes none over.
     let Ok(served) = core.served() else { return Ok(()) };
     let identity = &served.identity;
     match core.liveness.uphold(&identity.executor) {
@@ -39,8 +39,8 @@ pub(crate) fn sweep(core: &Core, unknown_since: &mut Option<Stopwatch>) -> DbRes
     refuse_the_unknown(core, served, unknown_since)
 }
 
-/// Conditional statements: a second one, here or in another process, finds nothing. Failures are logged by the
-/// committer; the next sweep finds the dead one again.
+/// Takes over the workflows of a dead executor by conditional statements. A second takeover, here or in another
+/// process, finds no rows. The committer logs failures; the next sweep finds the dead executor again.
 pub(crate) fn take_over(core: &Core, dead: &ExecutorId) {
     let mut workflows = 0;
     loop {
@@ -59,7 +59,8 @@ pub(crate) fn take_over(core: &Core, dead: &ExecutorId) {
     }
 }
 
-/// What was refused because nobody knew its name goes on, for these are known. It takes several commits if there is much.
+/// Lets workflows go on that were refused because no executor knew their name: these names are known now. Many
+/// workflows take several commits.
 pub(crate) fn revive<E>(
     identity: &Arc<Identity>,
     known: &[String],
@@ -74,8 +75,8 @@ pub(crate) fn revive<E>(
     }
 }
 
-/// Executors that have workflows and of which there is no trace, as after a restore from a backup. One of them may be
-/// about to put its trace back. Where a row names none, nobody can say whether it lives.
+/// Executors that have workflows but no trace, as after a restore from a backup. A living executor may be about to put
+/// its trace back. An id that cannot be read is left alone: it is not known whether such an executor lives.
 pub(crate) fn without_trace(core: &Core) -> DbResult<Vec<ExecutorId>> {
     let mut busy = Vec::new();
     for executor in core.reader.busy_executors()? {
@@ -91,8 +92,8 @@ pub(crate) fn without_trace(core: &Core) -> DbResult<Vec<ExecutorId>> {
     Ok(core.liveness.without_trace(busy))
 }
 
-/// Workflows that are `PENDING` under this process and that it does not run: it could neither end them nor give
-/// them back when the database failed.
+/// Releases workflows that are `PENDING` under this process but do not run here. The database failed when they should
+/// have been ended or given back.
 fn release_the_lost(core: &Core, identity: &Identity) -> DbResult<()> {
     let mut released = Vec::new();
     for owner in core.reader.owned_by(&identity.executor)? {
@@ -109,7 +110,7 @@ fn release_the_lost(core: &Core, identity: &Identity) -> DbResult<()> {
     Ok(())
 }
 
-/// Workflows that wait for a name which no living executor of this application knows.
+/// Refuses workflows that wait for a name which no living executor of this application knows.
 fn refuse_the_unknown(core: &Core, served: &Served, unknown_since: &mut Option<Stopwatch>) -> DbResult<()> {
     let identity = &served.identity;
     let at = core.options.clock.now();
@@ -118,14 +119,14 @@ fn refuse_the_unknown(core: &Core, served: &Served, unknown_since: &mut Option<S
         *unknown_since = None;
         return Ok(());
     }
-    // While it is not known who knows what, nothing is refused.
+    // While it is not known which names the executors know, no workflow is refused.
     let Some(known) = known_names(core, identity) else { return Ok(()) };
     let all = Served { names: known.clone(), ..served.clone() };
     if !core.reader.unknown_wait(&all, waiting_since)? {
         *unknown_since = None;
         return Ok(());
     }
-    // A living one whose traces were removed puts them back meanwhile.
+    // A living executor whose traces were removed puts them back meanwhile.
     if unknown_since.get_or_insert_with(Stopwatch::start).elapsed() < TRACELESS_EVERY {
         return Ok(());
     }
@@ -145,24 +146,24 @@ fn refuse_the_unknown(core: &Core, served: &Served, unknown_since: &mut Option<S
         _ => return Ok(()),
     };
     say!(error, "{}: {failure}", some_of(&refused));
-    // A program that was launched in between has looked for such workflows before they were refused.
+    // A program that was launched in between looked for such workflows before they were refused.
     let mut new = known_names(core, identity).unwrap_or_default();
     new.retain(|name| !known.contains(name));
     if !new.is_empty() {
-        // Failures are logged by the committer.
+        // The committer logs failures.
         let _ = revive(identity, &new, at, |write| core.committer.commit(write, Caller::Engine));
     }
     Ok(())
 }
 
-/// How many, and the first ones by name.
+/// The number of workflows, and the ids of the first.
 fn some_of(workflows: &[WorkflowId]) -> String {
     let named: Vec<_> = workflows.iter().take(NAMED_MAX).map(|id| brief(id.as_str(), 300)).collect();
     let more = if workflows.len() > NAMED_MAX { ", .." } else { "" };
     format!("{} workflows ({}{more})", workflows.len(), named.join(", "))
 }
 
-/// What the living executors of this application and version can run.
+/// The names that the living executors of this application and version can run.
 fn known_names(core: &Core, identity: &Identity) -> Option<Vec<String>> {
     let members = core.liveness.members();
     let peers = match members {

@@ -1,8 +1,9 @@
-//! The engine's own thread: notices what others committed, wakes who waits for it, takes up what can run.
+//! The engine's own thread. It notices what other processes committed, wakes the threads and tasks that wait for it,
+//! and takes up workflows.
 //!
-//! It looks when a commit of this process calls it, when another process has committed, and when a time has come.
-//! Each look asks for all waiters at once; in between, an idle process reads one number from the database. A look
-//! four times a second, whatever was noticed, makes it right even if nothing is.
+//! It looks when a commit of this process calls it, when another process has committed, and when a time has come. Each
+//! look asks one question for all waiters. In between, an idle process reads one number from the database. A look four
+//! times a second makes the thread right even if it notices no change.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use crate::pure::sync::say;
 use crate::sysdb::write::{Attempt, Claim, ClaimedRow};
 use crate::sysdb::{DbResult, INTERNAL_QUEUE, OpenQueue, Owner, Served, Verdict, Write};
 
-/// What takes more than a moment takes at most one of so many parts of the time.
+/// A look that takes more than a moment takes at most one of this many parts of the time.
 const SHARE: u32 = 50;
 
 /// The body of the fleet's thread, until the engine stops.
@@ -51,46 +52,46 @@ pub(crate) fn serve(core: &Arc<Core>) {
 
 struct Fleet<'c> {
     core: &'c Arc<Core>,
-    /// How long to wait for a call before looking at the database again.
+    /// How long the thread waits for a call before it looks at the database again.
     pause: Duration,
     next_due: Option<Timestamp>,
     last_call: u64,
     swept: Option<Stopwatch>,
     launched: bool,
-    /// Busy executors without a trace, when they were last looked for, and when that was.
+    /// When executors without a trace were last looked for, and which busy executors were found.
     traceless: Option<(Stopwatch, Vec<ExecutorId>)>,
     unknown_since: Option<Stopwatch>,
-    /// Since the last question for waits that have ended unnoticed, and how long until the next.
+    /// When the last question for waits that ended unnoticed was asked, and how long until the next.
     served: Option<(Stopwatch, Duration)>,
-    /// The same for the look at all that waits.
+    /// When all waiting workflows were last looked at, and how long until the next look.
     census: Option<(Stopwatch, Duration)>,
-    /// What was said of it.
+    /// The notices of the last look.
     notices: Notices,
-    /// How often work was looked for.
+    /// How often the thread has looked for work.
     turn: usize,
 }
 
-/// For whom a claim has room.
+/// The workflows for which a claim has room.
 struct Room {
-    /// With the names of the kinds that have.
+    /// With the names of the kinds of workflows that have free slots.
     served: Arc<Served>,
     slots: Vec<(Kind, Vec<Slot>)>,
     limit: usize,
-    /// Another kind has none.
+    /// Whether another kind has no free slots.
     full: bool,
 }
 
 impl Fleet<'_> {
     fn look(&mut self, call: u64) {
         let called = std::mem::replace(&mut self.last_call, call) != call;
-        // A launch is followed by a sweep at once: it takes up what was interrupted.
+        // A launch is followed by a sweep at once, which takes up interrupted workflows.
         let is_launched = self.core.identity().is_ok();
         let launched = is_launched && !std::mem::replace(&mut self.launched, is_launched);
         let sweep = launched || self.is_time_to_sweep();
         let changed = self.note("look_for_commits", self.core.committer.others_committed()).unwrap_or(false);
         self.pause = if called || changed { POLL_MIN } else { (self.pause * 2).min(POLL_MAX) };
 
-        // What fails in one of these does not keep the others from being done.
+        // A failure of one of these does not keep the others from being done.
         if changed || sweep {
             self.note("look_for_waiters", self.core.hub.look(self.core.reader.as_ref()));
             self.note("look_for_owners", stop_the_superseded(self.core));
@@ -120,8 +121,8 @@ impl Fleet<'_> {
         }
     }
 
-    /// One that runs nothing, and for whom nobody waits, sweeps only if it is called, or has said something that may not
-    /// hold any more.
+    /// Whether it is time to sweep. An engine without runs and waiters sweeps only if it is called, or has given a
+    /// notice that may not hold any more.
     fn is_time_to_sweep(&self) -> bool {
         if self.swept.is_some_and(|swept| swept.elapsed() < self.core.sweep_every) {
             return false;
@@ -136,7 +137,7 @@ impl Fleet<'_> {
         self.census.as_ref().is_none_or(|(looked, pause)| looked.elapsed() >= *pause)
     }
 
-    /// Those that were without a trace the last time, and are still.
+    /// Takes over from executors that were without a trace the last time, and still are.
     fn take_over_from_the_traceless(&mut self) -> DbResult<()> {
         let looked = self.traceless.as_ref().map(|(looked, _)| looked.elapsed());
         if self.core.identity().is_err() || looked.is_some_and(|ago| ago < TRACELESS_EVERY) {
@@ -151,25 +152,26 @@ impl Fleet<'_> {
         Ok(())
     }
 
-    /// What waits for nobody, or in a circle. It is about all that waits, so it takes at most a fiftieth of the time.
+    /// Says which workflows no executor can take up, and which wait in a circle. It reads all waiting workflows, so it
+    /// takes at most a fiftieth of the time.
     fn say_what_waits_in_vain(&mut self) -> DbResult<()> {
-        // One that is not launched says nothing: whoever looks by it looks elsewhere.
+        // An engine that is not launched says nothing in the log: its program asks by a call.
         if self.core.identity().is_err() || !self.is_time_for_a_census() {
             return Ok(());
         }
-        // Also after a look that fails.
+        // The pause holds also after a look that fails.
         self.census = Some((Stopwatch::start(), CENSUS_EVERY * 9 / 10));
         let watch = Stopwatch::start();
         let mut standing = stranded::circles(self.core)?;
         match stranded::look(self.core) {
             Ok(stranded) => standing.extend(stranded.iter().map(Notice::from)),
-            // Who cannot see who lives is told by the sweep.
+            // The sweep reports that it is not known which executors live.
             Err(error) => {
                 say!(debug, "{error}; looking again for what waits for nobody");
                 return Ok(());
             }
         }
-        // A little less than the pause between two calls for it, so that each is heeded.
+        // The pause is a little less than the time between two calls, so that each call is heeded.
         let pause = (CENSUS_EVERY * 9 / 10).max(watch.elapsed() * SHARE);
         self.census = Some((Stopwatch::start(), pause));
         let news = self.notices.news(standing);
@@ -182,8 +184,8 @@ impl Fleet<'_> {
         Ok(())
     }
 
-    /// Waits without a thread that have ended unnoticed. A question about all of them, so it takes at most a
-    /// fiftieth of the time.
+    /// Wakes workflows without a thread whose wait has ended unnoticed. One question asks for all of them, so it takes
+    /// at most a fiftieth of the time.
     fn wake_the_served(&mut self) -> DbResult<()> {
         if self.served.as_ref().is_some_and(|(since, pause)| since.elapsed() < *pause) {
             return Ok(());
@@ -199,18 +201,19 @@ impl Fleet<'_> {
         Ok(())
     }
 
-    /// The others may have refused what only this executor knows, while they took it for dead.
+    /// Revives workflows that only this executor knows. Other executors may have refused them while they took it for
+    /// dead.
     fn revive_the_refused(&self) {
         let Ok(served) = self.core.served() else { return };
         let at = self.core.options.clock.now();
-        // Failures are logged by the committer.
+        // The committer logs failures.
         let _ = recovery::revive(&served.identity, &served.names, at, |write| {
             self.core.committer.commit(write, Caller::Engine)
         });
     }
 
-    /// Those that this process suspended and whose time has passed, though the wall clock was set back. Says whether there
-    /// are any.
+    /// Wakes workflows that this process suspended and whose time has passed, though the wall clock was set back. Says
+    /// whether there are any.
     fn wake_the_overdue(&self) -> bool {
         if self.core.identity().is_err() {
             return false;
@@ -236,9 +239,9 @@ impl Fleet<'_> {
         }
         let mut outlook = self.core.reader.outlook(served)?;
         self.next_due = outlook.next_due;
-        // Before the slots are counted: one that is freed from here on calls again.
+        // This comes before the slots are counted: a slot that is freed from here on calls again.
         self.core.note_backlog(true);
-        // Each queue is the first in its turn, so that none takes all the slots every time.
+        // Each queue in turn is the first, so that no queue takes all the slots every time.
         self.turn = self.turn.wrapping_add(1);
         if !outlook.open.is_empty() {
             let first = self.turn % outlook.open.len();
@@ -252,8 +255,9 @@ impl Fleet<'_> {
         Ok(())
     }
 
-    /// Takes as many workflows that wait in a queue as there are free slots, and as its limits let it. Says whether more
-    /// may wait for a slot; one that waits for a limit is called for when a workflow of its queue ends.
+    /// Claims as many waiting workflows of a queue as there are free slots, within the queue's limits. Returns whether
+    /// more may wait for a slot. For a workflow that waits for a limit, the fleet is called when a workflow of its
+    /// queue ends.
     fn claim(&self, served: &Arc<Served>, queue: &OpenQueue) -> bool {
         let left_of = |max: u32| (max as usize).saturating_sub(self.core.runs.count_of(&queue.name));
         let room = queue.worker_concurrency.map(left_of);
@@ -300,7 +304,7 @@ impl Fleet<'_> {
             {
                 workflow::dispatch(self.core, assignment, slot, Caller::Engine);
             } else {
-                // More than asked for: what an earlier try took whose answer was lost.
+                // The claim gave more rows than it asked for: an earlier try took them, and its answer was lost.
                 workflow::release(self.core, &assignment.run, Attempt::GivenBack, None, Caller::Engine);
                 self.core.runs.leave(&assignment.run);
             }
@@ -308,11 +312,12 @@ impl Fleet<'_> {
         more
     }
 
-    /// The kinds of workflows for which there are free slots, at most `most` of each. `None` if there are none at all.
+    /// The kinds of workflows that have free slots, at most `most` slots of each kind. `None` if there are no free
+    /// slots.
     fn room_for(&self, served: &Arc<Served>, most: usize) -> Option<Room> {
         let registry = &self.core.registry;
         let (mut slots, mut full) = (Vec::new(), false);
-        // A name that nobody registers runs as a plain one, to fail.
+        // A workflow whose name is not registered runs as a plain one, to fail.
         for kind in Kind::ALL.iter().copied().filter(|kind| *kind == Kind::Plain || registry.has(*kind)) {
             match self.core.slots_of(kind).take(most) {
                 free if free.is_empty() => full = true,
@@ -330,7 +335,7 @@ impl Fleet<'_> {
         Some(Room { served, slots, limit, full })
     }
 
-    /// One question for all of them. Where it has no answer, a run asks by itself.
+    /// Reads the pasts of all runs by one question. Where it has no answer, a run reads its past by itself.
     fn with_their_pasts(&self, runs: Vec<Arc<Run>>, rows: &[ClaimedRow]) -> Vec<Assignment> {
         let ids: Vec<_> = rows.iter().map(|row| row.workflow.clone()).collect();
         let mut pasts = self.core.reader.pasts(&ids).unwrap_or_default();
@@ -339,7 +344,8 @@ impl Fleet<'_> {
         runs.into_iter().zip(rows).map(assign).collect()
     }
 
-    /// The next look tries again. What may pass is said where it happens.
+    /// Notes the result of a part of the look. The next look tries again. A failure that may pass is logged where it
+    /// happens.
     fn note<T>(&self, part: &'static str, done: DbResult<T>) -> Option<T> {
         let outage = &self.core.outage;
         match &done {
@@ -350,14 +356,13 @@ impl Fleet<'_> {
         done.ok()
     }
 
-    /// Failures are logged by the committer; the next look tries again.
+    /// Commits a write. The committer logs failures; the next look tries again.
     fn commit(&self, write: Write) -> Option<Verdict> {
         self.core.committer.commit(write, Caller::Engine).ok()
     }
 }
 
-/// Tells executions that lost their workflow to another process, or to an operator, before they find out by
-/// their next write.
+/// Stops executions that lost their workflow to another process or to an operator, before their next write tells them.
 fn stop_the_superseded(core: &Core) -> DbResult<()> {
     let owners = core.runs.owners();
     if owners.is_empty() {

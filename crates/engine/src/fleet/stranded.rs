@@ -1,4 +1,4 @@
-//! What waits for nobody: open workflows whose application, version, queue or name no living executor has.
+//! Workflows that no living executor can take up: none has their application, version, queue or name.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -11,13 +11,13 @@ use crate::pure::limits::{SAID_AGAIN_AFTER, UNKNOWN_AFTER};
 use crate::pure::listing::{Absent, Stranded};
 use crate::sysdb::{Census, DbResult, Membership, OpenGroup};
 
-/// In all applications of the database, as it stands now.
+/// The stranded workflows of all applications of the database, as it stands now.
 pub(crate) fn look(core: &Core) -> Result<Vec<Stranded>> {
     let census = core.reader.census()?;
     let members = match core.liveness.members() {
-        // Nobody was ever launched.
+        // No executor was ever launched.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        // When it is not known who lives, nothing is said of those who do not.
+        // When it is not known which executors live, nothing is said of the dead ones.
         Err(error) => {
             return Err(Error::Database { statement: "living_executors", source: Arc::new(error) });
         }
@@ -26,8 +26,9 @@ pub(crate) fn look(core: &Core) -> Result<Vec<Stranded>> {
     Ok(judge(&census, &members, &core.options.app, core.options.clock.now()))
 }
 
-/// The workflows of an application of which another program runs something may be for that program. Those of another
-/// application than one's own are given a while: its program may be about to start.
+/// Judges the groups of waiting workflows. An application is left out while another program runs workflows of it: they
+/// may be for that program. Workflows of other applications are given a while, because their program may be about to
+/// start.
 fn judge(census: &Census, members: &[Membership], own: &str, now: Timestamp) -> Vec<Stranded> {
     let mut found: BTreeMap<_, Stranded> = BTreeMap::new();
     let judged = census.groups.iter().filter(|group| {
@@ -47,7 +48,7 @@ fn judge(census: &Census, members: &[Membership], own: &str, now: Timestamp) -> 
     found.into_values().collect()
 }
 
-/// What is missing for these, if anything is.
+/// The part that is missing for these workflows, if one is.
 fn absent_of(group: &OpenGroup, members: &[Membership]) -> Option<Absent> {
     let version = group.version.as_ref().or(group.newest.as_ref());
     let mut able: Vec<&Membership> = members.iter().collect();
@@ -69,7 +70,7 @@ fn absent_of(group: &OpenGroup, members: &[Membership]) -> Option<Absent> {
     narrow(&|member| has(&member.workflows, &group.name)).then_some(Absent::Name)
 }
 
-/// Only what matters for the reason is told apart.
+/// Groups that differ only in parts without meaning for the reason are counted together.
 fn stranded(group: &OpenGroup, absent: Absent) -> Stranded {
     let version = group.version.clone().or_else(|| group.newest.clone());
     Stranded {
@@ -83,7 +84,7 @@ fn stranded(group: &OpenGroup, absent: Absent) -> Stranded {
     }
 }
 
-/// Things that stand for a while, each said when it comes, when its count has changed, and when it has gone.
+/// Notices of states that last. Each is given when it comes, when its count has changed, and when it has gone.
 #[derive(Default)]
 pub(crate) struct Notices(HashMap<String, Said>);
 
@@ -92,15 +93,15 @@ struct Said {
     at: Stopwatch,
 }
 
-/// A thing that stands.
+/// A state that lasts.
 pub(crate) struct Notice {
-    /// What tells it from others, and stands for it when it has gone.
+    /// The text that tells the state from others, and names it when it has gone.
     pub(crate) what: String,
     pub(crate) count: u64,
     pub(crate) text: String,
 }
 
-/// What is to be said now.
+/// The lines to be logged now.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct News {
     pub(crate) stands: Vec<String>,
@@ -108,12 +109,12 @@ pub(crate) struct News {
 }
 
 impl Notices {
-    /// Whether nothing stands, as far as was said.
+    /// Whether no state lasts, as far as was said.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Of all that stands now. A count that changes all the time is said once a minute.
+    /// The news of all states that last now. A count that changes all the time is logged once a minute.
     pub(crate) fn news(&mut self, standing: Vec<Notice>) -> News {
         let mut news = News::default();
         let mut said = HashMap::new();
@@ -138,7 +139,7 @@ impl From<&Stranded> for Notice {
     }
 }
 
-/// Those of the application that wait in a circle.
+/// Workflows of the application that wait in a circle.
 pub(crate) fn circles(core: &Core) -> DbResult<Vec<Notice>> {
     Ok(crate::fleet::circle::notices(&core.reader.waits(&core.options.app)?))
 }

@@ -171,7 +171,7 @@ impl Core {
         self.backlog.load(Ordering::SeqCst)
     }
 
-    /// Calls the fleet when a good part of the slots of this kind is free: a claim is a commit, so it should take many
+    /// Calls the fleet when a good part of the slots of this kind is free. A claim is a commit, so it should take many
     /// workflows. The fleet's next look notices fewer slots, too. A queue may have room again under its limit.
     pub(crate) fn slot_was_freed(&self, run: &Run, kind: Kind) {
         if run.queue.is_some() || (self.has_backlog() && self.slots_of(kind).many_are_free()) {

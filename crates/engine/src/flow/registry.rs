@@ -114,7 +114,7 @@ impl Registered {
     }
 }
 
-/// The workflows and queues of this program. Fixed at the launch, so that recovery knows what it can run.
+/// The workflows and queues of this program. Fixed at the launch, so that recovery knows which workflows it can run.
 #[derive(Default)]
 pub(crate) struct Registry {
     pub(crate) errors: KnownErrors,

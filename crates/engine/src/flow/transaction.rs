@@ -32,8 +32,8 @@ use crate::sysdb::{DbResult, StepRow, Transacted, Tx};
 pub(crate) type Attempt<T> = Result<DbResult<Transacted<T, Tried>>, CommitError>;
 
 impl Context {
-    /// Runs `body` in a transaction of the system database. What the body wrote and the record of the step are one
-    /// commit: a crash leaves both or neither, so the effect happens **exactly once**. Takes one step id and one
+    /// Runs `body` in a transaction of the system database. The writes of the body and the record of the step are one
+    /// commit. A crash leaves both or neither, so the effect happens **exactly once**. Takes one step id and one
     /// commit.
     ///
     /// The body may write tables of the application in the same database. It must leave the engine's tables and the

@@ -1,9 +1,11 @@
-//! Group commit: what waits while a commit runs becomes durable with the next one.
+//! Group commit: the writes that gather while a commit runs become durable with the next commit.
 //!
-//! An engine thread that is alone in line leads: it commits its write at once, on its own thread. When several wait,
-//! the committer's own thread leads: it commits all of them together, so 64 writers share one fsync, and has one of
-//! them hand out the verdicts while it commits what has come meanwhile. A thread that is not the engine's never leads:
-//! it may belong to an async runtime, where a driver that blocks would panic.
+//! An engine thread that is alone in line leads: it commits its write at once, on its own thread. When several writes
+//! wait, the committer's own thread leads. It commits all of them together, so 64 writers share one fsync. One thread
+//! of the batch hands out the verdicts, while the committer commits the next batch.
+//!
+//! A thread that is not the engine's never leads. It may belong to an async runtime, where a driver that blocks would
+//! panic.
 //!
 //! Does not know: SQL, what the writes mean.
 
@@ -30,26 +32,27 @@ use crate::sysdb::outage::{Outage, Part};
 use crate::sysdb::testing::Gate;
 use crate::sysdb::{DbError, DbResult, Verdict, Write, Writer};
 
-/// Why a write has no verdict.
+/// The reason why a write has no verdict.
 #[derive(Debug, Clone)]
 pub(crate) enum CommitError {
     /// The engine has shut down. Whether the write was committed is not known.
     Closed,
-    /// The database refused it for good.
+    /// The database refused the write for good.
     Refused(DbError),
-    /// The database does not answer, for this reason, and the caller waits no longer. Unless the write was not `begun`,
-    /// it may be committed yet.
+    /// The database does not answer, for this reason, and the caller waits no longer. A write that was `begun` may
+    /// still be committed.
     Unanswered { begun: bool, reason: String },
 }
 
-/// Who asks for a commit.
+/// The caller of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Caller {
-    /// A thread of the engine: may commit for others, and waits as long as it takes.
+    /// A thread of the engine: it may commit for others, and waits without a limit.
     Engine,
-    /// Any other thread: waits at most [`CALL_WITHIN`].
+    /// Any other thread: it waits at most [`CALL_WITHIN`].
     Outside,
-    /// A task, or a thread that waits for several at once: it neither leads nor hands out, and waits as long as it takes.
+    /// A task, or a thread that waits for several writes at once. It neither leads nor hands out, and waits without a
+    /// limit.
     Passive,
 }
 
@@ -63,24 +66,24 @@ pub(crate) struct Committer {
     around: Surroundings,
 }
 
-/// What a committer tells, and what it goes by.
+/// The parts of the engine that a committer uses and tells.
 pub(crate) struct Surroundings {
     pub(crate) gate: Gate,
     pub(crate) observers: Observers,
     /// Raised when a commit leaves work for the fleet.
     pub(crate) fleet: Arc<Signal>,
     pub(crate) outage: Arc<Outage>,
-    /// How long a caller has waited, whatever happens to the wall clock.
+    /// Measures how long a caller has waited, also while the wall clock is set.
     pub(crate) steady_clock: Clock,
 }
 
-/// Those who wait, in order.
+/// The writes that wait, in order.
 #[derive(Default)]
 struct Line {
     tickets: VecDeque<Ticket>,
-    /// Somebody commits, or was told to.
+    /// A thread commits, or was told to.
     led: bool,
-    /// The committer's own thread was told to.
+    /// The committer's own thread was told to commit.
     outside_leads: bool,
     closed: bool,
 }
@@ -93,16 +96,16 @@ struct Ticket {
 
 enum Job {
     Write(Box<Write>),
-    /// Nobody else may commit meanwhile: for a transaction on another connection.
+    /// No other thread may commit meanwhile: for a transaction on another connection.
     Alone,
 }
 
-/// Where one who waits is told what to do.
+/// The place of a caller in line, where it is told its turn.
 #[derive(Default)]
 struct Place {
     turn: Mutex<Told>,
     told: Condvar,
-    /// Of [`Caller::Passive`].
+    /// The caller is a [`Caller::Passive`].
     is_passive: bool,
     #[cfg(feature = "tokio")]
     task: Mutex<Option<Waker>>,
@@ -113,7 +116,7 @@ enum Told {
     #[default]
     Nothing,
     Turn(Turn),
-    /// The thread has gone.
+    /// The caller has gone.
     InVain,
 }
 
@@ -121,13 +124,13 @@ enum Turn {
     Lead,
     Alone,
     Verdict(Answer),
-    /// The verdict, and those of the others in the batch to hand out.
+    /// The verdict, and the verdicts to hand out to the others of the batch.
     Courier(Answer, Vec<(Arc<Place>, Answer)>),
 }
 
 type Answer = Result<Verdict, CommitError>;
 
-/// From this size on the committer's own thread has one of a batch hand out its verdicts, and commits the next
+/// From this size of a batch on, one of its threads hands out the verdicts. The committer's own thread commits the next
 /// batch meanwhile.
 const COURIER_FROM: usize = 4;
 
@@ -136,7 +139,7 @@ impl Place {
         Self { is_passive: caller == Caller::Passive, ..Self::default() }
     }
 
-    /// Gives the turn back when nobody waits for it any more.
+    /// Tells the caller its turn. Gives the turn back when the caller has gone.
     fn tell(&self, turn: Turn) -> Result<(), Turn> {
         let mut told = lock(&self.turn);
         if matches!(*told, Told::InVain) {
@@ -153,14 +156,14 @@ impl Place {
         Ok(())
     }
 
-    /// The verdict; if there is none yet, the task is woken when there is.
+    /// The verdict. If there is none yet, the task is woken when there is.
     #[cfg(feature = "tokio")]
     fn poll(&self, context: &task::Context<'_>) -> Poll<Answer> {
-        // First, so that no word falls in between.
+        // The waker comes first, so that no turn is missed in between.
         *lock(&self.task) = Some(context.waker().clone());
         match std::mem::take(&mut *lock(&self.turn)) {
             Told::Turn(Turn::Verdict(answer)) => Poll::Ready(answer),
-            // A task is told nothing else.
+            // A task is told no other turn.
             Told::Turn(Turn::Lead | Turn::Alone | Turn::Courier(..)) | Told::Nothing | Told::InVain => {
                 Poll::Pending
             }
@@ -171,7 +174,7 @@ impl Place {
         matches!(*lock(&self.turn), Told::Turn(Turn::Lead))
     }
 
-    /// Waits, for ever or until then; after that, what is told is told in vain.
+    /// Waits for a turn, without a limit or until this time. A turn that comes later is told in vain.
     fn wait(&self, clock: &Clock, until: Option<Timestamp>) -> Option<Turn> {
         let mut told = lock(&self.turn);
         loop {
@@ -201,7 +204,7 @@ impl Committer {
         }
     }
 
-    /// Makes a write durable and says what became of it.
+    /// Makes a write durable and returns its verdict.
     pub(crate) fn commit(&self, write: Write, caller: Caller) -> Result<Verdict, CommitError> {
         if caller == Caller::Engine && self.takes_the_lead()? {
             let answer = self.commit_unharmed(std::slice::from_ref(&write)).pop();
@@ -212,7 +215,7 @@ impl Committer {
         self.wait_in(&place, caller)
     }
 
-    /// Waits in this place for the verdict; leads when told to.
+    /// Waits in this place for the verdict. Leads when told to.
     fn wait_in(&self, place: &Arc<Place>, caller: Caller) -> Result<Verdict, CommitError> {
         let until = match caller {
             Caller::Engine | Caller::Passive => None,
@@ -232,19 +235,19 @@ impl Committer {
         }
     }
 
-    /// Makes many writes of one engine thread durable, in as few commits as can be, and says what became of each.
+    /// Makes many writes of one engine thread durable, in as few commits as can be, and returns the verdict of each.
     pub(crate) fn commit_all(&self, writes: Vec<Write>) -> Vec<Result<Verdict, CommitError>> {
         let places = self.stand_in_line_all(writes);
         places.into_iter().map(|place| self.wait_in(&place?, Caller::Passive)).collect()
     }
 
-    /// All stand in line before the first one waits.
+    /// All writes stand in line before the thread waits for the first.
     fn stand_in_line_all(&self, writes: Vec<Write>) -> Vec<Result<Arc<Place>, CommitError>> {
         let stand = |write| self.stand_in_line(Job::Write(Box::new(write)), Caller::Passive);
         writes.into_iter().map(stand).collect()
     }
 
-    /// The same for a task, whose thread does not wait. A write that nobody waits for any more is made all the same,
+    /// Makes a write of a task durable, without blocking its thread. A write is made also when its task has gone,
     /// unless the engine closes first.
     #[cfg(feature = "tokio")]
     pub(crate) async fn commit_for_a_task(&self, write: Write) -> Result<Verdict, CommitError> {
@@ -252,7 +255,7 @@ impl Committer {
         poll_fn(|context| place.poll(context)).await
     }
 
-    /// Makes many writes of a task durable, in as few commits as can be, and says what became of each.
+    /// Makes many writes of a task durable, in as few commits as can be, and returns the verdict of each.
     #[cfg(feature = "tokio")]
     pub(crate) async fn commit_all_for_a_task(
         &self,
@@ -269,7 +272,7 @@ impl Committer {
         answers
     }
 
-    /// The same for one who waits no longer than `deadline`.
+    /// Makes a write of a task durable. The task waits no longer than `deadline`.
     #[cfg(feature = "tokio")]
     pub(crate) async fn commit_for_a_caller(
         &self,
@@ -284,14 +287,15 @@ impl Committer {
         .await
     }
 
-    /// Makes a write durable in its turn, for nobody who waits.
+    /// Makes a write durable in its turn, for a caller that does not wait.
     pub(crate) fn commit_unheard(&self, write: Write) {
-        // As if its place had been left already. If the engine closes first, it is not made.
+        // The place counts as left already. If the engine closes first, the write is not made.
         let place = Place { turn: Mutex::new(Told::InVain), ..Place::default() };
         let _ = self.join_the_line(Job::Write(Box::new(write)), Caller::Outside, place);
     }
 
-    /// Nobody is in line, nobody leads: a thread of the engine commits without standing in line.
+    /// Whether this thread of the engine now leads. It does if no thread leads, and then it commits without standing in
+    /// line.
     fn takes_the_lead(&self) -> Result<bool, CommitError> {
         let mut line = lock(&self.line);
         if line.closed {
@@ -300,7 +304,7 @@ impl Committer {
         Ok(!std::mem::replace(&mut line.led, true))
     }
 
-    /// Of one who waits no longer.
+    /// Takes the place of a caller that waits no longer out of the line.
     fn leave_line(&self, place: &Arc<Place>) -> CommitError {
         let mut line = lock(&self.line);
         let before = line.tickets.len();
@@ -309,7 +313,7 @@ impl Committer {
         CommitError::Unanswered { begun: line.tickets.len() == before, reason }
     }
 
-    /// Runs `work` while nobody commits. Only for threads of the engine.
+    /// Runs `work` while no other thread commits. Only for threads of the engine.
     pub(crate) fn alone<T>(&self, work: impl FnOnce() -> T) -> Result<T, CommitError> {
         let place = self.stand_in_line(Job::Alone, Caller::Engine)?;
         loop {
@@ -326,7 +330,7 @@ impl Committer {
         }
     }
 
-    /// Joins the line; leads at once if nobody does.
+    /// Joins the line. Leads at once if no thread leads.
     fn stand_in_line(&self, job: Job, caller: Caller) -> Result<Arc<Place>, CommitError> {
         self.join_the_line(job, caller, Place::of(caller))
     }
@@ -345,11 +349,11 @@ impl Committer {
         Ok(place)
     }
 
-    /// Tells the next one to lead: an engine thread that is alone in line, or else the committer's own.
+    /// Tells the next thread to lead: an engine thread that is alone in line, or else the committer's own.
     fn appoint(&self, line: &mut Line) {
         match line.tickets.front() {
             Some(ticket) if line.tickets.len() == 1 && ticket.caller == Caller::Engine => {
-                // A thread of the engine waits as long as it takes.
+                // A thread of the engine waits without a limit, so it hears this.
                 let _ = ticket.place.tell(Turn::Lead);
             }
             _ => {
@@ -359,18 +363,18 @@ impl Committer {
         }
     }
 
-    /// Commits what waits, once, passes the lead on and hands out the verdicts.
+    /// Commits the waiting writes once, passes the lead on and hands out the verdicts.
     fn lead(&self) {
         hand_out(self.lead_once());
     }
 
-    /// The same without handing out.
+    /// Commits the waiting writes once and passes the lead on. Returns the verdicts to hand out.
     fn lead_once(&self) -> Vec<(Arc<Place>, Answer)> {
         let batch = {
             let mut line = lock(&self.line);
             match line.tickets.front() {
                 Some(Ticket { job: Job::Alone, place, .. }) => {
-                    // It passes the lead on itself.
+                    // That thread passes the lead on itself.
                     let _ = place.tell(Turn::Alone);
                     line.tickets.pop_front();
                     return Vec::new();
@@ -394,7 +398,7 @@ impl Committer {
         }
     }
 
-    /// The lead and the places of those who wait survive a panic: a hook's, or a fault of ours.
+    /// Commits a batch. The lead and the places of waiting callers survive a panic of a hook or of the committer.
     fn commit_unharmed(&self, writes: &[Write]) -> Vec<Answer> {
         catch_unwind(AssertUnwindSafe(|| self.commit_batch(writes))).unwrap_or_else(|payload| {
             std::mem::forget(payload);
@@ -407,8 +411,10 @@ impl Committer {
         })
     }
 
-    /// One transaction; again while the failure may pass; in halves when it will not, so that one bad write does
-    /// not fail its neighbours, and when it does not: it may be the size of the batch that fails it.
+    /// Commits a batch as one transaction, and tries it again while the failure may pass.
+    ///
+    /// The batch is tried in halves when the failure will not pass, so that one bad write does not fail its neighbours.
+    /// It is tried in halves, too, when the failure lasts: the size of the batch may be the cause.
     fn commit_batch(&self, writes: &[Write]) -> Vec<Answer> {
         let mut pause = COMMIT_RETRY_MIN;
         loop {
@@ -450,7 +456,7 @@ impl Committer {
         }
     }
 
-    /// Whether another process, or a transaction step of this one, has committed since the last call.
+    /// Whether another process, or a transaction step of this process, has committed since the last call.
     pub(crate) fn others_committed(&self) -> DbResult<bool> {
         lock(&self.writer).others_committed()
     }
@@ -472,7 +478,8 @@ impl Committer {
         verdicts
     }
 
-    /// Leads for threads that may not and for many at once, until the committer closes. The body of the committer's own thread.
+    /// The body of the committer's own thread, until the committer closes. It leads for threads that may not lead, and
+    /// for many writes at once.
     pub(crate) fn serve_outside(&self) {
         loop {
             let mut line = lock(&self.line);
@@ -500,23 +507,24 @@ impl Committer {
         }
     }
 
-    /// Lets go of the database. To be called when it is closed and idle.
+    /// Lets go of the database. Call this when the committer is closed and idle.
     pub(crate) fn close_writer(&self) {
         lock(&self.writer).close();
     }
 
-    /// Whether nothing is being committed.
+    /// Whether no commit is running.
     pub(crate) fn is_idle(&self) -> bool {
         !lock(&self.line).led
     }
 
-    /// Takes no more. What waits is told so, unless it is being committed.
+    /// Takes no more writes. Waiting callers are told that the engine has closed, unless their write is being
+    /// committed.
     pub(crate) fn close(&self) {
         let left = {
             let mut line = lock(&self.line);
             line.closed = true;
             let left = std::mem::take(&mut line.tickets);
-            // One that was told to lead and has not heard it yet hears only that all is over.
+            // A thread that was told to lead and has not heard it yet hears only that the engine has closed.
             line.led &= !left.iter().any(|ticket| ticket.place.is_to_lead());
             left
         };
@@ -543,7 +551,7 @@ fn hand_out(answers: Vec<(Arc<Place>, Answer)>) {
     }
 }
 
-/// The writes at the head of the line, up to one that must be alone.
+/// The writes at the head of the line, up to a job that must be alone.
 fn take_batch(tickets: &mut VecDeque<Ticket>) -> Vec<(Write, Arc<Place>)> {
     let mut batch = Vec::with_capacity(tickets.len().min(BATCH_WRITES_MAX));
     while batch.len() < BATCH_WRITES_MAX

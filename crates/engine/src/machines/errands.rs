@@ -1,4 +1,4 @@
-//! Calls that block, made for tasks: a few threads make them, and tasks wait for what they give.
+//! Blocking calls of tasks: a few threads make the calls, and the tasks wait for the results.
 //!
 //! Does not know: SQL, workflows.
 
@@ -14,7 +14,7 @@ use crate::pure::sync::{contained, lock, wait_for, wake};
 
 type Errand = Box<dyn FnOnce() + Send>;
 
-/// The threads, and what waits for one.
+/// The threads, and the calls that wait for a thread.
 #[derive(Default)]
 pub(crate) struct Errands(Arc<Pool>);
 
@@ -32,14 +32,14 @@ struct State {
     closed: bool,
 }
 
-/// What a call gave, and who waits for it.
+/// The result of a call, and the waker of the task that waits for it.
 struct Answer<T> {
     given: Option<thread::Result<T>>,
     waiter: Option<Waker>,
 }
 
 impl Errands {
-    /// Makes the call on one of the threads. It is made also when nobody waits for it any more.
+    /// Makes the call on one of the threads. The call is made also when its task waits no longer.
     pub(crate) fn run<T, C>(&self, call: C) -> impl Future<Output = T> + Send + use<T, C>
     where
         T: Send + 'static,
@@ -59,7 +59,7 @@ impl Errands {
             let mut answer = lock(&answer);
             match answer.given.take() {
                 Some(Ok(given)) => Poll::Ready(given),
-                // A fault of ours. It is the task's now, which catches it.
+                // The call panicked, by a fault of the engine. The panic goes on in the task, which catches it.
                 Some(Err(payload)) => resume_unwind(payload),
                 None => {
                     answer.waiter = Some(context.waker().clone());
@@ -69,7 +69,7 @@ impl Errands {
         })
     }
 
-    /// The threads end when they have nothing more to do.
+    /// Lets the threads end when they have no more calls to make.
     pub(crate) fn close(&self) {
         lock(&self.0.state).closed = true;
         self.0.filled.notify_all();
@@ -92,7 +92,7 @@ impl Pool {
         if spawned.is_err() {
             let mut state = lock(&self.state);
             state.threads -= 1;
-            // Without any thread, late is better than never.
+            // Without any thread the call is made here: late is better than never.
             if state.threads == 0 {
                 let waiting = std::mem::take(&mut state.waiting);
                 drop(state);

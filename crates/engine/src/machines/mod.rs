@@ -1,4 +1,4 @@
-//! What makes writes durable, runs workflows on threads, and wakes who waits.
+//! The machines: they make writes durable, run workflows on threads, and wake waiting threads and tasks.
 
 pub(crate) mod committer;
 #[cfg(feature = "tokio")]

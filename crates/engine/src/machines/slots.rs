@@ -25,15 +25,15 @@ pub(crate) struct Slot {
     holder: Mutex<Holder>,
 }
 
-/// What the holder of a slot does.
+/// The state of a slot's holder.
 #[derive(Debug, Default)]
 struct Holder {
-    /// How many waits it is in: operations of an async workflow wait at once.
+    /// The number of waits that the holder is in: operations of an async workflow wait at once.
     waits: usize,
     has_ended: bool,
 }
 
-/// A slot that others may have meanwhile; its holder takes it again when the last of these is dropped.
+/// A slot that other workflows may have meanwhile. Its holder takes it again when the last of these is dropped.
 pub(crate) struct Lent<'s>(&'s Slot);
 
 impl Slots {
@@ -60,14 +60,14 @@ impl Slots {
         free * 4 >= count.max
     }
 
-    /// One more than the limit allows, if it must be: for what runs in the place of a holder that waits.
+    /// A slot beyond the limit, if there is no free one: for a child that runs in the place of a waiting holder.
     #[cfg(feature = "tokio")]
     pub(crate) fn one_more(self: &Arc<Self>) -> Slot {
         lock(&self.count).taken += 1;
         Slot::of(self)
     }
 
-    /// From now on none is free.
+    /// Makes every slot count as taken from now on.
     #[cfg(feature = "tokio")]
     pub(crate) fn close(&self) {
         lock(&self.count).max = 0;
@@ -79,8 +79,8 @@ impl Slot {
         Self { of: slots.clone(), holder: Mutex::default() }
     }
 
-    /// Lends the slot for the time of a wait. It is taken again afterwards even if there is none left by then: whoever
-    /// was woken goes on.
+    /// Lends the slot for the time of a wait. It is taken again afterwards even if no slot is free by then: a workflow
+    /// that was woken goes on.
     pub(crate) fn lend(&self) -> Lent<'_> {
         let mut holder = lock(&self.holder);
         holder.waits += 1;
@@ -90,7 +90,7 @@ impl Slot {
         Lent(self)
     }
 
-    /// Gives the slot back, whoever still has it: the workflow has ended.
+    /// Gives the slot back, also while other parts still hold it: the workflow has ended.
     pub(crate) fn give_back(&self) {
         let mut holder = lock(&self.holder);
         if !std::mem::replace(&mut holder.has_ended, true) && holder.waits == 0 {

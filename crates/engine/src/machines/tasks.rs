@@ -1,4 +1,5 @@
-//! Async workflows: each is a task of the runtime in which the engine was launched, or of one of the engine's own.
+//! Async workflows. Each is a task of the runtime in which the engine was launched, or of a runtime of the engine's
+//! own.
 //!
 //! Does not know: workflows, SQL.
 
@@ -16,7 +17,7 @@ use crate::pure::sync::{lock, say, wait_for};
 pub(crate) struct Tasks {
     pub(crate) slots: Arc<Slots>,
     runtime: Mutex<Option<Handle>>,
-    /// The engine's own, if it was launched outside of any.
+    /// The engine's own runtime, if the engine was launched outside of any.
     own: Mutex<Option<Runtime>>,
     running: Mutex<usize>,
     ended: Condvar,
@@ -38,7 +39,7 @@ impl Tasks {
         }
     }
 
-    /// To be called by the launch: takes the runtime of the caller, if it is in one.
+    /// Takes the runtime of the caller, if the caller is in one. The launch calls this.
     pub(crate) fn take_the_callers_runtime(&self) {
         if let Ok(handle) = Handle::try_current() {
             lock(&self.runtime).get_or_insert(handle);
@@ -57,7 +58,8 @@ impl Tasks {
         Ok(())
     }
 
-    /// Runs a task that says [`Tasks::one_ended`] at its end, whatever end that is. Without a runtime it is dropped.
+    /// Runs a task, which calls [`Tasks::one_ended`] at its end, also after a panic or a drop. Without a runtime the
+    /// task is dropped.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let runtime = lock(&self.runtime).clone();
         if let Some(runtime) = runtime {
@@ -74,7 +76,7 @@ impl Tasks {
         self.ended.notify_all();
     }
 
-    /// A task was dropped before its end: its runtime has shut down. Nothing more is taken up.
+    /// Notes that a task was dropped before its end: its runtime has shut down. No more async workflows are taken up.
     pub(crate) fn lost_one(&self) {
         self.slots.close();
         if !self.gone.swap(true, Ordering::SeqCst) {
@@ -86,12 +88,12 @@ impl Tasks {
         }
     }
 
-    /// Whether bodies are to be dropped, however far they are.
+    /// Whether bodies are to be dropped before their end.
     pub(crate) fn is_in_a_hurry(&self) -> bool {
         self.hurry.load(Ordering::SeqCst)
     }
 
-    /// Says whether all had ended when `patience` was over.
+    /// Whether all tasks had ended when `patience` was over.
     pub(crate) fn wait_until_all_ended(&self, patience: Duration) -> bool {
         let watch = Stopwatch::start();
         let mut running = lock(&self.running);
@@ -104,17 +106,17 @@ impl Tasks {
         true
     }
 
-    /// From now on no body is waited for.
+    /// From now on bodies are dropped before their end.
     pub(crate) fn hurry(&self) {
         self.hurry.store(true, Ordering::SeqCst);
     }
 
-    /// From now on no task begins. Those that run go on.
+    /// From now on no task begins. Running tasks go on.
     pub(crate) fn take_no_more(&self) {
         lock(&self.runtime).take();
     }
 
-    /// Lets go of the runtime. What is left of the engine's own ends by itself.
+    /// Lets go of the runtime. The rest of a runtime of the engine's own ends by itself.
     pub(crate) fn close(&self) {
         self.take_no_more();
         let own = lock(&self.own).take();

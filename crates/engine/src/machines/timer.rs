@@ -14,7 +14,7 @@ use crate::pure::sync::{Signal, lock, wake};
 pub(crate) struct Timer {
     clock: Clock,
     state: Mutex<State>,
-    /// Raised when the first time is another one.
+    /// Raised when the first of the times has changed.
     changed: Signal,
 }
 
@@ -25,7 +25,7 @@ struct State {
     closed: bool,
 }
 
-/// One wait of a task. What it registered is removed when it is dropped.
+/// One wait of a task. Its entry in the timer is removed when it is dropped.
 pub(crate) struct Alarm<'t> {
     timer: &'t Timer,
     deadline: Timestamp,
@@ -68,7 +68,7 @@ impl Timer {
         }
     }
 
-    /// Those whose time has come, all of them at the end, and the next time.
+    /// The wakers whose time has come (at the end all of them), and the next time.
     fn take_due(&self) -> (Vec<Waker>, Option<Timestamp>, bool) {
         let mut state = lock(&self.state);
         let mut due = Vec::new();
@@ -83,7 +83,7 @@ impl Timer {
         (due, state.alarms.first_key_value().map(|((time, _), _)| *time), state.closed)
     }
 
-    /// From now on each time has come: whoever waits is to see that the engine has stopped.
+    /// Makes each time count as come: waiting tasks are to see that the engine has stopped.
     pub(crate) fn close(&self) {
         lock(&self.state).closed = true;
         self.changed.raise();

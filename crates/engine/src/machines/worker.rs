@@ -1,4 +1,4 @@
-//! Threads for plain workflows: one each, reused. A workflow that waits lends its slot and keeps its thread.
+//! Threads for plain workflows: one thread each, reused. A workflow that waits lends its slot and keeps its thread.
 
 use std::cell::RefCell;
 use std::io;
@@ -34,7 +34,7 @@ struct State {
     closed: bool,
 }
 
-/// Where an idle thread gets its next job.
+/// The place where an idle thread gets its next job.
 #[derive(Default)]
 struct Mailbox {
     job: Mutex<Option<Job>>,
@@ -57,7 +57,7 @@ pub(crate) fn is_worker() -> bool {
     HELD.with_borrow(Option::is_some)
 }
 
-/// Waits; if a workflow runs on this thread, without its slot, so that what it waits for can run.
+/// Waits. If a workflow runs on this thread, its slot is lent meanwhile, so that the awaited workflow can run.
 pub(crate) fn lending_the_slot<T>(wait: impl FnOnce() -> T) -> T {
     match HELD.with_borrow(Clone::clone) {
         Some(slot) => {
@@ -79,8 +79,8 @@ impl Workers {
         Self { slots: Slots::new(slots_max), pool: Arc::default(), stack_bytes }
     }
 
-    /// Runs the job on a thread of its own. It is not run when the system has no thread left, for this reason, and after the
-    /// close, which needs none.
+    /// Runs the job on a thread of its own. The job is not run when the system has no thread left; that error is
+    /// returned. It is not run after the close, which needs no error.
     pub(crate) fn run(&self, job: Job) -> Result<(), Option<io::Error>> {
         let mut state = lock(&self.pool.state);
         if state.closed {
@@ -103,7 +103,7 @@ impl Workers {
         })
     }
 
-    /// Idle threads end; busy ones do after their job. Says whether all had ended when `patience` was over.
+    /// Lets idle threads end, and busy threads after their job. Returns whether all had ended when `patience` was over.
     pub(crate) fn close(&self, patience: Duration) -> bool {
         let idle = {
             let mut state = lock(&self.pool.state);
@@ -164,7 +164,7 @@ impl Pool {
         if state.idle.len() < before {
             return None;
         }
-        // Taken from the stack in the last moment: the job is on its way.
+        // The thread was taken from the stack in the last moment: its job is on its way.
         drop(state);
         let mut job = lock(&mailbox.job);
         while job.is_none() {
@@ -174,7 +174,7 @@ impl Pool {
     }
 }
 
-/// Also after a panic: the thread is used again.
+/// Returns the slot, also after a panic: the thread is used again.
 struct Returns(Option<Arc<Slot>>);
 
 impl Drop for Returns {

@@ -36,7 +36,7 @@ pub(crate) fn message_of(error: &(dyn Error + 'static)) -> String {
 
 fn text_of(error: &(dyn Error + 'static)) -> String {
     let mut text = Bounded::default();
-    // Whatever the call returns, the text is the part that was written.
+    // The text is the part that was written, also when the call fails.
     let told = catch_unwind(AssertUnwindSafe(|| write!(text, "{error}")));
     if let Err(payload) = told {
         let failure = Failure::of_panic(payload.as_ref());

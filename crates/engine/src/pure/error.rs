@@ -507,8 +507,8 @@ impl Failure {
         &self.0.data
     }
 
-    /// The failure in an error of the engine. It keeps what a step or a child said about itself, under a message that
-    /// says where. It counts as an outcome of the work, unless this program could not read a value.
+    /// The failure in an error of the engine. It keeps the name, code and data of a step's or a child's failure, under
+    /// a message that says where. It counts as an outcome of the work, unless this program could not read a value.
     pub(crate) fn of_engine(error: &Error) -> Self {
         let message = error.to_string();
         match error {

@@ -28,7 +28,7 @@ impl WorkflowId {
         Self(Uuid::now_v7().to_string().into())
     }
 
-    /// The id that a parent's step gives its child. The same step of the same parent always gives the same id.
+    /// The id that a parent's step gives its child. It is equal in every run.
     ///
     /// | id | when |
     /// |---|---|

@@ -145,7 +145,7 @@ impl Notices {
         }
     }
 
-    /// Names a row once, by its id or by what stands for an id.
+    /// Names a row once, by its id or by a text in place of an id.
     pub(crate) fn name(&self, row: &str, what: &str) {
         // An id of another program may be long, and may hold a line break.
         let row = &brief(row, ROW_CHARS_MAX);

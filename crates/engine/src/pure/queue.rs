@@ -82,7 +82,8 @@ impl QueueOptions {
     /// How many workflows of the queue may have begun and not ended, in all executors together (1 to 2,147,483,647).
     ///
     /// A workflow that waits counts, with a thread or without. A workflow whose executor died counts until another
-    /// executor has ended it. Workflows that have begun go on before any other begins, whatever the priorities.
+    /// executor has ended it. Workflows that have begun go on before any other begins, also before one of a lower
+    /// priority number.
     ///
     /// A workflow that waits for a child in its own queue holds a place that the child may need. When all places are
     /// held like that, no workflow of the queue goes on, and the log names them. Put such children into another queue.

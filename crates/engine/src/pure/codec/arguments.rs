@@ -13,7 +13,7 @@ use super::reading::Reading;
 use super::{Codec, caught, check_size, codec_of, portable_json, written};
 use crate::pure::error::{Error, Result};
 
-/// The contents of `workflow_input.inputs`. Each argument is a JSON text as it was written: a tree of values would sort
+/// The contents of `workflow_input.inputs`. Each argument is a JSON text as it was written. A tree of values would sort
 /// the keys of maps, drop repeated keys and round large numbers.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

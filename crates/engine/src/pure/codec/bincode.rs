@@ -1,7 +1,7 @@
 //! `rs_bincode`: bincode in a cage.
 //!
-//! bincode writes no names. So data of another type decodes into nonsense, a corrupt length can take all memory, and
-//! some serde attributes write bytes that cannot be read back.
+//! bincode writes no names. So data of another type decodes into nonsense, and a corrupt length can take all memory.
+//! Some serde attributes write bytes that cannot be read back.
 //!
 //! - Each payload carries the fingerprint of its type's shape.
 //! - It is decoded under a size limit and to its last byte.

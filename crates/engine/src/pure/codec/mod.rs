@@ -3,7 +3,7 @@
 //! A value is decoded right after it was encoded, and the program goes on with the decoded value. So a value that
 //! cannot be read back fails in the run that made it. A first run and a replay see the same value.
 //!
-//! Reading back cannot see what a codec has lost: JSON has one `null`, bincode has no names. So `writing` and `reading`
+//! Reading back cannot see the losses of a codec: JSON has one `null`, bincode has no names. So `writing` and `reading`
 //! stand between every value and its codec.
 //!
 //! Does not know: SQL, workflows.
