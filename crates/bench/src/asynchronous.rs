@@ -7,7 +7,7 @@ use crate::report::{Line, Report};
 use crate::scenarios::{Bench, ratio};
 
 impl Bench {
-    /// The same workflows of both kinds take turns.
+    /// Measures equal workflows of both kinds, which take turns.
     pub(crate) fn tasks(&self, report: &mut Report) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let load = self.load("tasks")?;
@@ -42,7 +42,7 @@ impl Bench {
         Ok(())
     }
 
-    /// As many as there may be, each of which waits three times.
+    /// Measures as many workflows as may be in flight, each of which waits three times.
     pub(crate) fn in_flight(&self, report: &mut Report) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let mut floor = self.ground.floor("floor-in-flight")?;
@@ -72,7 +72,7 @@ impl Bench {
     }
 }
 
-/// What the kernel says of this process.
+/// The kernel's numbers about this process.
 #[derive(Debug, Clone, Copy)]
 struct Usage {
     threads: f64,

@@ -18,14 +18,14 @@ pub(crate) enum Write {
 
 /// The statements on one database, over a connection with the engine's settings.
 pub(crate) trait ByHand {
-    /// The writes as one transaction.
+    /// Commits the writes as one transaction.
     fn commit(&mut self, writes: &[Write], payload: &str) -> anyhow::Result<()>;
 
-    /// Reads the inputs and the recorded steps of these, decodes the steps, and says how many there were.
+    /// Reads the inputs and the recorded steps of these workflows, decodes the steps, and returns their number.
     fn read(&mut self, workflows: &[usize]) -> anyhow::Result<usize>;
 }
 
-/// What would be written without an engine.
+/// The rows that a program would write without an engine.
 pub(crate) struct Floor {
     by_hand: Box<dyn ByHand>,
     next: usize,
@@ -38,18 +38,18 @@ impl Floor {
         Self { by_hand, next: 0 }
     }
 
-    /// A number for a workflow that no other has.
+    /// A number that no other workflow has.
     pub(crate) fn fresh(&mut self) -> usize {
         self.next += 1;
         self.next
     }
 
-    /// The writes as one transaction.
+    /// Commits the writes as one transaction.
     pub(crate) fn commit(&mut self, writes: &[Write], payload: &str) -> anyhow::Result<()> {
         self.by_hand.commit(writes, payload)
     }
 
-    /// The writes in transactions of this size.
+    /// Commits the writes in transactions of this size.
     pub(crate) fn commit_in_batches(&mut self, writes: &[Write], size: usize) -> anyhow::Result<()> {
         writes.chunks(size.max(1)).try_for_each(|batch| self.commit(batch, "1"))
     }
@@ -65,8 +65,8 @@ impl Floor {
         Ok(rows)
     }
 
-    /// ex6 without its engine: 10 batches of 10 generated pages and one insert, each recorded with a commit of
-    /// its own, and what starts and ends the 11 workflows.
+    /// ex6 without its engine: 10 batches of 10 generated pages and one insert, each recorded with a commit of its own.
+    /// The starts and ends of the 11 workflows are written, too.
     pub(crate) fn ex6(
         &mut self,
         mut insert: impl FnMut(&[User]) -> anyhow::Result<()>,

@@ -1,4 +1,4 @@
-//! Where it is measured: files in a directory, or databases on a PostgreSQL server.
+//! The ground of a measurement: files in a directory, or databases on a PostgreSQL server.
 
 use std::path::{Path, PathBuf};
 
@@ -12,43 +12,43 @@ use crate::floor::{ByHandOnPostgres, ByHandOnSqlite, Floor};
 
 /// Databases by name, each made when it is first used.
 pub(crate) trait Ground {
-    /// For the engine.
+    /// The URL for the engine.
     fn url(&self, name: &str) -> String;
 
-    /// The same statements by hand, in a database with the engine's tables.
+    /// The engine's statements by hand, in a database with the engine's tables.
     fn floor(&self, name: &str) -> anyhow::Result<Floor>;
 
-    /// As if the executor that had the workflows of this database had died.
+    /// Leaves the workflows of this database as if their executor had died.
     fn abandon(&self, name: &str) -> anyhow::Result<()>;
 
-    /// What is to be reached there.
+    /// The targets on this ground.
     fn targets(&self) -> Targets;
 
-    /// What a commit survives.
+    /// The accidents that a commit survives.
     fn durability(&self) -> anyhow::Result<String>;
 
-    /// Something that counts round trips, where there are any and they can be counted.
+    /// A counter of round trips, where there are any and they can be counted.
     fn counter(&self) -> anyhow::Result<Option<Counter>>;
 }
 
-/// What is to be reached in one run on a machine with two cores. What has no target is only shown.
+/// The targets of one run on a machine with two cores. A number without a target is only shown.
 pub(crate) struct Targets {
-    /// Sequential steps, of the rate of one commit for each row.
+    /// Sequential steps: share of the rate of one commit for each row.
     pub(crate) steps: f64,
-    /// 3-step workflows at 64 at once, of the same statements in bare batches.
+    /// 3-step workflows, 64 at once: share of the rate of the same statements in bare batches.
     pub(crate) bare_batches: Option<f64>,
     pub(crate) commits_per_write: Option<f64>,
-    /// The rate at 256 at once, of that at 16.
+    /// The rate at 256 at once: share of the rate at 16.
     pub(crate) rising: Option<f64>,
-    /// Of the rate by hand.
+    /// Recovery: share of the rate by hand.
     pub(crate) recovery: Option<f64>,
-    /// Times the time of the bare statements and bodies.
+    /// ex6: its time as a multiple of the time of the bare statements and bodies.
     pub(crate) ex6: Option<f64>,
-    /// From a commit in one process to whom it concerns in another, median and 99th percentile in milliseconds.
+    /// From a commit in one process to the waiter in another: median and 99th percentile, in milliseconds.
     pub(crate) wake_ms: Option<(f64, f64)>,
 }
 
-/// Counts the round trips and the statements of those who come through it.
+/// Counts the round trips and the statements of the connections that come through it.
 pub(crate) struct Counter(Proxy);
 
 impl Counter {
@@ -65,10 +65,10 @@ impl Counter {
     }
 }
 
-/// The owner of what a dead one left.
+/// Gives the workflows of this database to a dead executor.
 const DEAD: &str = "UPDATE workflow_status SET name = 'steps', executor_id = 'piton-dead'";
 
-/// Files.
+/// The ground of files.
 pub(crate) struct OnSqlite {
     dir: PathBuf,
 }
@@ -94,7 +94,7 @@ impl Ground for OnSqlite {
         Ok(Floor::new(Box::new(ByHandOnSqlite::open(&self.path(name))?)))
     }
 
-    /// Its lock file is there, and nobody holds it.
+    /// The lock file is there, and no process holds it.
     fn abandon(&self, name: &str) -> anyhow::Result<()> {
         let database = self.path(name);
         Connection::open(&database)?.execute_batch(DEAD)?;
@@ -126,25 +126,25 @@ impl Ground for OnSqlite {
     }
 }
 
-/// Databases on a server.
+/// The ground of databases on a server.
 pub(crate) struct OnPostgres {
-    /// Of this run, if it is not somebody else's.
+    /// The server of this run, unless it was there before.
     cluster: Option<Cluster>,
-    /// The URL of the server, before and after the name of a database.
+    /// The parts of the server's URL before and after the name of a database.
     url: (String, String),
-    /// Before the names of the databases.
+    /// The beginning of the names of the databases.
     prefix: String,
 }
 
 impl OnPostgres {
-    /// On a server of its own.
+    /// Makes a server of its own.
     pub(crate) fn private() -> anyhow::Result<Self> {
         let cluster = Cluster::start(&Settings::default())?;
         let url = split(&cluster.url("postgres")).context("the server has no URL")?;
         Ok(Self { cluster: Some(cluster), url, prefix: String::new() })
     }
 
-    /// On the server of this URL, in databases that are made for it and dropped afterwards.
+    /// Uses the server of this URL, in databases that are made for the run and dropped afterwards.
     pub(crate) fn at(url: &str) -> anyhow::Result<Self> {
         let url = split(url).context("--database-url: write postgresql://USER@HOST/DATABASE")?;
         let prefix = format!("piton_bench_{}_", std::process::id());
@@ -174,7 +174,7 @@ impl Ground for OnPostgres {
         Ok(Floor::new(Box::new(ByHandOnPostgres::open(&self.url(name))?)))
     }
 
-    /// Its lease has run out.
+    /// The lease has run out.
     fn abandon(&self, name: &str) -> anyhow::Result<()> {
         let mut client = self.client(name)?;
         client.batch_execute("SET search_path = dbos")?;
@@ -219,7 +219,7 @@ impl Ground for OnPostgres {
 }
 
 impl Drop for OnPostgres {
-    /// Somebody else's server is left as it was.
+    /// A server that was there before is left as it was.
     fn drop(&mut self) {
         if self.cluster.is_some() {
             return;
@@ -234,7 +234,7 @@ impl Drop for OnPostgres {
     }
 }
 
-/// What comes before and after the name of the database.
+/// The parts of a URL before and after the name of the database.
 fn split(url: &str) -> Option<(String, String)> {
     let host = url.find("://")? + 3;
     let name = host + url[host..].find('/')? + 1;

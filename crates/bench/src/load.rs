@@ -1,4 +1,4 @@
-//! The engine's side: workflows, and what is counted while they run.
+//! The engine's side: workflows, and counters of their commits.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ pub(crate) struct Load {
 pub(crate) const BODY_WAITS: Duration = Duration::from_millis(50);
 
 impl Load {
-    /// On the database of this URL; ex6's users go to a file.
+    /// Opens the database of this URL. The users of ex6 go to a file.
     pub(crate) fn open(url: &str, users: &Path, options: EngineOptions) -> anyhow::Result<Self> {
         let commits = Arc::new(Commits::default());
         let engine = options.app("bench").observer(commits.clone()).open(url)?;
@@ -118,14 +118,14 @@ impl Load {
         Ok(Self { engine, commits, steps, three, ex6, async_steps, async_three, waiting_three })
     }
 
-    /// One async workflow with this many steps.
+    /// Runs one async workflow with this many steps.
     pub(crate) fn async_sequential(&self, count: u32) -> anyhow::Result<f64> {
         let (rate, _) =
             timed(count as usize, || Ok(self.async_steps.start(&self.engine, count)?.result()?))?;
         Ok(rate)
     }
 
-    /// Async workflows of three steps, this many at once, started and awaited by tasks.
+    /// Runs async workflows of three steps, this many at once, started and awaited by tasks.
     pub(crate) async fn async_concurrent(&self, at_once: usize, total: usize) -> anyhow::Result<()> {
         let each = total / at_once;
         let callers = (0..at_once).map(|_| {
@@ -143,7 +143,7 @@ impl Load {
         Ok(())
     }
 
-    /// Async workflows whose bodies wait, all of them at once.
+    /// Runs async workflows whose bodies wait, all of them at once.
     pub(crate) async fn in_flight(&self, count: usize) -> anyhow::Result<()> {
         let engine = self.engine.to_async();
         let starters = (0..count).map(|_| {
@@ -156,13 +156,14 @@ impl Load {
         Ok(())
     }
 
-    /// One workflow with this many steps.
+    /// Runs one workflow with this many steps.
     pub(crate) fn sequential(&self, count: u32) -> anyhow::Result<f64> {
         let (rate, _) = timed(count as usize, || Ok(self.steps.start(&self.engine, count)?.result()?))?;
         Ok(rate)
     }
 
-    /// Workflows of three steps, this many at once; each caller starts its next when it has the last one's result.
+    /// Runs workflows of three steps, this many at once. Each caller starts its next workflow when it has the last
+    /// result.
     pub(crate) fn concurrent(&self, at_once: usize, total: usize) -> anyhow::Result<Round> {
         let per_caller = total / at_once;
         let (rate, latencies) = timed(per_caller * at_once, || {
@@ -202,7 +203,7 @@ impl Load {
         })
     }
 
-    /// ex6 without its failures.
+    /// Runs ex6 without its failures.
     pub(crate) fn ex6(&self) -> anyhow::Result<f64> {
         let (rate, users) = timed(1, || Ok(self.ex6.start(&self.engine, ())?.result()?))?;
         anyhow::ensure!(users == 1000, "{users} users");

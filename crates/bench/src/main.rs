@@ -1,5 +1,5 @@
-//! The engine beside the floor: what the same rows cost when they are written by hand, with the same driver, the
-//! same settings, on the same file system, in the same run.
+//! The engine beside the floor: the cost of the same rows when they are written by hand, with the same driver, the same
+//! settings, on the same file system, in the same run.
 //!
 //! Floor and engine take turns, and medians of their rates are compared, because a shared machine changes from
 //! second to second. Ratios mean something; bare rates describe this machine in this minute.

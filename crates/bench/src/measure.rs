@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-/// How much was done how fast in one round, and how long each single thing took.
+/// The number of units that one round did, its time, and the time of each unit.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Round {
     pub(crate) rate: f64,
     pub(crate) latencies: Vec<Duration>,
 }
 
-/// Times `work`, which does `count` things.
+/// Times `work`, which does `count` units.
 pub(crate) fn timed<T>(count: usize, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(f64, T)> {
     let start = Instant::now();
     let value = work()?;
@@ -25,7 +25,7 @@ pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// The duration that this share of them does not pass, in milliseconds.
+/// The duration that this share of the durations does not pass, in milliseconds.
 pub(crate) fn quantile_ms(durations: &[Duration], percent: usize) -> f64 {
     let mut sorted = durations.to_vec();
     sorted.sort();

@@ -7,7 +7,7 @@ pub(crate) struct Report {
     lines: Vec<Line>,
 }
 
-/// One measurement and what it is compared with.
+/// One measurement, and the number with which it is compared.
 pub(crate) struct Line {
     name: String,
     unit: &'static str,
@@ -20,7 +20,7 @@ pub(crate) struct Line {
 struct Target {
     what: &'static str,
     value: f64,
-    /// Nothing is asked of what is only shown.
+    /// The limit; a number without a limit is only shown.
     limit: Option<f64>,
     at_least: bool,
 }
@@ -86,7 +86,7 @@ impl Line {
 }
 
 impl Report {
-    /// Of commits that survive this.
+    /// A report of commits with this durability.
     pub(crate) fn new(durability: String) -> Self {
         Self { durability, lines: Vec::new() }
     }

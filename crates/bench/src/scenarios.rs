@@ -1,4 +1,4 @@
-//! What is measured, and what it is to reach.
+//! The measurements, and their targets.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ pub(crate) struct Bench {
     wakes: usize,
 }
 
-/// What can be measured.
+/// The measurements by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Scenario {
     Steps,
@@ -79,7 +79,7 @@ impl Bench {
         Load::open(url, &self.users(name), options)
     }
 
-    /// ex6's users have a file of their own everywhere.
+    /// The file of ex6's users, on every ground.
     fn users(&self, name: &str) -> PathBuf {
         self.dir.join(format!("users-{name}.db"))
     }
@@ -129,7 +129,7 @@ impl Bench {
 
     fn concurrent(&self, report: &mut Report) -> anyhow::Result<()> {
         let levels = [1, 16, 64, 256];
-        // A database each: rows of the other levels would make every write of this one dearer.
+        // Each level has a database: rows of the other levels would make every write of this one dearer.
         let mut loads = Vec::new();
         for at_once in levels {
             let load = self.load(&format!("three-{at_once}"))?;
@@ -195,17 +195,18 @@ impl Bench {
         self.round_trips(report)
     }
 
-    /// What the writes of 3-step workflows ask the server.
+    /// Counts the round trips that the writes of 3-step workflows take.
     fn round_trips(&self, report: &mut Report) -> anyhow::Result<()> {
         let Some(counter) = self.ground.counter()? else { return Ok(()) };
         for (at_once, most) in [(1, 1.0), (64, 0.2)] {
             let name = format!("counted-{at_once}");
             drop(self.ground.floor(&name)?);
-            // NOTIFY is told by a thread of its own, beside the writes.
+            // NOTIFY is sent by a thread of its own, beside the writes.
             let load = self.load_at(&counter.url(&name), &name, Engine::options().listen_notify(false))?;
             load.engine.launch()?;
             load.concurrent(at_once, 640)?;
-            // Each second an executor looks around as well: the fewest of several rounds are those of the writes.
+            // Each second an executor looks around as well. The fewest round trips of several rounds are those of the
+            // writes.
             let mut each = f64::INFINITY;
             for _ in 0..20 {
                 load.commits.take();
@@ -220,7 +221,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Start, three steps, settle, for many workflows at once, in batches of the size that the engine had.
+    /// Writes the rows of many workflows by hand (start, three steps, settle), in batches of the engine's size.
     pub(crate) fn bare_workflows(&self, floor: &mut Floor, batch: f64) -> anyhow::Result<f64> {
         #[expect(
             clippy::cast_possible_truncation,
@@ -282,7 +283,7 @@ impl Bench {
         self.ground.abandon(name)
     }
 
-    /// What a recovery asks the server, but for its commits and what every launch asks.
+    /// Counts the queries of a recovery, without its commits and without the queries of every launch.
     fn recovery_queries(&self, report: &mut Report) -> anyhow::Result<()> {
         let Some(counter) = self.ground.counter()? else { return Ok(()) };
         let queries = |name: &str, workflows: usize| -> anyhow::Result<f64> {
@@ -335,7 +336,7 @@ impl Bench {
         Ok(())
     }
 
-    /// A backlog of one-step workflows, and one executor that comes to it.
+    /// Measures a backlog of one-step workflows, and one executor that comes to it.
     fn queue(&self, report: &mut Report) -> anyhow::Result<()> {
         const WORKERS: usize = 64;
         let mut rates = Vec::new();
@@ -357,7 +358,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Two engines that only the database joins, and an idle moment before each round.
+    /// Measures two engines that only the database joins, with an idle moment before each round.
     fn wake(&self, report: &mut Report) -> anyhow::Result<()> {
         let url = self.ground.url("wake");
         let client = Engine::options().app("bench").open(&url)?;
@@ -399,7 +400,7 @@ impl Bench {
     }
 }
 
-/// The middle of the ratios of neighbours: what changes from round to round on the machine changes both.
+/// The middle of the ratios of neighbouring rounds: a change of the machine from round to round changes both.
 pub(crate) fn ratio(engines: &[f64], floors: &[f64]) -> f64 {
     median(engines.iter().zip(floors).map(|(engine, floor)| engine / floor))
 }

@@ -1,24 +1,24 @@
-//! Where the programs of PostgreSQL are.
+//! Finds the programs of PostgreSQL.
 
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Names the directory, for servers in places that nobody guesses.
+/// Names the directory, for servers in unusual places.
 const VARIABLE: &str = "PITON_PG_BIN";
 
 /// Where distributions put one directory for each version.
 const VERSIONED: [&str; 3] = ["/usr/lib/postgresql", "/usr/local/lib/postgresql", "/opt/postgresql"];
 const PLAIN: [&str; 3] = ["/usr/local/pgsql/bin", "/usr/local/bin", "/opt/homebrew/bin"];
 
-/// The directory that holds them.
+/// The directory that holds the programs.
 #[derive(Debug, Clone)]
 pub(crate) struct Binaries(PathBuf);
 
 impl Binaries {
-    /// The directory that the environment names; else what `pg_config` says, the newest version of a distribution, or
-    /// the search path.
+    /// Finds the directory: by the environment, by `pg_config`, by the newest version of a distribution, or by the
+    /// search path.
     pub(crate) fn find() -> io::Result<Self> {
         let has_all =
             |dir: &PathBuf| ["initdb", "pg_ctl", "postgres"].iter().all(|name| dir.join(name).is_file());
@@ -46,7 +46,7 @@ fn not_found(reason: &str) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, reason)
 }
 
-/// Newest first.
+/// The versions, newest first.
 fn versions() -> Vec<PathBuf> {
     let entries = VERSIONED.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten();
     let numbered = |path: PathBuf| {

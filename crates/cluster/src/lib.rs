@@ -1,5 +1,5 @@
-//! A private PostgreSQL server: made from the programs that are installed, in a directory of its own, on a unix
-//! socket, and gone with the process that started it, however that ends.
+//! A private PostgreSQL server, made from the installed programs, in a directory of its own, on a unix socket. It ends
+//! with the process that started it, also when that process is killed.
 //!
 //! ```no_run
 //! let cluster = cluster::Cluster::start(&cluster::Settings::default())?;
@@ -29,18 +29,18 @@ use owner::Owner;
 pub use pooler::{Mode, Pooler, try_pooler};
 pub use proxy::{Moment, Proxy};
 
-/// Where a server is made, and how it is configured.
+/// The place and the configuration of a server.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
-    /// The directory to make its own directory in; the system's one for temporary files if there is none.
+    /// The directory in which the server makes its own; `None` for the system's directory for temporary files.
     pub parent: Option<PathBuf>,
-    /// `NAME=VALUE` as `postgresql.conf` has them. What matters for durability is on unless it is switched off here.
+    /// `NAME=VALUE` lines of `postgresql.conf`. Settings for durability are on unless they are switched off here.
     pub options: Vec<String>,
     /// Files to put into its data directory, by name and content.
     pub files: Vec<(String, String)>,
 }
 
-/// A running server. Dropped, or when its process dies, it stops and its directory goes.
+/// A running server. It stops, and its directory is deleted, when this is dropped or its process dies.
 #[derive(Debug)]
 pub struct Cluster {
     binaries: Binaries,
@@ -50,14 +50,14 @@ pub struct Cluster {
     watchdog: Child,
 }
 
-/// Removes what the death of a starter leaves: stops the server and deletes its directory once standard input ends.
+/// Cleans up after the death of a starter: stops the server and deletes its directory once standard input ends.
 const WATCHDOG: &str = "read -r _; \"$1\" stop -D \"$2/data\" -m immediate -s; rm -rf \"$2\"";
 
 impl Cluster {
     /// Makes a server and waits until it answers.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] when PostgreSQL is not installed; otherwise what its programs say.
+    /// [`io::ErrorKind::NotFound`] when PostgreSQL is not installed; otherwise the error of its programs.
     pub fn start(settings: &Settings) -> io::Result<Self> {
         let binaries = Binaries::find()?;
         let owner = Owner::of_servers()?;
@@ -97,12 +97,12 @@ impl Cluster {
         Ok(())
     }
 
-    /// The URL of a database on it, for a superuser without a password.
+    /// The URL of a database on this server, for a superuser without a password.
     pub fn url(&self, database: &str) -> String {
         format!("postgresql://postgres@/{database}?host={}", self.dir.display())
     }
 
-    /// The directory of its socket.
+    /// The directory of the server's socket.
     pub fn socket(&self) -> &Path {
         &self.dir
     }
@@ -113,18 +113,18 @@ impl Cluster {
         format!("d{}", COUNT.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Stops it as a crash would: connections are cut, and nothing is written that was not.
+    /// Stops the server as a crash would: connections are cut, and unwritten data is lost.
     ///
     /// # Errors
-    /// What `pg_ctl` says.
+    /// The error of `pg_ctl`.
     pub fn crash(&self) -> io::Result<()> {
         self.run("pg_ctl", &["stop", "-s", "-m", "immediate", "-D"])
     }
 
-    /// Starts it again, and waits until it answers.
+    /// Starts the server again, and waits until it answers.
     ///
     /// # Errors
-    /// What `pg_ctl` says.
+    /// The error of `pg_ctl`.
     pub fn resume(&self) -> io::Result<()> {
         let log = self.dir.join("log").display().to_string();
         self.run("pg_ctl", &["start", "-s", "-w", "-t", "60", "-l", &log, "-D"])
@@ -139,7 +139,7 @@ impl Cluster {
         self.dir.join("data")
     }
 
-    /// Runs one of the programs on the data directory, which comes last.
+    /// Runs a program of PostgreSQL on the data directory, which is its last argument.
     fn run(&self, program: &str, args: &[&str]) -> io::Result<()> {
         // A file and not a pipe: the server would keep the pipe open.
         let said = self.dir.join(format!("{program}.out"));
@@ -180,11 +180,11 @@ fn fresh_directory(parent: &Path) -> io::Result<PathBuf> {
 /// With this variable set, a missing PostgreSQL is a failure.
 pub const REQUIRE: &str = "PITON_REQUIRE_POSTGRES";
 
-/// The server of this test process, started by the first call; `None`, and said loudly, where PostgreSQL is not
-/// installed.
+/// The server of this test process, started by the first call. Where PostgreSQL is not installed, `None`, and the test
+/// output says so.
 ///
 /// # Panics
-/// When the server cannot be started, and with [`REQUIRE`] set also when there is none.
+/// When the server cannot be started. With [`REQUIRE`] set, also when there is none.
 pub fn try_shared() -> Option<&'static Cluster> {
     static SHARED: OnceLock<Option<Cluster>> = OnceLock::new();
     let started = || match Cluster::start(&Settings::default()) {
@@ -200,17 +200,17 @@ pub fn try_shared() -> Option<&'static Cluster> {
 /// Says that tests are skipped for want of a program.
 ///
 /// # Panics
-/// When the error is another one, or the program is required.
+/// When the error has another reason, or the program is required.
 fn not_installed(error: &io::Error, what: &str) {
     let may_be_missing = error.kind() == io::ErrorKind::NotFound && std::env::var_os(REQUIRE).is_none();
     assert!(may_be_missing, "no {what} for the tests: {error}");
     let program = std::env::args().next().unwrap_or_default();
-    // Past the capture of test output.
+    // This goes past the capture of test output.
     let _ =
         writeln!(io::stderr(), "\nSKIPPED tests of {program}: {error}; {REQUIRE}=1 makes this a failure\n");
 }
 
-/// The same for test programs all of whose tests need the server: where there is none the process ends, as if they had
+/// The server of a test program all of whose tests need it. Where there is none, the process ends as if its tests had
 /// passed.
 ///
 /// # Panics

@@ -1,4 +1,4 @@
-//! `cargo xtask pg -- CMD`: runs a command beside a server that is made for it and goes with it.
+//! `cargo xtask pg -- CMD`: runs a command beside a server that is made for it and ends with it.
 
 use std::process::{Command, ExitCode};
 

@@ -1,4 +1,4 @@
-//! Under whom a server runs: PostgreSQL refuses to run as root.
+//! The user under whom a server runs: PostgreSQL refuses to run as root.
 
 use std::fs;
 use std::io;
@@ -16,7 +16,7 @@ pub(crate) struct Owner(Option<(u32, u32)>);
 
 impl Owner {
     pub(crate) fn of_servers() -> io::Result<Self> {
-        // The owner of this process, without a crate for it.
+        // This reads the owner of this process without another crate.
         if fs::metadata("/proc/self").map_or(1, |own| own.uid()) != 0 {
             return Ok(Self(None));
         }
@@ -32,7 +32,7 @@ impl Owner {
         std::os::unix::fs::chown(path, Some(user), Some(group))
     }
 
-    /// A program in a process group of its own: what ends this process at a terminal is not for it.
+    /// A program in a process group of its own: a terminal's signal that ends this process does not reach it.
     pub(crate) fn command(self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.process_group(0).current_dir("/");

@@ -12,20 +12,20 @@ use std::time::{Duration, Instant};
 
 use crate::{Cluster, not_installed};
 
-/// Names the program, for one in a place that nobody guesses.
+/// Names the program, for one in an unusual place.
 const VARIABLE: &str = "PITON_PGBOUNCER";
 const PLACES: [&str; 4] = ["/usr/sbin", "/usr/local/sbin", "/usr/bin", "/usr/local/bin"];
 
-/// How it shares the sessions of the server.
+/// How the pooler shares the sessions of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// A client has one for as long as it is connected.
+    /// A client has a session for as long as it is connected.
     Session,
-    /// A client has one for as long as its transaction lasts.
+    /// A client has a session for as long as its transaction lasts.
     Transaction,
 }
 
-/// A running PgBouncer on a loopback port. It goes with this value, or with the process.
+/// A running PgBouncer on a loopback port. It ends with this value, or with the process.
 #[derive(Debug)]
 pub struct Pooler {
     program: PathBuf,
@@ -39,10 +39,10 @@ pub struct Pooler {
 const WATCHDOG: &str = "\"$1\" -q \"$2\" & read -r _; kill -9 $!";
 
 impl Pooler {
-    /// Starts one with so many sessions for each database, and waits until it accepts connections.
+    /// Starts a pooler with so many sessions for each database, and waits until it accepts connections.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] where PgBouncer is not installed; otherwise what the system says.
+    /// [`io::ErrorKind::NotFound`] where PgBouncer is not installed; otherwise the system's error.
     pub fn before(cluster: &Cluster, mode: Mode, sessions: u32) -> io::Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let program = find()?;
@@ -71,12 +71,12 @@ impl Pooler {
         Ok(pooler)
     }
 
-    /// The URL of a database behind it. It does not create one.
+    /// The URL of a database behind the pooler. The pooler does not create the database.
     pub fn url(&self, database: &str) -> String {
         format!("postgresql://postgres@127.0.0.1:{}/{database}?sslmode=disable", self.port)
     }
 
-    /// Ends it as a crash would: all connections are cut.
+    /// Ends the pooler as a crash would: all connections are cut.
     pub fn crash(&mut self) {
         if let Some(mut running) = self.running.take() {
             drop(running.stdin.take());
@@ -84,10 +84,10 @@ impl Pooler {
         }
     }
 
-    /// Starts it again.
+    /// Starts the pooler again.
     ///
     /// # Errors
-    /// What the system says, or that nothing accepts connections within 30 s.
+    /// The system's error, or that no port accepts connections within 30 s.
     pub fn start(&mut self) -> io::Result<()> {
         let mut command = self.owner.command(Path::new("/bin/sh"));
         command.args(["-c", WATCHDOG, "watchdog"]).args([&self.program, &self.config]);
@@ -126,10 +126,10 @@ fn find() -> io::Result<PathBuf> {
     })
 }
 
-/// A pooler for a test; `None`, and said loudly, where PgBouncer is not installed.
+/// A pooler for a test. Where PgBouncer is not installed, `None`, and the test output says so.
 ///
 /// # Panics
-/// When it cannot be started, and with [`crate::REQUIRE`] set also when there is none.
+/// When the pooler cannot be started. With [`crate::REQUIRE`] set, also when PgBouncer is not installed.
 pub fn try_pooler(cluster: &Cluster, mode: Mode, sessions: u32) -> Option<Pooler> {
     match Pooler::before(cluster, mode, sessions) {
         Ok(pooler) => Some(pooler),

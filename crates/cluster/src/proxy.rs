@@ -1,5 +1,5 @@
-//! A proxy before the server: counts what goes through it, loses answers on demand, and falls silent: on all connections,
-//! or on those of one application name.
+//! A proxy before the server. It counts requests, loses answers on demand, and falls silent, on all connections or on
+//! those of one application name.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -31,9 +31,9 @@ struct Shared {
     lost: AtomicU64,
     silent: AtomicBool,
     deaf: AtomicBool,
-    /// What is open, or was.
+    /// The connections that are open, or were.
     links: Mutex<Vec<Weak<Link>>>,
-    /// New connections of this application name fall silent then.
+    /// New connections of this application name fall silent at this moment.
     silence_of_new: Mutex<Option<(String, Moment)>>,
     /// How many connections fell silent by themselves.
     silenced: AtomicU64,
@@ -44,7 +44,7 @@ struct Shared {
 pub enum Moment {
     /// It is accepted, and its login is never answered.
     Login,
-    /// The login is answered, and nothing after it.
+    /// The login is answered, and no later request is.
     AfterLogin,
 }
 
@@ -52,16 +52,17 @@ pub enum Moment {
 #[derive(Debug, Default)]
 struct Link {
     application: Mutex<String>,
-    /// Nothing comes through any more in either direction.
+    /// No byte comes through any more in either direction.
     silent: AtomicBool,
-    /// It falls silent when the server is ready for the next request.
+    /// The connection falls silent when the server is ready for the next request.
     after_login: AtomicBool,
-    /// It falls silent within the next answer.
+    /// The connection falls silent within the next answer.
     within_answer: AtomicBool,
 }
 
 impl Link {
-    /// Never returns once it is silent: its sockets stay open, and the system goes on to acknowledge what it gets.
+    /// Never returns once the connection is silent. Its sockets stay open, and the system still acknowledges their
+    /// bytes.
     fn pass(&self, shared: &Shared) {
         wait_while_silent(shared);
         while self.silent.load(Ordering::SeqCst) {
@@ -81,10 +82,10 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Proxy {
-    /// In front of this server.
+    /// Puts a proxy before this server.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn before(cluster: &Cluster) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let (address, shared) = (listener.local_addr()?, Arc::<Shared>::default());
@@ -100,7 +101,7 @@ impl Proxy {
         Ok(Self { address, shared })
     }
 
-    /// The URL of a database behind it.
+    /// The URL of a database behind the proxy.
     pub fn url(&self, database: &str) -> String {
         format!("postgresql://postgres@{}/{database}?sslmode=disable", self.address)
     }
@@ -115,7 +116,7 @@ impl Proxy {
         self.shared.statements.load(Ordering::SeqCst)
     }
 
-    /// From now on the connection is cut after every `n`th request was done and before its answer is delivered; 0 ends
+    /// From now on the connection is cut after every `n`th request was done and before its answer is delivered. 0 ends
     /// that.
     pub fn lose_every(&self, n: u64) {
         self.shared.lose_every.store(n, Ordering::SeqCst);
@@ -126,17 +127,18 @@ impl Proxy {
         self.shared.lost.load(Ordering::SeqCst)
     }
 
-    /// Whether nobody hears a NOTIFY, as behind a pooler that gives each transaction another connection.
+    /// Sets whether each NOTIFY is lost, as behind a pooler that gives each transaction another connection.
     pub fn be_deaf(&self, deaf: bool) {
         self.shared.deaf.store(deaf, Ordering::SeqCst);
     }
 
-    /// Whether nothing comes through in either direction, and nothing is closed, as behind a cable that was pulled.
+    /// Sets whether every byte is held back and no connection is closed, as behind a cable that was pulled.
     pub fn be_silent(&self, silent: bool) {
         self.shared.silent.store(silent, Ordering::SeqCst);
     }
 
-    /// Silences the connections that are open under this application name, for good. It says how many; new ones work.
+    /// Silences the connections that are open under this application name, for good. Returns how many; new connections
+    /// work.
     pub fn silence(&self, application: &str) -> usize {
         let links = self.links_of(application);
         for link in &links {
@@ -145,7 +147,7 @@ impl Proxy {
         links.len()
     }
 
-    /// The same in the middle of their next answers.
+    /// Silences the connections of this application name in the middle of their next answers. Returns how many.
     pub fn silence_within_answers(&self, application: &str) -> usize {
         let links = self.links_of(application);
         for link in &links {
@@ -154,13 +156,13 @@ impl Proxy {
         links.len()
     }
 
-    /// From now on new connections under this application name fall silent; `None` ends that. An empty name is that of
-    /// all.
+    /// From now on new connections under this application name fall silent. `None` ends that. An empty name means all
+    /// connections.
     pub fn silence_new(&self, application: &str, at: Option<Moment>) {
         *locked(&self.shared.silence_of_new) = at.map(|at| (application.to_owned(), at));
     }
 
-    /// How many connections fell silent, but for those of [`Proxy::be_silent`].
+    /// How many connections fell silent, without those of [`Proxy::be_silent`].
     pub fn silenced(&self) -> u64 {
         self.shared.silenced.load(Ordering::SeqCst)
     }
@@ -173,7 +175,7 @@ impl Proxy {
     }
 }
 
-/// One connection, until an end of it closes.
+/// Relays one connection, until one of its ends closes.
 fn relay(client: &TcpStream, server: &UnixStream, shared: &Arc<Shared>) {
     let _ = client.set_nodelay(true);
     let lose = Arc::new(AtomicBool::new(false));
@@ -260,7 +262,7 @@ fn answers(
     }
 }
 
-/// What a client says in its startup message, where names and values alternate.
+/// The application name in a client's startup message, where names and values alternate.
 fn application_name(startup: &[u8]) -> String {
     let texts: Vec<&[u8]> = startup.get(8..).unwrap_or_default().split(|byte| *byte == 0).collect();
     let pairs = texts.chunks_exact(2);
@@ -268,7 +270,7 @@ fn application_name(startup: &[u8]) -> String {
     String::from_utf8_lossy(value.unwrap_or_default()).into_owned()
 }
 
-/// A whole message: a type of so many bytes, a length that counts itself, and the rest.
+/// Reads a whole message: a type of so many bytes, a length that counts itself, and the rest.
 fn message(from: &mut impl Read, type_bytes: usize) -> io::Result<Vec<u8>> {
     let mut head = vec![0; type_bytes + 4];
     from.read_exact(&mut head)?;

@@ -1,4 +1,4 @@
-//! A client: it launches nothing, puts a workflow into a queue, and reads what came of it.
+//! A client: it launches no engine, puts a workflow into a queue, and reads the outcome.
 
 use std::time::Duration;
 

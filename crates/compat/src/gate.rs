@@ -1,4 +1,4 @@
-//! Where workflows are held while somebody does something to them.
+//! A gate where workflows are held while the test acts on them.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -19,7 +19,7 @@ impl Gate {
         self.0.1.notify_all();
     }
 
-    /// The body of a step that says it is there, and ends when its workflow is released or told to stop.
+    /// The body of a step that says it has begun. It ends when its workflow is released or told to stop.
     pub(crate) fn hold(&self, step: &StepInfo) -> Result<(), BoxError> {
         let id = step.workflow_id().as_str();
         println!("held {id} {}", step.step_id());

@@ -12,7 +12,7 @@ use crate::gate::Gate;
 /// The queue that this program serves.
 const ORDERS: &str = "rust-orders";
 
-/// What `price` takes: the arguments `item`, `count` and `express`, by place or by name.
+/// The input of `price`: the arguments `item`, `count` and `express`, by place or by name.
 #[derive(Debug, Serialize, Deserialize)]
 struct Order {
     item: String,
@@ -28,7 +28,7 @@ struct Priced {
     total: u32,
 }
 
-/// What `stages` takes.
+/// The input of `stages`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Stages {
     steps: u32,
@@ -54,7 +54,7 @@ fn price(ctx: &mut Context, order: Order) -> Result<Priced> {
     Ok(Priced { item, express, total })
 }
 
-/// Fails with all that an error can carry.
+/// Fails with every part that an error can have.
 fn refuse(ctx: &mut Context, item: &str) -> Result<(), BoxError> {
     let left = ctx.step("count the stock", |_| Ok::<_, Error>(0_u32))?;
     let failure = Failure::new("OutOfStock", format!("{left} of {item} left")).with_code(409);

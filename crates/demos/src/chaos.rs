@@ -1,4 +1,4 @@
-//! Failures on demand, the same for the same seed and run, and crashes that are real.
+//! Failures on demand, equal for equal seeds and runs, and crashes that are real.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::story::Story;
 
-/// Decides what fails.
+/// Decides which places fail.
 pub struct Chaos {
     seed: u64,
     run: u64,
@@ -21,8 +21,8 @@ impl Chaos {
 
     /// Whether `what` fails at this place (a batch, a page, an attempt), with this probability.
     ///
-    /// The answer follows from the seed, from how often the program ran in its directory, and from the place; not
-    /// from time or threads. So a loop of restarts is the same every time, and does not crash for ever.
+    /// The answer follows from the seed, from how often the program ran in its directory, and from the place. Time and
+    /// threads have no part in it. So a loop of restarts is the same every time, and does not crash for ever.
     pub fn strikes(&self, what: &str, probability: f64, place: &[u64]) -> bool {
         roll(self.seed, self.run, what, place) < probability
     }
@@ -30,7 +30,7 @@ impl Chaos {
     /// Dies now, by a segmentation fault.
     pub fn crash(&self, place: &str) -> ! {
         self.story.crashes(place);
-        // The first one only makes the runtime's handler step aside; the second one kills.
+        // The first signal only makes the runtime's handler step aside; the second one kills.
         #[cfg(unix)]
         for _ in 0..2 {
             let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSEGV);

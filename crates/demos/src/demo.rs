@@ -53,7 +53,7 @@ impl Demo {
         let mut options = Engine::options()
             .app(example.name)
             .executor(example.name)
-            // Somebody watches: a crash on a server should not look like a hang.
+            // A person watches: a crash on a server should not look like a hang.
             .takeover_within(Duration::from_secs(2))
             .observer(story.clone());
         if let Some(profile) = &profile {
@@ -68,7 +68,7 @@ impl Demo {
 
         stop_on_signals(engine.clone(), story.clone())?;
 
-        // Only now: a run that cannot begin is none, and changes nothing about the next one's chaos.
+        // This comes last: a run that cannot begin does not count, and does not change the chaos of the next run.
         let run = journal.begin_run().with_context(|| unwritable(&state))?;
         story.open(&state, common.seed, run);
         let chaos = Arc::new(Chaos::new(common.seed, run, story.clone()));
@@ -76,7 +76,7 @@ impl Demo {
         Ok(Self { engine, example, store: users_db, story, journal, json, began, chaos, profile, state })
     }
 
-    /// What to hand to the workflows.
+    /// The value to hand to the workflows.
     pub fn app<O>(&self, options: O) -> Arc<App<O>> {
         let table = match &self.state.database {
             Database::OnServer { users, .. } => users.clone(),
@@ -129,7 +129,7 @@ impl Demo {
         Ok(Some(info.id))
     }
 
-    /// Waits for the run that was left behind; starts one when there is none, or when that one is parked.
+    /// Waits for the run that was left behind. Starts a run when there is none, or when that run is parked.
     fn follow<O: DeserializeOwned + Serialize>(
         &self,
         workflow: &Workflow<(), O>,
@@ -157,16 +157,16 @@ impl Demo {
 }
 
 impl Drop for Demo {
-    /// The handler of signals keeps a clone of the engine, and the workflows keep the users: both files are closed all
-    /// the same.
+    /// Both files are closed, although the handler of signals keeps a clone of the engine, and the workflows keep the
+    /// users.
     fn drop(&mut self) {
         self.engine.shutdown(Duration::ZERO);
         self.store.leave_one_file();
     }
 }
 
-/// What `--fresh` leaves of a database that is somebody's: it has no unfinished run of this example any more, and no
-/// users. Of a new file there is nothing to forget.
+/// Forgets an earlier run in a database that belongs to the user: no unfinished run of this example and no users stay.
+/// In a new file there is none of them.
 fn forget_left_behind(
     example: &Example,
     engine: &Engine,
@@ -178,7 +178,7 @@ fn forget_left_behind(
         .status(WorkflowStatus::Enqueued)
         .status(WorkflowStatus::Delayed);
     let mut runs = engine.list(&unfinished)?;
-    // Listed are also those that name no application: other programs'.
+    // The list has rows without an application, too, which are of other programs.
     runs.retain(|run| run.application.as_deref() == Some(example.name));
     let served =
         |run: &&WorkflowInfo| run.executor.as_ref().is_some_and(|id| state.database.served_by(id).is_some());
@@ -196,7 +196,8 @@ fn forget_left_behind(
     Ok(())
 }
 
-/// INT and TERM: no new work, running steps end and are recorded, the rest is for the next start.
+/// Handles INT and TERM: takes no new work, lets running steps end and be recorded, and leaves the rest to the next
+/// start.
 fn stop_on_signals(engine: Engine, story: Arc<Story>) -> Result<(), ctrlc::Error> {
     ctrlc::set_handler(move || {
         story.stopping();
@@ -208,7 +209,7 @@ fn unwritable(state: &State) -> String {
     format!("cannot write the journal {}", state.journal().display())
 }
 
-/// What is wrong with the users table, and the way out that only the demos know.
+/// The error for a users table that does not fit, with the way out, which only the demos know.
 fn refused(state: &State, error: store::Error) -> anyhow::Error {
     match error {
         store::Error::WrongKey { .. } => anyhow!("{error}, or name another directory by --dir"),
@@ -216,7 +217,7 @@ fn refused(state: &State, error: store::Error) -> anyhow::Error {
     }
 }
 
-/// Errors of the engine, above the progress bar. `RUST_LOG` says more.
+/// Logs errors of the engine, above the progress bar. `RUST_LOG` shows more.
 fn start_logging(story: &Arc<Story>) {
     use std::io::Write as _;
     let env = env_logger::Env::default().default_filter_or("error");

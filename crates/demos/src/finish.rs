@@ -1,4 +1,4 @@
-//! The end of a run: what came out, in words and as JSON.
+//! The end of a run: its result, in words and as JSON.
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ use crate::story::many;
 pub struct Counts {
     /// Each user counted once.
     pub unique_users: u64,
-    /// All rows; `None` where the application database is to be asked.
+    /// All rows; `None` where the application database has to be asked.
     pub rows: Option<u64>,
 }
 
@@ -77,7 +77,7 @@ impl Finish<'_> {
             None => "  stopped; the next start goes on from here".to_owned(),
         });
         if self.demo.json {
-            // Nothing about users: a step that hangs may hold their database.
+            // It tells nothing about users: a hanging step may hold their database.
             let totals = self.demo.journal.totals();
             let progress = id.and_then(|id| self.demo.engine.progress(id).ok());
             print_json(&json!({
@@ -115,7 +115,7 @@ impl Finish<'_> {
             n => format!("{unique} users in {rows} rows, {n} of them duplicates"),
         };
         story.say(&format!("  {users}"));
-        // Of the ways to die the journal knows one: nobody notes a kill.
+        // The journal knows of crashes only: a killed process cannot note its death.
         let crashes = match totals.crashes {
             0 => String::new(),
             n => format!(", {} on purpose", many(n, "crash", "crashes")),
@@ -134,6 +134,6 @@ impl Finish<'_> {
 
 /// The last line of standard output.
 pub(crate) fn print_json(object: &Value) {
-    // Whoever asked for it may have gone.
+    // The reader may have gone.
     let _ = writeln!(io::stdout(), "{object}");
 }

@@ -1,4 +1,4 @@
-//! What happened in the runs of an example, one JSON object a line, written as it happens: a crash loses nothing.
+//! The journal of an example's runs: one JSON object a line, written while the run goes on. A crash loses no line.
 //!
 //! `cargo xtask run` counts its lines over several processes.
 
@@ -28,7 +28,7 @@ impl Journal {
         Ok(Self { path: path.to_owned(), file })
     }
 
-    /// Opens the next run and says which it is, from 1.
+    /// Opens the next run and returns its number, from 1.
     pub(crate) fn begin_run(&self) -> io::Result<u64> {
         let run = self.totals().runs + 1;
         let line = json!({ "event": "run", "run": run, "pid": std::process::id() });
@@ -36,7 +36,8 @@ impl Journal {
         Ok(run)
     }
 
-    /// One write, so that lines of several processes do not mix. What cannot be noted is not worth an end.
+    /// Notes an event by one write, so that lines of several processes do not mix. A failure to note does not end the
+    /// program.
     pub(crate) fn note(&self, event: &str, more: &Value) {
         let mut line = json!({ "event": event });
         if let (Some(line), Some(more)) = (line.as_object_mut(), more.as_object()) {

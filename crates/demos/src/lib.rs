@@ -1,4 +1,4 @@
-//! What the examples share: arguments, a directory for their state, a story of what happens, chaos, and the
+//! The shared parts of the examples: arguments, a directory for their state, a story of the run, chaos. Also the
 //! decision whether to go on with an earlier run or to start one.
 //!
 //! Each example is a binary in `src/bin/` with its workflow on top. [`run`] does the rest:
@@ -43,17 +43,17 @@ pub use state::now;
 /// A seed under which ex3 to ex7 crash at least once and then end well.
 const SEED: u64 = 6709;
 
-/// What an example is.
+/// An example.
 pub struct Example {
     /// `ex1` to `ex7`.
     pub name: &'static str,
-    /// One line: what it teaches.
+    /// The lesson of the example, in one line.
     pub teaches: &'static str,
     /// The shape of its users table.
     pub key: Key,
-    /// How many batches it has, if it has batches; otherwise each step is told.
+    /// How many batches it has. Without batches the story tells each step.
     pub batches: Option<u64>,
-    /// What to take home, told at the end.
+    /// The conclusion, told at the end.
     pub lesson: Option<&'static str>,
 }
 
@@ -87,7 +87,7 @@ struct Cli<A: Args> {
     own: A,
 }
 
-/// What the workflows of an example work with. It holds no engine, because the engine holds the workflows.
+/// The parts with which an example's workflows work. It holds no engine, because the engine holds the workflows.
 pub struct App<O> {
     /// The application database.
     pub store: Arc<Store>,
@@ -122,7 +122,7 @@ where
     play(example, None, register)
 }
 
-/// The same with a profile of the run, which is written to the example's directory.
+/// Runs an example as [`run`] does, and writes a profile of the run to the example's directory.
 pub fn run_profiled<A, O>(
     example: &'static Example,
     profile: Arc<Profile>,
@@ -147,7 +147,7 @@ where
     let command = Cli::<A>::command().name(example.name).about(example.teaches);
     let matches = command.try_get_matches().unwrap_or_else(|error| without_values(error).exit());
     let mut cli = Cli::<A>::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    // A variable that is set to nothing says nothing.
+    // A variable without a text counts as missing.
     if matches.value_source("database_url") == Some(ValueSource::EnvVariable) {
         cli.common.database_url.take_if(|url| url.is_empty());
     }
@@ -156,7 +156,7 @@ where
         .and_then(|demo| register(&demo, cli.own).and_then(|workflow| demo.play(&workflow)));
     played.unwrap_or_else(|error| {
         let told = story::one_line(&format!("{error:#}"));
-        // Whoever read it may have gone.
+        // The reader may have gone.
         let _ = writeln!(io::stderr(), "{}: {told}", example.name);
         if json {
             finish::print_json(&serde_json::json!({ "example": example.name, "error": told }));
@@ -165,7 +165,7 @@ where
     })
 }
 
-/// The same without a value that stands where none belongs, if it may be of a URL that was not quoted: then it is the
+/// The error without values. A value in a wrong place may come from a URL that was not quoted, so it may be the
 /// password.
 fn without_values(mut error: clap::Error) -> clap::Error {
     let may_be_of_a_url =
@@ -179,7 +179,7 @@ fn without_values(mut error: clap::Error) -> clap::Error {
 /// A probability between 0 and 1, for arguments.
 ///
 /// # Errors
-/// A text that says what is wrong.
+/// A text with the reason.
 pub fn probability(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(p) if (0.0..=1.0).contains(&p) => Ok(p),

@@ -1,4 +1,4 @@
-//! The directory of an example: where its files are, and how they are forgotten.
+//! The directory of an example: its files, and how they are forgotten.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,7 +12,7 @@ use store::Store;
 use crate::{Common, Example};
 
 const SYSTEM_DB: &str = "system.db";
-/// What a demo may have left in its directory.
+/// The files that a demo may have left in its directory.
 const FILES: [&str; 10] = [
     SYSTEM_DB,
     "system.db-wal",
@@ -35,7 +35,7 @@ pub(crate) struct State {
 pub(crate) enum Database {
     /// In the directory of the example: a path, which may have any name.
     Own(PathBuf),
-    /// Somebody's, by its URL.
+    /// A database of the user's own, by its URL.
     Named(String),
     /// On a server, where the users have a table too.
     OnServer { url: String, connector: Box<PgConnector>, users: String },
@@ -47,7 +47,7 @@ impl State {
         let database = match common.database_url.clone() {
             None => Database::Own(dir.join(SYSTEM_DB)),
             Some(url) if url.starts_with("sqlite:") => Database::Named(url),
-            // What is no URL at all is refused here, too: before anything is forgotten.
+            // A text that is no URL is refused here, too: before any file is forgotten.
             Some(url) => Database::OnServer {
                 connector: Box::new(PgConnector::new(&url)?),
                 url,
@@ -65,7 +65,7 @@ impl State {
         self.dir.join("users.db")
     }
 
-    /// The application database, after the system database was opened: it may be the same.
+    /// Opens the application database. This comes after the system database was opened, because the two may be one.
     pub(crate) fn open_store(&self, example: &Example) -> anyhow::Result<Store> {
         match &self.database {
             Database::OnServer { connector, users, .. } => {
@@ -76,7 +76,7 @@ impl State {
         }
     }
 
-    /// Where the users are, for people.
+    /// The place of the users, for people.
     pub(crate) fn users_place(&self) -> String {
         match &self.database {
             Database::OnServer { users, .. } => format!("table {users}"),
@@ -97,7 +97,7 @@ impl Database {
         }
     }
 
-    /// What this executor does, in words, if it is a process that lives. Of a lease nobody knows: it outlives the dead.
+    /// The activity of this executor, in words, if its process lives. A lease does not tell: it outlives its process.
     pub(crate) fn served_by(&self, executor: &str) -> Option<&'static str> {
         let path = match self {
             Self::Own(path) => path,
@@ -112,14 +112,14 @@ impl Database {
             }
         };
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        // Other programs write what they like into this column.
+        // Other programs may write any text into this column.
         let is_name = !executor.contains(std::path::is_separator);
         let lives = is_name && is_held(&locks_of(&path).join(format!("{executor}.lock")));
         lives.then_some("is running in another process; waiting for it")
     }
 }
 
-/// When in doubt, nobody lives: then the run is adopted, which only says what happens anyway.
+/// In doubt no executor lives: then the run is adopted, and the text is true in either case.
 fn has_lease(connector: &PgConnector, executor: &str) -> bool {
     const LIVES: &str =
         "SELECT 1 FROM dbos.piton_executors WHERE executor_id = $1 AND lease_until >= clock_timestamp()";
@@ -127,17 +127,17 @@ fn has_lease(connector: &PgConnector, executor: &str) -> bool {
     matches!(found, Ok(Ok(rows)) if !rows.is_empty())
 }
 
-/// Beside the program's own build: `target/demos/exN`, wherever it is called from.
+/// The directory beside the program's own build: `target/demos/exN`, from every working directory.
 fn default_dir(example: &Example) -> PathBuf {
     let program = std::env::current_exe().unwrap_or_default();
     let target = program.ancestors().find(|path| path.join("CACHEDIR.TAG").exists());
     target.unwrap_or_else(|| Path::new("target")).join("demos").join(example.name)
 }
 
-/// Only what a demo made; a database that was named by its URL is somebody's and stays.
+/// Forgets the files that a demo made. A database that was named by its URL belongs to the user and stays.
 fn forget(dir: &Path) -> anyhow::Result<()> {
     let locks = locks_of(&dir.join(SYSTEM_DB));
-    // Without the directory, nobody lives there.
+    // Without the directory no executor lives there.
     for lock in fs::read_dir(&locks).into_iter().flatten().flatten() {
         let lock = lock.path();
         ensure!(
@@ -159,7 +159,7 @@ fn forget(dir: &Path) -> anyhow::Result<()> {
     gone(&locks, fs::remove_dir_all(&locks))
 }
 
-/// Where the executors of a database hold a lock each, for as long as they live.
+/// The directory where each living executor of a database holds a lock.
 fn locks_of(database: &Path) -> PathBuf {
     let mut locks = database.as_os_str().to_owned();
     locks.push("-executors");
@@ -169,12 +169,12 @@ fn locks_of(database: &Path) -> PathBuf {
 fn is_held(lock: &Path) -> bool {
     match File::open(lock) {
         Ok(file) => file.try_lock_shared().is_err(),
-        // When in doubt, somebody lives.
+        // In doubt an executor lives.
         Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }
 
-/// The time. In a workflow, take it in a step, or it is another one after a crash.
+/// The time. In a workflow, take it in a step, or it differs after a crash.
 #[expect(clippy::disallowed_methods, reason = "the one place of the demos that reads the clock")]
 pub fn now() -> DateTime<Utc> {
     Utc::now()

@@ -1,4 +1,4 @@
-//! The story of a run, told while it happens: what runs, what is replayed and not repeated, what fails, what
+//! The story of a run, told while it goes on: steps that run, steps that are replayed and not repeated, failures,
 //! crashes. A progress bar on a terminal, plain lines in a pipe.
 
 use std::collections::{HashMap, HashSet};
@@ -28,15 +28,15 @@ pub(crate) struct Story {
 struct Seen {
     /// Replayed steps that were not told yet: many are one line.
     replayed: u64,
-    /// Batches that are done, of each workflow: the steps that started them. A replay tells them again.
+    /// The finished batches of each workflow, by the steps that started them. A replay tells of them again.
     batches: HashMap<String, HashSet<u32>>,
-    /// The workflow that the program waits for. Others may run beside it.
+    /// The workflow for which the program waits. Others may run beside it.
     followed: Option<WorkflowId>,
 }
 
 impl Seen {
-    /// The batch that this step of this workflow started is done. How many are, and whether the program waits for
-    /// them; nothing when that was known.
+    /// Notes that the batch that this step of this workflow started is done. Returns the number of finished batches,
+    /// and whether the program waits for this workflow. `None` when the batch was noted before.
     fn batch_is_done(&mut self, workflow: &str, step: u32) -> Option<(usize, bool)> {
         let batches = self.batches.entry(workflow.to_owned()).or_default();
         let is_followed = || self.followed.as_ref().is_none_or(|followed| followed.as_str() == workflow);
@@ -44,7 +44,7 @@ impl Seen {
     }
 }
 
-/// A child is called `PARENT-STEP`.
+/// The parent and the step of a child, whose id is `PARENT-STEP`.
 fn place_of(child: &WorkflowId) -> Option<(&str, u32)> {
     let (parent, step) = child.as_str().rsplit_once('-')?;
     Some((parent, step.parse().ok()?))

@@ -1,7 +1,7 @@
-//! The people of the demos: a [`User`], its name-based id, and as many fake ones as you like.
+//! The people of the demos: a [`User`], its name-based id, and any number of fake users.
 //!
-//! Everything here is a pure function of its arguments. The same seed gives the same users, so a step that
-//! generates a page may run twice and nobody can tell.
+//! Every function here depends on its arguments alone. Equal seeds give equal users, so a step that generates a page
+//! may run twice without a difference.
 //!
 //! ```
 //! let page = model::fake_users(0, 10);

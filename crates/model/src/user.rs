@@ -4,7 +4,7 @@ use uuid::Uuid;
 /// One user of some outside system, as we know it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct User {
-    /// Follows from `external_id` and `name`: see [`User::id_of`].
+    /// The id, which follows from `external_id` and `name`: see [`User::id_of`].
     pub id: Uuid,
     /// The id which the outside system gave.
     pub external_id: Uuid,

@@ -2,10 +2,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use chrono::{DateTime, Utc};
 
-/// Microseconds since the Unix epoch: the clock, but never the same value twice in a process.
+/// The time now, in microseconds since the Unix epoch, but never the same value twice in a process.
 ///
-/// SQLite's own clock counts milliseconds. A fast retry lands in the same one, and a key that trusts
-/// `created_at` to differ is violated.
+/// SQLite's own clock counts milliseconds. A fast retry falls into the same millisecond, and then a key with
+/// `created_at` is violated.
 pub(crate) fn next() -> DateTime<Utc> {
     static LAST: AtomicI64 = AtomicI64::new(0);
     #[expect(clippy::disallowed_methods, reason = "the one place of this crate that reads the clock")]

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-/// Why a call on the application database failed.
+/// The reason why a call on the application database failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -8,19 +8,19 @@ pub enum Error {
     /// key: `UNIQUE constraint failed: users.id, ...` on SQLite.
     #[error("{message}")]
     UniqueViolation {
-        /// What the database says.
+        /// The database's message.
         message: String,
     },
-    /// The database holds a `users` table of the other shape, or of none that this crate knows.
+    /// The database holds a `users` table of the other shape, or of a shape that this crate does not know.
     #[error(
         "table {table} in {database} has the key ({found}), but ({wanted}) is wanted; use another database or drop the table"
     )]
     WrongKey {
-        /// Which table.
+        /// The table.
         table: String,
-        /// Which file, or which database on a server.
+        /// The file, or the database on a server.
         database: String,
-        /// The columns of the key that it has.
+        /// The columns of the table's key.
         found: String,
         /// The columns that [`crate::Key`] asks for.
         wanted: String,
@@ -28,9 +28,9 @@ pub enum Error {
     /// The file could not be opened.
     #[error("cannot open the application database {}: {reason}", .path.display())]
     Open {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why, and what to do.
+        /// The reason, and the way out.
         reason: String,
     },
     /// Any other failure of the database.
@@ -38,5 +38,5 @@ pub enum Error {
     Database(Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// What the calls of this crate return.
+/// The result of a call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,8 +1,7 @@
 //! The application database of the demos: one `users` table on SQLite or on PostgreSQL.
 //!
-//! A user may be stored many times: once per analysis, and once more whenever a step that stores users is run
-//! again. Two table shapes answer that differently (see [`Key`]), and [`Users::count_latest`] counts each user
-//! once whatever happened.
+//! A user may be stored many times: once per analysis, and again whenever a step that stores users is repeated. Two
+//! table shapes answer that differently (see [`Key`]). [`Users::count_latest`] counts each user once in any case.
 //!
 //! ```
 //! # #[cfg(feature = "sqlite")] {
@@ -24,8 +23,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`Users`] works on any connection of `rusqlite` or `postgres`, so the same calls serve inside a transaction of
-//! somebody else. Features: `sqlite` (default) and `postgres`.
+//! [`Users`] works on any connection of `rusqlite` or `postgres`. So the same calls serve inside a transaction of the
+//! caller. Features: `sqlite` (default) and `postgres`.
 //!
 //! Does not know: workflows (a workflow id is a text here).
 
@@ -57,15 +56,15 @@ pub struct Store {
     key: Key,
 }
 
-/// A connection, whatever it leads to.
+/// A connection to one kind of database.
 trait Database: Send {
     fn users(&mut self, key: Key) -> Users<'_>;
     fn leave_one_file(&mut self) {}
 }
 
 impl Store {
-    /// Opens or creates a file of SQLite: readable by its owner alone, WAL, and `synchronous=FULL`, so a committed page
-    /// survives power loss.
+    /// Opens or creates a file of SQLite. The file is readable by its owner alone. WAL and `synchronous=FULL` let a
+    /// committed page survive power loss.
     ///
     /// # Errors
     /// [`Error::Open`] when the file cannot be opened or is not a database.
@@ -74,10 +73,10 @@ impl Store {
         Ok(Self::over(open::open(path)?, key))
     }
 
-    /// A table of this name on PostgreSQL. `connect` is called now, and again when a connection was lost.
+    /// Opens a table of this name on PostgreSQL. `connect` is called now, and again when a connection was lost.
     ///
     /// # Errors
-    /// What `connect` returns.
+    /// The error of `connect`.
     #[cfg(feature = "postgres")]
     pub fn on_postgres<E>(
         table: &str,
@@ -89,7 +88,7 @@ impl Store {
         Ok(Self::over(on_postgres::Reconnecting::new(client, again, table), key))
     }
 
-    /// Puts all that SQLite keeps beside the file into it, so that a copy of the one file is whole; the next use makes a
+    /// Puts all data beside the file of SQLite into it, so that a copy of the one file is whole. The next use makes a
     /// log again. Does nothing while another thread or process uses the file, nor on PostgreSQL.
     pub fn leave_one_file(&self) {
         if let Ok(mut database) = self.database.try_lock() {

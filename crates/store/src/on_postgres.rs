@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::users::{Table, UserRow};
 use crate::{Database, Error, Key, Result, Users, created_at};
 
-/// Over a client, or inside the transaction that is open on it.
+/// The table over a client, or inside the transaction that is open on it.
 pub(crate) struct OnPostgres<'c, C> {
     client: RefCell<&'c mut C>,
     table: String,
@@ -34,7 +34,7 @@ impl Reconnecting {
 
 impl Database for Reconnecting {
     fn users(&mut self, key: Key) -> Users<'_> {
-        // Without a new one, the old one says what is wrong.
+        // Without a new client, the old client gives the error.
         if self.client.is_valid(std::time::Duration::from_secs(5)).is_err()
             && let Some(client) = (self.again)()
         {
@@ -79,7 +79,7 @@ impl<'c, C: GenericClient> OnPostgres<'c, C> {
     }
 }
 
-/// One transaction, in which creators take turns: IF NOT EXISTS alone fails for one of two that create at once.
+/// One transaction, in which creators take turns: IF NOT EXISTS alone fails for one of two creators at once.
 const CREATE: &str = "
     SELECT pg_advisory_xact_lock(hashtextextended('create users', 0));
     CREATE TABLE IF NOT EXISTS {users} (

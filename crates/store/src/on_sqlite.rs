@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::users::{Table, UserRow};
 use crate::{Error, Key, Result, created_at};
 
-/// On a connection, or inside the transaction that is open on it.
+/// The table on a connection, or inside the transaction that is open on it.
 pub(crate) struct OnSqlite<'c> {
     connection: &'c Connection,
     key: Key,
@@ -25,8 +25,8 @@ const LIST: &str = "
 
 const MOST_RECENT_WORKFLOW: &str = "SELECT workflow_id FROM users ORDER BY created_at DESC LIMIT 1";
 
-/// The latest version of each user of one workflow. Partitioned without `analyzed_at`: a run that goes on after
-/// a crash takes a new `analyzed_at`, and its rows are versions of the same users.
+/// The latest version of each user of one workflow. It is partitioned without `analyzed_at`: a recovered run takes a
+/// new `analyzed_at`, and its rows are versions of the same users.
 const COUNT_LATEST: &str = "
     WITH ranked_users AS (
         SELECT ROW_NUMBER() OVER (PARTITION BY id, workflow_id ORDER BY created_at DESC) AS version_rank
@@ -106,7 +106,7 @@ impl Table for OnSqlite<'_> {
         }
         self.connection.execute_batch("SAVEPOINT insert_page")?;
         if let Err(error) = self.insert_rows(users, workflow_id, analyzed_at) {
-            // Fails when SQLite has rolled the whole transaction back by itself: the first error says why.
+            // This fails when SQLite has rolled the whole transaction back by itself. The first error has the reason.
             self.connection.execute_batch("ROLLBACK TO insert_page; RELEASE insert_page").ok();
             return Err(error);
         }

@@ -1,4 +1,4 @@
-//! Opening the file: what goes wrong there is said with what to do.
+//! Opening the file. Each error has its reason and the way out.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -12,13 +12,13 @@ use crate::{Error, Result};
 
 /// How long a write waits for a writer in another process.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long an opening goes on trying while others open the file as well.
+/// How long an opening is tried again while other processes open the file as well.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
 
 const NOT_A_DATABASE: &str = "it is not an SQLite database, or it is encrypted; name another file";
 
-/// While others do the same, SQLite may answer that the file is locked without asking the busy handler: two that
-/// both want to make it WAL could wait for each other for ever. Each of them steps back and tries again.
+/// Opens the file. While several processes open it, SQLite may answer that it is locked without asking the busy
+/// handler: two that both want WAL mode could wait for each other for ever. Each of them steps back and tries again.
 pub(crate) fn open(path: &Path) -> Result<Connection> {
     const NAP: Duration = Duration::from_millis(2);
     if let Some(reason) = unusable(path) {
@@ -31,7 +31,7 @@ pub(crate) fn open(path: &Path) -> Result<Connection> {
     if is_too_short(path) {
         return Err(opening(path, NOT_A_DATABASE));
     }
-    // SQLite takes what begins with `file:` for a URL, and an absolute path does not.
+    // SQLite takes a path that begins with `file:` for a URL, but never an absolute path.
     let absolute = std::path::absolute(path).map_err(|error| opening(path, error.to_string()))?;
     let begin = Instant::now();
     loop {
@@ -51,7 +51,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Out of WAL mode and into it again: SQLite then removes the log, and makes another one when the file is used again.
+/// Leaves WAL mode and enters it again. SQLite then removes the log, and makes another one when the file is used again.
 pub(crate) fn leave_one_file(connection: &Connection) {
     let _ = connection.busy_timeout(Duration::ZERO);
     for mode in ["DELETE", "WAL"] {
@@ -60,10 +60,10 @@ pub(crate) fn leave_one_file(connection: &Connection) {
     let _ = connection.busy_timeout(BUSY_TIMEOUT);
 }
 
-/// Creates the file readable by its owner alone; SQLite gives its companions the same rights.
+/// Creates the file readable by its owner alone. SQLite gives its companions the same rights.
 ///
-/// A file that is there is never opened but by SQLite: to close any other handle on it would free the locks of all
-/// connections of this process (<https://sqlite.org/howtocorrupt.html>, 2.2).
+/// Only SQLite opens a file that exists: to close any other handle on it would free the locks of all connections of
+/// this process (<https://sqlite.org/howtocorrupt.html>, 2.2).
 fn create_private(path: &Path) -> io::Result<()> {
     /// Held until the handle on a new file is closed, so that no other thread has opened it by then.
     static CREATING: Mutex<()> = Mutex::new(());
@@ -78,7 +78,7 @@ fn create_private(path: &Path) -> io::Result<()> {
     }
 }
 
-/// What SQLite cannot use, and would not say why.
+/// The reason why SQLite cannot use the file, where SQLite itself would not give one.
 fn unusable(path: &Path) -> Option<String> {
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => return Some("it is a directory; name a file".to_owned()),
@@ -111,7 +111,7 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
-/// SQLite's message, with what to do where that can be said.
+/// SQLite's message, with the way out where there is one.
 fn in_words(error: &rusqlite::Error) -> String {
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => NOT_A_DATABASE.to_owned(),

@@ -3,7 +3,7 @@ use model::User;
 
 use crate::Result;
 
-/// What makes a row of `users` unique: the two shapes of the table.
+/// The key of the `users` table: its two shapes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Key {
     /// `(id, workflow_id, analyzed_at)`: storing the same page twice in one analysis is refused.
@@ -83,13 +83,13 @@ impl<'c> Users<'c> {
     /// transaction that is open.
     ///
     /// # Errors
-    /// [`crate::Error::UniqueViolation`] when a row is there already (with [`Key::Strict`]: the page was stored before
-    /// by the same analysis).
+    /// [`crate::Error::UniqueViolation`] when a row is there already: with [`Key::Strict`] the same analysis stored the
+    /// page before.
     pub fn insert_page(&self, users: &[User], workflow_id: &str, analyzed_at: DateTime<Utc>) -> Result<()> {
         self.0.insert_page(users, workflow_id, analyzed_at)
     }
 
-    /// How many rows there are, every version of every user counted.
+    /// Counts the rows, with every version of every user.
     ///
     /// # Errors
     /// [`crate::Error::Database`].
@@ -97,7 +97,7 @@ impl<'c> Users<'c> {
         self.0.count()
     }
 
-    /// How many rows one workflow stored.
+    /// Counts the rows that one workflow stored.
     ///
     /// # Errors
     /// [`crate::Error::Database`].
@@ -105,8 +105,8 @@ impl<'c> Users<'c> {
         self.0.count_of_workflow(workflow_id)
     }
 
-    /// How many users one workflow stored, each counted once by its latest version. `None` means the workflow
-    /// that wrote last.
+    /// Counts the users that one workflow stored, each user once by its latest version. `None` means the workflow that
+    /// wrote last.
     ///
     /// # Errors
     /// [`crate::Error::Database`].
@@ -114,7 +114,7 @@ impl<'c> Users<'c> {
         self.0.count_latest(workflow_id)
     }
 
-    /// Every row, oldest first.
+    /// Lists every row, oldest first.
     ///
     /// # Errors
     /// [`crate::Error::Database`].

@@ -1,4 +1,4 @@
-//! No test hangs: each has a limit. The process of a test that goes over it says what the test waits for, and fails.
+//! A limit for each test, so that no test hangs. Beyond the limit the process says for what the test waits, and fails.
 //!
 //! ```
 //! watch::test(watch::LIMIT); // the test on this thread; the helpers of a suite call it
@@ -16,9 +16,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-/// For a test that takes seconds, on a machine that is busy with other things.
+/// The limit of a test that takes seconds, on a machine that is busy with other work.
 pub const LIMIT: Duration = Duration::from_secs(180);
-/// For a helper that waits: it fails long before the process has to end.
+/// The limit of a helper that waits: it fails long before the process has to end.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often the limits are looked at.
@@ -26,7 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long a look at the state of a test may take.
 const SHOWN_WITHIN: Duration = Duration::from_secs(10);
 const UNKNOWN: &str = "  nothing that a helper knows: the end of a workflow, a process or a thread\n";
-/// As the harness exits when a test has failed.
+/// The exit code of the harness when a test has failed.
 const FAILED: i32 = 101;
 
 type Show = Arc<dyn Fn() -> String + Send + Sync>;
@@ -71,8 +71,8 @@ thread_local! {
     static LEAVES: Leaves = const { Leaves(Cell::new(false)) };
 }
 
-/// Gives the test on this thread a limit, from now on. Called again it keeps the later end. Threads without a name are
-/// no tests, and get none.
+/// Gives the test on this thread a limit, from now on. A second call keeps the later end. A thread without a name is no
+/// test, and gets no limit.
 pub fn test(limit: Duration) {
     static WATCHING: OnceLock<()> = OnceLock::new();
     let this = thread::current();
@@ -94,7 +94,7 @@ pub fn test(limit: Duration) {
     });
 }
 
-/// What tells most about the state of the test on this thread. Asked for when its limit has passed.
+/// Sets a function that shows the state of the test on this thread. It is called when the limit has passed.
 pub fn shows(show: impl Fn() -> String + Send + Sync + 'static) {
     let this = thread::current().id();
     if let Some(test) = lock(&TESTS).iter_mut().find(|test| test.thread == this) {
@@ -102,11 +102,11 @@ pub fn shows(show: impl Fn() -> String + Send + Sync + 'static) {
     }
 }
 
-/// Says what this thread waits for, until it is dropped.
+/// Names the wait of this thread, until it is dropped.
 #[must_use = "the wait ends with it"]
 pub struct Waiting(u64);
 
-/// Says what this thread waits for from now on.
+/// Names the wait of this thread from now on.
 pub fn waiting(what: impl Into<String>) -> Waiting {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -121,10 +121,10 @@ impl Drop for Waiting {
     }
 }
 
-/// Waits until it is so, and looks every millisecond. Other threads and processes make it so.
+/// Waits until `is_so` returns true, and looks every millisecond. Other threads and processes make it true.
 ///
 /// # Panics
-/// When it is not so within [`PATIENCE`].
+/// When it is not true within [`PATIENCE`].
 pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let _waiting = waiting(what);
     let start = Instant::now();
@@ -149,7 +149,7 @@ fn watch() {
     }
 }
 
-/// What is known of a test without a look at its state: its own waits, and those of threads that are nobody's.
+/// The known state of a test without asking it: its own waits, and the waits of threads without a test.
 fn report(test: &Test, all: &[Test]) -> (String, Vec<Show>) {
     let waits: Vec<String> = lock(&WAITS)
         .iter()
@@ -164,14 +164,14 @@ fn report(test: &Test, all: &[Test]) -> (String, Vec<Show>) {
     (report, test.shows.clone())
 }
 
-/// What a test shows, if it can: it may hang, too.
+/// The shown state of a test, if it can be had: the test's function may hang, too.
 fn shown(show: Show) -> String {
     let (sender, receiver) = channel();
     thread::spawn(move || sender.send(show()));
     receiver.recv_timeout(SHOWN_WITHIN).unwrap_or_else(|_| "its state cannot be read\n".to_owned())
 }
 
-/// Past the capture of test output.
+/// This goes past the capture of test output.
 #[expect(clippy::disallowed_methods, reason = "a test that hangs has no other end")]
 fn end(report: &str) -> ! {
     let _ = std::io::stderr().write_all(report.as_bytes());

@@ -10,7 +10,7 @@ use store::{Key, Store};
 /// Empties the table, stores two pages of ten users, and counts them.
 fn users_workflow(ctx: &mut Context, store: &Store) -> Result<u64> {
     ctx.step("truncate", |_| store.users(|users| users.truncate()))?;
-    // The time differs at every look, so it is a step: a recovered run goes on with the same one.
+    // The time differs at every look, so it is a step: a recovered run goes on with the recorded time.
     let analyzed_at = ctx.step("analyzed_at", |_| Ok::<_, engine::Error>(demos::now()))?;
     let id = ctx.workflow_id().to_string();
     for page in 0..2 {

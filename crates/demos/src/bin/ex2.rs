@@ -1,5 +1,5 @@
-//! ex2: what a step must not be. It generates and inserts, and fails after the insert, so its retry inserts the
-//! same rows again and violates the key. This example fails by design.
+//! ex2: a step that does too much. It generates and inserts, and fails after the insert. So its retry inserts the same
+//! rows again and violates the key. This example fails by design.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use demos::{Demo, Example};
 use engine::{BoxError, Context, Result, StepInfo, StepOptions, Workflow};
 use store::{Key, Store};
 
-/// Three attempts, as the default has it, with shorter waits.
+/// Three attempts, as by default, with shorter waits.
 const RETRIES: StepOptions = StepOptions::retries().interval(Duration::from_millis(200));
 
-/// Empties the table, then stores two pages. The first page is as far as it comes.
+/// Empties the table, then stores two pages. It comes no further than the first page.
 fn users_workflow(ctx: &mut Context, store: &Store) -> Result<u64> {
     ctx.step("truncate", |_| store.users(|users| users.truncate()))?;
     let analyzed_at = ctx.step("analyzed_at", |_| Ok::<_, engine::Error>(demos::now()))?;

@@ -8,8 +8,8 @@ use demos::{App, Demo, Example};
 use engine::{BoxError, Context, Result, Workflow, WorkflowOptions};
 use store::{Key, Store};
 
-/// Stores a page, may crash, stores another. The truncation is a step, or a recovered run would do it again and
-/// lose the first page: that is what `--truncate-in-body` shows.
+/// Stores a page, may crash, stores another. The truncation is a step: otherwise a recovered run would do it again and
+/// lose the first page. `--truncate-in-body` shows that.
 fn users_workflow(ctx: &mut Context, app: &App<Options>) -> Result<u64, BoxError> {
     let App { store, chaos, options, .. } = app;
     if options.truncate_in_body {
@@ -26,8 +26,8 @@ fn users_workflow(ctx: &mut Context, app: &App<Options>) -> Result<u64, BoxError
     Ok(ctx.step("count", |_| store.users(|users| users.count_latest(Some(&id))))?)
 }
 
-/// One page, generated and inserted in one step. A crash inside it would insert the rows again as new versions,
-/// and each user is counted once.
+/// One page, generated and inserted in one step. A crash inside it would insert the rows again as new versions. Each
+/// user is counted once.
 fn users(ctx: &mut Context, store: &Store, page: u64) -> Result<()> {
     let id = ctx.workflow_id().to_string();
     ctx.step("users", |_| {

@@ -1,5 +1,5 @@
 //! ex4: steps generate, the workflow inserts. After a crash the body runs again with another `analyzed_at`, so its
-//! inserts violate no key; the truncation is in the body too, so nothing is there twice.
+//! inserts violate no key. The truncation is in the body too, so no row is there twice.
 
 use std::process::ExitCode;
 
@@ -27,7 +27,7 @@ fn users_workflow(ctx: &mut Context, app: &App<Options>) -> Result<u64, BoxError
     Ok(store.users(|users| users.count_of_workflow(&id))?)
 }
 
-/// Only generates: running it twice changes nothing.
+/// Only generates: running it twice does no harm.
 fn users(ctx: &mut Context, page: u64) -> Result<Vec<User>> {
     ctx.step_with("users", &StepOptions::retries(), |_| Ok::<_, engine::Error>(model::fake_users(page, 10)))
 }

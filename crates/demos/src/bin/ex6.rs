@@ -47,7 +47,7 @@ fn users_batch_workflow(ctx: &mut Context, (run, number): (String, u64), app: &A
             Ok(model::fake_users(number * PAGES + page, 10))
         })?);
     }
-    // Not a step: a run that goes on after a crash writes another time, and its rows are new versions.
+    // Not a step: a recovered run writes another time, and its rows are new versions.
     let analyzed_at = demos::now();
     ctx.step_with("insert", &INSERT, |step| -> Result<usize, BoxError> {
         store.users(|users| users.insert_page(&list, &run, analyzed_at))?;

@@ -1,5 +1,5 @@
-//! ex7: ex6 with transaction steps. The rows and the record of their step are one commit, so the same failures and
-//! the same crashes leave exactly 1,000 rows, and there is nothing to count around.
+//! ex7: ex6 with transaction steps. The rows and the record of their step are one commit. So the same failures and the
+//! same crashes leave exactly 1,000 rows, and no row has to be left out of the count.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,7 +19,7 @@ const GENERATE: StepOptions = StepOptions::retries().interval(Duration::from_mil
 const INSERT: StepOptions =
     StepOptions::new().attempts_max(10).interval(Duration::from_millis(100)).rate(0.1);
 
-/// What the workflow finds in the end. The users are in the system database, so it counts them itself.
+/// The workflow's result. The users are in the system database, so the workflow counts them itself.
 #[derive(Clone, Serialize, Deserialize)]
 struct Found {
     unique_users: u64,

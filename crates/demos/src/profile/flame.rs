@@ -23,12 +23,12 @@ pub(super) fn folded(main: &Node) -> String {
 const WIDTH: f64 = 1200.0;
 const ROW: f64 = 20.0;
 const TOP: f64 = 50.0;
-/// Narrower boxes are left out: nobody sees them.
+/// Narrower boxes are left out: they could not be seen.
 const NARROWEST: f64 = 0.3;
 /// A letter is about this wide.
 const LETTER: f64 = 6.6;
 
-/// Callers below, callees above would be upside down in a browser that scrolls: callers are on top here.
+/// Draws callers on top of their callees. The other way would be upside down in a browser that scrolls.
 pub(super) fn svg(main: &Node) -> String {
     let mut boxes = String::new();
     let depth =
@@ -58,7 +58,7 @@ pub(super) fn svg(main: &Node) -> String {
     )
 }
 
-/// Where a box goes.
+/// The place of a box.
 #[derive(Clone, Copy)]
 struct Spot {
     x: f64,
@@ -67,7 +67,7 @@ struct Spot {
     scale: f64,
 }
 
-/// Draws a node and what is below it, and says how many rows that took.
+/// Draws a node and the nodes below it, and returns how many rows that took.
 fn draw(boxes: &mut String, name: &str, part: Part, node: &Node, spot: Spot) -> usize {
     let width = node.total.as_secs_f64() * spot.scale;
     if width < NARROWEST {
@@ -124,7 +124,7 @@ const fn color(part: Part) -> &'static str {
     }
 }
 
-/// The beginning of a name. Cut before it is escaped, or the cut could go through an escape.
+/// The beginning of a name. It is cut before it is escaped, because the cut could go through an escape.
 fn label(name: &str, letters: usize) -> String {
     escaped(&name.chars().take(letters).collect::<String>())
 }

@@ -1,5 +1,5 @@
-//! A profile of attributed time: every moment of a run belongs to the engine, to a commit, to a step's body, to the
-//! application database, or to a wait. Made from the engine's events, not by sampling.
+//! A profile of attributed time: every moment of a run belongs to one of five parts. They are the engine, commits, step
+//! bodies, the application database, and waits. It is made from the engine's events, not by sampling.
 //!
 //! [`Profile`] is an observer. Around it: [`Profile::measure`] for calls that the engine does not see, and writers
 //! for `snakeviz` (`.prof`), for flame graph tools (folded stacks), and a flame graph of its own (`.svg`).
@@ -21,7 +21,7 @@ use engine::{Event, Observer};
 
 pub use table::Table;
 
-/// Whose time it is.
+/// The part to which time belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Part {
     /// The engine's own code, and the workflow's between its steps.
@@ -78,13 +78,13 @@ impl Node {
     }
 }
 
-/// Collects while workflows run.
+/// Collects events while workflows run.
 #[derive(Default)]
 pub struct Profile {
     threads: Mutex<HashMap<ThreadId, Stack>>,
 }
 
-/// What runs on one thread: workflows, inline children above their parents.
+/// The workflows that run on one thread: inline children above their parents.
 #[derive(Default)]
 struct Stack {
     root: Node,
@@ -127,9 +127,9 @@ impl Profile {
         work(threads.entry(thread::current().id()).or_default())
     }
 
-    /// The run of the workflow of this name, as the program that waited `wall` for it sees it.
+    /// The run of the workflow of this name, as seen by the program that waited `wall` for it.
     ///
-    /// Only the thread of that workflow counts: what happens on others meanwhile is a wait of this one.
+    /// Only the thread of that workflow counts: work on other threads meanwhile is a wait of this thread.
     pub fn finish(&self, workflow: &str, wall: Duration) -> Finished {
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (workflow.to_owned(), Part::Engine.key());
@@ -155,7 +155,7 @@ impl Observer for Profile {
     }
 }
 
-/// A profile that is complete.
+/// A complete profile.
 pub struct Finished {
     main: Node,
     wall: Duration,
@@ -170,7 +170,7 @@ impl Finished {
     /// Writes `main_profile.prof`, `.folded` and `.svg`.
     ///
     /// # Errors
-    /// What the file system says.
+    /// The error of the file system.
     pub fn write(&self, dir: &Path) -> io::Result<()> {
         fs::write(dir.join("main_profile.prof"), marshal::pstats(&self.main))?;
         fs::write(dir.join("main_profile.folded"), flame::folded(&self.main))?;

@@ -30,7 +30,7 @@ impl Table {
         self.parts.get(&part).map_or(Duration::ZERO, |(_, time)| *time)
     }
 
-    /// What the parts add up to.
+    /// The sum of all parts.
     pub fn sum(&self) -> Duration {
         self.parts.values().map(|(_, time)| *time).sum()
     }
