@@ -1,7 +1,7 @@
 //! An async workflow that does several things at once: steps by `tokio::join!`, and any number of children.
 //!
-//! Each operation takes its place in the workflow when it is called, not when it is awaited or ends. So whichever ends
-//! first, a replay finds each in its place. Await each to its end; `select!` and `try_join!` would drop some.
+//! Each operation takes its place in the workflow when it is called, not when it is awaited or ends. So a replay finds
+//! each in its place, in whatever order they end. Await each to its end; `select!` and `try_join!` would drop some.
 //!
 //! Run it: `cargo run --bin async_fan_out -p examples`
 
@@ -13,7 +13,8 @@ use engine::{AsyncContext, BoxError, Engine, Result, Workflow, WorkflowFilter};
 use futures_util::future::join_all;
 use tokio::sync::Barrier;
 
-/// Three steps at once. Each waits until all three have asked, so none would end if they ran one after the other.
+/// Asks three shops at once. Each step waits until all three have asked, so none would end if they ran one after the
+/// other.
 async fn cheapest(mut ctx: AsyncContext, item: String) -> Result<u32> {
     let all_have_asked = Barrier::new(3);
     let ask = async |price: u32| {

@@ -34,7 +34,8 @@ use tokio::time::sleep;
 
 const A_DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// How long requests may still take when the service is told to stop, and after them the steps that run.
+/// How long requests may still take when the service is told to stop. Below it, how long running steps may take after
+/// them.
 const GRACE_OF_REQUESTS: Duration = Duration::from_secs(3);
 const GRACE_OF_STEPS: Duration = Duration::from_secs(30);
 
@@ -99,7 +100,7 @@ async fn create_tables(mut ctx: AsyncContext, (): ()) -> engine::Result<()> {
     .await
 }
 
-/// What the handlers share.
+/// The parts that the handlers share.
 #[derive(Clone)]
 struct Shop {
     engine: AsyncEngine,
@@ -118,7 +119,7 @@ async fn place(State(shop): State<Shop>, headers: HeaderMap, order: Body<Order>)
     Ok((StatusCode::ACCEPTED, Json(json!({ "id": placed.id().as_str(), "attached": placed.is_attached() }))))
 }
 
-/// Where an order stands, and its outcome when it has ended.
+/// The status of an order, and its outcome when it has ended.
 async fn look(State(shop): State<Shop>, Path(id): Path<String>) -> Answer {
     let order = shop.engine.retrieve::<Receipt>(&id).await?;
     let progress = shop.engine.progress(order.id()).await?;
@@ -145,7 +146,7 @@ async fn approve(State(shop): State<Shop>, Path(id): Path<String>, approval: Bod
     Ok((StatusCode::ACCEPTED, order))
 }
 
-/// What has ended stays as it ended. What a cancelled order has done already is not undone by this.
+/// An order that has ended stays as it ended. The steps that a cancelled order has done are not undone.
 async fn cancel(State(shop): State<Shop>, Path(id): Path<String>) -> Answer {
     shop.engine.cancel(&WorkflowId::new(&id)?).await?;
     look(State(shop), Path(id)).await
@@ -204,7 +205,7 @@ async fn main() -> Result<(), BoxError> {
 
     tokio::select! {
         served = axum::serve(listener, routes).with_graceful_shutdown(stop) => served?,
-        // A client that never ends its request keeps nobody waiting.
+        // A client that never ends its request does not delay the end.
         () = async { late.await; sleep(GRACE_OF_REQUESTS).await } => {}
     }
     // Orders that wait are given back for the next process.

@@ -1,7 +1,7 @@
 //! The smallest durable program: a workflow of two steps.
 //!
-//! Each step runs, its outcome is recorded, and it never runs again. The workflow is started twice under one
-//! id: the second start finds what the first one did.
+//! Each step runs, its outcome is recorded, and it never runs again. The workflow is started twice under one id: the
+//! second start finds the first one's run.
 //!
 //! Run it: `cargo run --bin hello -p examples`
 
@@ -9,7 +9,7 @@
 
 use engine::{BoxError, Context, Engine, Result};
 
-/// The workflow. Whatever touches the world outside is in a step.
+/// The workflow. Every effect on the world outside is in a step.
 fn greet(ctx: &mut Context, name: String) -> Result<String> {
     let greeting = ctx.step("choose", |_| choose_greeting())?;
     ctx.step("say", |_| say(&greeting, &name))

@@ -1,7 +1,7 @@
 //! A step that fails is tried again, if you say so.
 //!
-//! [`StepOptions`] says how often, how long to wait between, and which errors are worth another attempt. What
-//! happened is recorded at the end: the value, or the error with what the attempts said.
+//! [`StepOptions`] says how often, how long to wait between, and which errors are worth another attempt. The end is
+//! recorded: the value, or the error with the failures of the attempts.
 //!
 //! Run it: `cargo run --bin retries -p examples`
 

@@ -32,7 +32,7 @@ fn mail(address: &str) -> Result<()> {
     Ok(())
 }
 
-/// What every start of the program does, the first and the next.
+/// Every start of the program does this, the first and the next.
 fn remind_ada(url: &str) -> Result<()> {
     // A longer sleep than this gives its thread back. Five seconds is the default.
     let options = Engine::options().suspend_after(Duration::ZERO).observer(Arc::new(Sleepers));

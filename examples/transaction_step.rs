@@ -1,7 +1,7 @@
 //! A transaction step writes to your own table, in the engine's file, exactly once.
 //!
-//! What the body wrote and the record of the step are one commit. The process is killed twice: before that
-//! commit there is no row, after it there is one, and there will never be two.
+//! The writes of the body and the record of the step are one commit. The process is killed twice: before that commit
+//! there is no row, after it there is one, and there will never be two.
 //!
 //! Run it: `cargo run --bin transaction_step -p examples`
 
@@ -41,7 +41,7 @@ fn die_if(unlucky: bool, last_words: &str) {
     }
 }
 
-/// What every start of the program does. A file with other tables is refused unless it is said to be shared.
+/// Every start of the program does this. A file with other tables is refused unless it is said to be shared.
 fn place_order(file: &Path) -> Result<i64> {
     let engine = Engine::options().shared_with_application().open_file(file)?;
     let order = engine.register("order", order)?;

@@ -1,8 +1,8 @@
 //! Two processes, one file: when one dies, the other goes on with its work.
 //!
-//! This process runs. Another one starts a workflow and is killed (SIGKILL) in the middle of its second step.
-//! This one notices and takes the workflow over; nobody restarts anything. The step that was recorded does
-//! not run again, the one that was not does.
+//! This process runs. Another process starts a workflow and is killed (SIGKILL) in the middle of its second step. This
+//! process notices and takes the workflow over; no restart is needed. The recorded step does not run again, the other
+//! does.
 //!
 //! Run it: `cargo run --bin two_processes -p examples`
 
@@ -35,7 +35,7 @@ fn store(rows: u32, hangs: bool) -> Result<String> {
     Ok(format!("{rows} rows stored"))
 }
 
-/// What every process does: the same file, the same workflows.
+/// Every process does this: it opens the same file and registers the same workflows.
 fn launch(url: &str) -> Result<(Engine, Workflow<String, String>)> {
     let engine = Engine::options().open(url)?;
     let import = engine.register("import", import)?;

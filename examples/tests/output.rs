@@ -1,4 +1,4 @@
-//! Each example prints what its trailing comment promises.
+//! Each example prints the text that its trailing comment promises.
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
@@ -35,7 +35,7 @@ examples! {
     async_fan_out_prints_what_it_promises: "async_fan_out",
 }
 
-/// Those that run until they are told to stop. Each has a test of its own.
+/// Examples that run until they are told to stop. Each has a test of its own.
 const SERVICES: &[&str] = &["async_service"];
 
 #[test]
@@ -66,7 +66,7 @@ fn check(program: &str, source: &str) {
     );
 }
 
-/// What the comment at the end of a source file says the program prints.
+/// The output that the comment at the end of a source file promises.
 fn promised(source: &str) -> Option<String> {
     let (_, block) = source.rsplit_once(&format!("\n{MARKER}\n"))?;
     let uncommented = |line: &str| line.strip_prefix("// ").map(|line| format!("{line}\n"));

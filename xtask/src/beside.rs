@@ -19,7 +19,7 @@ pub(crate) fn sqlx() -> anyhow::Result<()> {
     run(command.arg("--target-dir").arg(root().join("target/beside-sqlx")))
 }
 
-/// Tests what touches SQLite with the oldest `rusqlite`, in a copy of the workspace with a lock file of its own.
+/// Runs the tests that touch SQLite with the oldest `rusqlite`, in a copy of the workspace with a lock file of its own.
 pub(crate) fn oldest_rusqlite() -> anyhow::Result<()> {
     let copy = root().join("target/oldest-rusqlite/workspace");
     if copy.exists() {
@@ -36,7 +36,7 @@ pub(crate) fn oldest_rusqlite() -> anyhow::Result<()> {
     in_copy(&["test", "--package", "torture", "--test", "kills"])
 }
 
-/// Everything but what is built and what is hidden.
+/// Copies the sources: all files but built and hidden ones.
 fn copy_sources(from: &Path, to: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from).with_context(|| from.display().to_string())? {

@@ -1,4 +1,4 @@
-//! Building programs of the workspace, and where cargo puts them.
+//! Builds programs of the workspace, and finds them where cargo puts them.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -19,8 +19,8 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
-/// Builds one program and says where it is, wherever `CARGO_TARGET_DIR` and the configuration put it. What cargo has
-/// to say goes to stderr.
+/// Builds one program and returns its path, which `CARGO_TARGET_DIR` and the configuration may change. Cargo's messages
+/// go to stderr.
 pub(crate) fn build(package: &str, program: &str, release: bool) -> anyhow::Result<PathBuf> {
     let mut command = cargo();
     command.args([
@@ -47,7 +47,7 @@ pub(crate) fn build(package: &str, program: &str, release: bool) -> anyhow::Resu
     path.with_context(|| format!("cargo does not say where it put {program}"))
 }
 
-/// This program. The file that this process runs may be gone: tests build it anew, with other features of what it needs.
+/// The path of this program. The file that this process runs may be gone: tests build it anew, with other features.
 pub(crate) fn xtask() -> anyhow::Result<PathBuf> {
     build("xtask", "xtask", false)
 }

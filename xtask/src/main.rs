@@ -81,7 +81,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// The same without a value that stands where none belongs, if it may be of a URL that was not quoted: then it is the
+/// The error without values. A value in a wrong place may come from a URL that was not quoted, so it may be the
 /// password.
 fn without_values(mut error: clap::Error) -> clap::Error {
     let may_be_of_a_url =

@@ -1,7 +1,7 @@
 //! `cargo xtask mutants`: small changes to the engine, each of which a fast test must notice.
 //!
-//! cargo-mutants makes them in a copy of the sources; `.cargo/mutants.toml` names those that mean nothing, each with its
-//! reason. Changes to SQL it does not make: the tests of the fences are about those.
+//! cargo-mutants makes them in a copy of the sources. `.cargo/mutants.toml` names the changes without a meaning, each
+//! with its reason. It does not change SQL: the tests of the fences are about SQL.
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -13,7 +13,7 @@ use crate::cargo::{cargo, root};
 
 const VERSION: &str = "27.1.0";
 
-/// Files of the engine whose mistakes lose or double something, and the tests that are quick to notice.
+/// Files of the engine whose mistakes lose or double data, and the tests that are quick to notice.
 struct Group {
     files: &'static [&'static str],
     suite: &'static str,
@@ -45,7 +45,7 @@ const GROUPS: [Group; 2] = [
     },
 ];
 
-/// What `mutants` is asked for.
+/// The options of `mutants`.
 #[derive(clap::Args, Default)]
 pub(crate) struct MutantsArgs {
     /// Files below `crates/engine/src`, all that are listed in this program if none is named: `sysdb/sqlite/steps.rs`
@@ -59,7 +59,7 @@ pub(crate) struct MutantsArgs {
     timeout: u64,
 }
 
-/// Tries them all and fails if one was not noticed.
+/// Tries all changes and fails if one was not noticed.
 pub(crate) fn all_are_noticed() -> anyhow::Result<()> {
     let args = MutantsArgs { timeout: 300, ..MutantsArgs::default() };
     ensure!(run(&args)? == ExitCode::SUCCESS, "some changes were not noticed");
@@ -116,10 +116,10 @@ fn command(program: &PathBuf, args: &MutantsArgs, suite: &str, files: &[&str]) -
     for word in ["--lib", "--test", suite] {
         command.arg(format!("--cargo-arg={word}"));
     }
-    // Nothing here is about a disk that loses its power.
+    // No test here is about a disk that loses its power.
     let in_memory = PathBuf::from("/dev/shm");
     if suite == "conformance" {
-        // So the tests of the other backend are skipped.
+        // This skips the tests of the other backend.
         command.env("PITON_PG_BIN", "none");
         if in_memory.is_dir() {
             command.env("TMPDIR", in_memory);
@@ -128,7 +128,7 @@ fn command(program: &PathBuf, args: &MutantsArgs, suite: &str, files: &[&str]) -
     command
 }
 
-/// Where cargo-mutants is; installs it, of the version that the settings are for, where it is not.
+/// The path of cargo-mutants. Installs it where it is missing, in the version that the settings are for.
 fn program() -> anyhow::Result<PathBuf> {
     let tools = root().join("target/tools").join(VERSION);
     let program = tools.join("bin").join(format!("cargo-mutants{}", std::env::consts::EXE_SUFFIX));

@@ -1,5 +1,5 @@
-//! `cargo xtask run exN`: builds an example once, starts it, and with `--until-success` starts it again whenever it
-//! dies. What happened it reads from the example's journal, which survives every crash.
+//! `cargo xtask run exN`: builds an example once and starts it. `--until-success` starts it again whenever it dies. The
+//! events of its runs are in the example's journal, which survives every crash.
 
 use std::ffi::OsString;
 use std::fs;
@@ -44,7 +44,7 @@ pub(crate) struct RunArgs {
     flags: Vec<OsString>,
 }
 
-/// Why no further start was made.
+/// The reason why the example is not started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stop {
     /// The workflow has ended, well or not; a restart would not change that.
@@ -95,7 +95,7 @@ impl Loop<'_> {
                 .with_context(|| format!("{} cannot be started", self.program.display()))?;
             let signal = match end {
                 End::Exit(0 | 1) => return Ok(Stop::Ended),
-                // Told to stop, by us or by somebody else.
+                // The example was told to stop, by this program or by the user.
                 End::Exit(130) => return Ok(Stop::Interrupt),
                 End::Exit(_) if supervise::was_interrupted() => return Ok(Stop::Interrupt),
                 End::Exit(code) => return Ok(Stop::CannotRun(code)),
@@ -124,11 +124,11 @@ impl Loop<'_> {
         if let Some(seed) = self.args.seed {
             command.arg("--seed").arg(seed.to_string());
         }
-        // Forgotten once, not at every restart.
+        // The runs are forgotten once, not at every restart.
         if self.args.fresh && self.deaths.is_empty() {
             command.arg("--fresh");
         }
-        // Not as an argument: `ps` shows those to everybody.
+        // The URL is not an argument: `ps` shows arguments to every user.
         if let Some(url) = &self.args.database_url {
             command.env("DBOS_DATABASE_URL", url);
         }
@@ -139,7 +139,7 @@ impl Loop<'_> {
         command
     }
 
-    /// On stderr, as the example's own lines where they are not on stdout.
+    /// Prints to stderr, as the example's own lines where they are not on stdout.
     fn say(&self, line: &str) {
         if self.args.json {
             eprintln!("\nxtask: {line}\n");
@@ -170,7 +170,7 @@ impl Loop<'_> {
         let last = |event: &str| lines.iter().rev().find(|line| line["event"] == event);
         let ended = last("ended").filter(|_| stop == Stop::Ended).cloned().unwrap_or_default();
         let workflow = last("workflow").map(|line| line["id"].clone()).unwrap_or_default();
-        // What did not end is in the database and goes on.
+        // A workflow that did not end is in the database and goes on.
         let pending = || if workflow.is_null() { Value::Null } else { json!("PENDING") };
         json!({
             "example": self.args.example,

@@ -1,4 +1,4 @@
-//! One child process: started, told to stop when we are, and seen to its end.
+//! One child process: started, told to stop when this one is, and waited for.
 
 use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -28,7 +28,8 @@ pub(crate) fn was_interrupted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
 }
 
-/// Runs it to its end. In a process group of its own, so that a Ctrl-C at the terminal reaches it once, through us.
+/// Runs a command to its end, in a process group of its own: a Ctrl-C at the terminal reaches it once, through this
+/// process.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<End> {
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(command, 0);
@@ -50,7 +51,7 @@ fn end_of(status: ExitStatus) -> End {
     }
     status.code().map_or_else(
         || End::Death("an unknown signal".to_owned()),
-        // Windows has larger ones; a failure is all that is made of them.
+        // Windows has larger codes; they count as a failure.
         |code| End::Exit(u8::try_from(code).unwrap_or(1)),
     )
 }

@@ -1,4 +1,4 @@
-//! What ARCHITECTURE.md says of the code, held against the code.
+//! ARCHITECTURE.md, held against the code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -28,7 +28,7 @@ fn rows(section: &str) -> Vec<Vec<String>> {
     table.skip(2).map(cells).collect()
 }
 
-/// What stands in backquotes.
+/// The texts in backquotes.
 fn quoted(text: &str) -> Vec<String> {
     text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
@@ -195,7 +195,7 @@ fn each_thread_of_the_engine_stands_in_the_table_of_threads() {
     assert_eq!(found, told, "left: threads of the code; right: threads of ARCHITECTURE.md");
 }
 
-/// What a word in a "Does not know" line forbids to name.
+/// The names that a word in a "Does not know" line forbids.
 fn forbidden(word: &str) -> Option<&'static [&'static str]> {
     Some(match word {
         "SQL" => &["SELECT ", "INSERT INTO", "Statement {"],
@@ -242,7 +242,7 @@ fn a_file_does_not_name_what_its_head_says_that_it_does_not_know() {
     nothing_is_wrong(&wrong);
 }
 
-/// What runs before there are tables, or has none.
+/// Files whose statements run before there are tables, or that have no list.
 const WITHOUT_LIST: [&str; 3] =
     ["sysdb/postgres/open.rs", "sysdb/postgres/schema.rs", "sysdb/postgres/news.rs"];
 

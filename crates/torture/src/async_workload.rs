@@ -1,8 +1,8 @@
-//! The workflows of the torture as async functions: the same steps under the same names and numbers, so that a run which
-//! one kind began goes on in the other.
+//! The workflows of the torture as async functions. Their steps have the names and numbers of the plain ones, so that a
+//! run which one kind began goes on in the other.
 //!
-//! Where nothing hangs on the order, several operations are awaited at once, so that what a killed process leaves has
-//! holes in it.
+//! Where the order does not matter, several operations are awaited at once, so that a killed process leaves holes in
+//! the records.
 
 use std::sync::Arc;
 
@@ -71,7 +71,7 @@ async fn transaction(workload: &Workload, ctx: &mut AsyncContext, name: &'static
     Ok(value)
 }
 
-/// All at once.
+/// Runs all steps at once.
 pub(crate) async fn steps(workload: Arc<Workload>, mut ctx: AsyncContext) -> Result<Seen> {
     let steps: Vec<_> = FOUR_STEPS.iter().map(|name| step(&workload, &mut ctx, name)).collect();
     join_all(steps).await.into_iter().collect()

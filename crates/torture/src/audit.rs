@@ -1,7 +1,7 @@
-//! The audit: what must be true of the tables and the ledgers after anything that happened.
+//! The audit: the rules for the tables and the ledgers after any accident.
 //!
-//! Before the torture it puts triggers beside the engine's tables, which write down every change of a status and
-//! every recorded step in the order of the commits.
+//! Before the torture it puts triggers beside the engine's tables. They write down every change of a status and every
+//! recorded step, in the order of the commits.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,12 +16,12 @@ use crate::worker::ledger;
 /// How often a body of the workload may run for each time that its workflow is taken up.
 const ATTEMPTS_MAX: u64 = 3;
 
-/// What kind of promise was broken.
+/// The kind of promise that was broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Breach {
-    /// Something that was acknowledged is not there.
+    /// An acknowledged workflow, value or effect is missing.
     Lost,
-    /// Something is there, or ran, more often than it may.
+    /// A row or an effect is there, or a body ran, more often than it may.
     Duplicated,
     /// A workflow did not end.
     Stuck,
@@ -29,13 +29,13 @@ pub enum Breach {
     Broken,
 }
 
-/// Promises that were broken, with what shows it.
+/// Broken promises, each with its evidence.
 pub type Breaches = Vec<(Breach, String)>;
 
-/// Creates the tables, that of the application, and the triggers of the audit.
+/// Creates the engine's tables, the application's table, and the triggers of the audit.
 ///
 /// # Errors
-/// What the engine or the database says.
+/// The error of the engine or the database.
 pub fn prepare(database: &Database) -> anyhow::Result<()> {
     drop(database.open(Engine::options())?);
     database.run(match database {
@@ -67,8 +67,8 @@ const SQLITE_TRIGGERS: &str = "
           FROM workflow_status s WHERE s.workflow_uuid = NEW.workflow_uuid;
     END;";
 
-/// The same, and the functions of SQLite that the rules use. The changes of one workflow are in the order of their
-/// commits, because each of them locks its row.
+/// The triggers on PostgreSQL, with the functions of SQLite that the rules use. The changes of one workflow are in the
+/// order of their commits, because each of them locks its row.
 const POSTGRES_TRIGGERS: &str = "
     SET search_path = public, dbos;
     CREATE FUNCTION instr(text, text) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT strpos($1, $2)';
@@ -104,7 +104,7 @@ const POSTGRES_TRIGGERS: &str = "
     CREATE TRIGGER audit_steps AFTER INSERT ON dbos.operation_outputs
         FOR EACH ROW EXECUTE FUNCTION audit_steps();";
 
-/// Rules in SQL: each query returns what breaks it.
+/// Rules in SQL: each query returns the rows that break it.
 const RULES: [(Breach, &str, &str); 13] = [
     (
         Breach::Stuck,
@@ -203,10 +203,10 @@ const RULES: [(Breach, &str, &str); 13] = [
     ),
 ];
 
-/// Checks everything. `acknowledged` are the ids whose start returned.
+/// Checks all rules. `acknowledged` has the ids whose start returned.
 ///
 /// # Errors
-/// What the database or the file system says; that the audit cannot be made is not a breach.
+/// The error of the database or the file system. An audit that cannot be made is no breach.
 pub fn audit(database: &Database, dir: &Path, acknowledged: &BTreeSet<String>) -> anyhow::Result<Breaches> {
     let mut breaches = Breaches::new();
     if let Database::Sqlite(_) = database {
@@ -234,13 +234,13 @@ fn first_column(rows: Vec<Row>) -> impl Iterator<Item = String> {
     rows.into_iter().filter_map(|row| row.into_iter().next().flatten())
 }
 
-/// The texts of a row, where nothing is as good as an empty one.
+/// The texts of a row. NULL becomes an empty text.
 fn texts<const N: usize>(row: Row) -> [String; N] {
     let mut columns = row.into_iter().map(Option::unwrap_or_default);
     std::array::from_fn(|_| columns.next().unwrap_or_default())
 }
 
-/// Every change of a status is an arrow that the engine's states have.
+/// Checks that every change of a status is one that the engine's states allow.
 fn check_transitions(database: &Database, breaches: &mut Breaches) -> anyhow::Result<()> {
     let sql = "SELECT id, old, new FROM audit_status WHERE old IS NOT NULL AND old <> new ORDER BY seq";
     for row in database.rows(sql)? {
@@ -256,7 +256,7 @@ fn check_transitions(database: &Database, breaches: &mut Breaches) -> anyhow::Re
     Ok(())
 }
 
-/// What bodies did and workflows saw, against what is recorded.
+/// Checks the bodies that ran and the values that workflows saw, against the records.
 fn check_ledger(database: &Database, entries: &[Entry], breaches: &mut Breaches) -> anyhow::Result<()> {
     let recorded: BTreeMap<(String, String), Option<String>> = database
         .rows("SELECT workflow_uuid, function_name, output FROM operation_outputs WHERE function_name NOT LIKE 'DBOS.%'")?
@@ -285,7 +285,8 @@ fn check_ledger(database: &Database, entries: &[Entry], breaches: &mut Breaches)
         match entry {
             Entry::Body { workflow, step, run } => {
                 let key = (workflow.clone(), step.clone());
-                // Where leases tell who lives, one that was stopped as its body began finds out after it.
+                // Where leases tell which executors live, an executor that was stopped as its body began finds out
+                // after the body.
                 let is_stale = |seen_by: u32| may_be_stale && *run < seen_by;
                 if seen.get(&key).is_some_and(|(seen_by, _)| !is_stale(*seen_by)) {
                     breaches.push((
@@ -306,7 +307,7 @@ fn check_ledger(database: &Database, entries: &[Entry], breaches: &mut Breaches)
         }
     }
     for ((workflow, step), (_, value)) in &seen {
-        // What a parent saw of its children is not a step of its own.
+        // A value that a parent saw of its children is not a step of its own.
         let Some(output) = recorded.get(&(workflow.clone(), step.clone())) else {
             if !step.starts_with("seen-") {
                 breaches.push((Breach::Lost, format!("{workflow} saw {step}, and it is not recorded")));
@@ -332,15 +333,15 @@ fn check_ledger(database: &Database, entries: &[Entry], breaches: &mut Breaches)
 /// Counts of a finished torture.
 #[derive(Debug, Clone, Default)]
 pub struct Verdict {
-    /// What the random choices followed from.
+    /// The seed of the random choices.
     pub seed: u64,
     /// How many processes were killed.
     pub kills: u64,
-    /// How many were stopped for a while, and went on.
+    /// How many processes were stopped for a while, and went on.
     pub stops: u64,
     /// How often the server crashed and came back.
     pub server_crashes: u64,
-    /// How many of its connections were killed.
+    /// How many connections of the server were killed.
     pub cut_connections: u64,
     /// How many starts were acknowledged.
     pub acks: usize,
@@ -350,20 +351,20 @@ pub struct Verdict {
     pub bodies: usize,
     /// How often a workflow was taken up after its executor had died.
     pub recoveries: u64,
-    /// What was broken.
+    /// The broken promises.
     pub breaches: Breaches,
 }
 
 impl Verdict {
-    /// Whether nothing was broken.
+    /// Whether no promise was broken.
     pub fn is_clean(&self) -> bool {
         self.breaches.is_empty()
     }
 
-    /// Adds what the tables and the ledger hold.
+    /// Adds the counts of the tables and the ledger.
     ///
     /// # Errors
-    /// What the database or the file system says.
+    /// The error of the database or the file system.
     pub fn count(&mut self, database: &Database, dir: &Path) -> anyhow::Result<()> {
         self.workflows = database.number("SELECT count(*) FROM workflow_status")?;
         self.recoveries =

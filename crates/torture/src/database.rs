@@ -9,12 +9,12 @@ use engine::rusqlite::Connection;
 use engine::rusqlite::types::ValueRef;
 use engine::{Engine, EngineOptions};
 
-/// How the judge and the audit reach it.
+/// The database, as the judge and the audit reach it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Database {
-    /// By its path.
+    /// A file, by its path.
     Sqlite(std::path::PathBuf),
-    /// By its URL.
+    /// A database on a server, by its URL.
     Postgres(String),
 }
 
@@ -27,12 +27,12 @@ impl Database {
         Self::Sqlite(dir.join("torture.db"))
     }
 
-    /// What a worker is told by `--database-url`, if it is told anything.
+    /// The database that a worker's `--database-url` names; without it the file in this directory.
     pub fn named(dir: &Path, url: Option<&str>) -> Self {
         url.map_or_else(|| Self::in_directory(dir), |url| Self::Postgres(url.to_owned()))
     }
 
-    /// Arguments that make a worker use it.
+    /// Arguments that make a worker use this database.
     pub fn arguments(&self) -> Vec<String> {
         match self {
             Self::Sqlite(_) => Vec::new(),
@@ -40,10 +40,10 @@ impl Database {
         }
     }
 
-    /// Opens an engine on it.
+    /// Opens an engine on this database.
     ///
     /// # Errors
-    /// What the engine says.
+    /// The error of the engine.
     pub fn open(&self, options: EngineOptions) -> engine::Result<Engine> {
         match self {
             Self::Sqlite(path) => options.open_file(path),
@@ -54,7 +54,7 @@ impl Database {
     /// Runs statements.
     ///
     /// # Errors
-    /// What the database says.
+    /// The error of the database.
     pub fn run(&self, sql: &str) -> anyhow::Result<()> {
         match self {
             Self::Sqlite(path) => Ok(sqlite(path)?.execute_batch(sql)?),
@@ -62,10 +62,10 @@ impl Database {
         }
     }
 
-    /// The rows of one query. The tables of the engine need no schema before their names.
+    /// The rows of one query. Names of the engine's tables need no schema before them.
     ///
     /// # Errors
-    /// What the database says.
+    /// The error of the database.
     pub fn rows(&self, sql: &str) -> anyhow::Result<Vec<Row>> {
         match self {
             Self::Sqlite(path) => {
@@ -93,13 +93,13 @@ impl Database {
     /// The first column of the first row.
     ///
     /// # Errors
-    /// What the database says, or that there is no row.
+    /// The error of the database, or that there is no row.
     pub fn value(&self, sql: &str) -> anyhow::Result<String> {
         let row = self.rows(sql)?.into_iter().next().context("no row")?;
         row.into_iter().next().flatten().context("nothing in the row")
     }
 
-    /// The same for a count.
+    /// The first column of the first row, as a count.
     ///
     /// # Errors
     /// As [`Database::value`].

@@ -1,4 +1,4 @@
-//! The judge: starts workers, kills them at random, has the last one finish, audits.
+//! The judge: starts workers, kills them at random, lets the last worker finish, audits.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
@@ -18,7 +18,7 @@ use crate::audit::{self, Breach, Verdict};
 use crate::database::Database;
 use crate::kinds::Kind;
 
-/// What the judge is to do.
+/// The work of a judge.
 #[derive(Debug, Clone, clap::Args)]
 pub struct JudgeArgs {
     /// The times and the victims of the kills follow from this
@@ -41,7 +41,7 @@ pub struct JudgeArgs {
     pub kind: Option<Kind>,
 }
 
-/// What is tortured.
+/// The database to torture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Backend {
     /// A file.
@@ -50,29 +50,29 @@ pub enum Backend {
     Postgres,
 }
 
-/// More waiting workflows than this, and new workers start none.
+/// The number of waiting workflows beyond which new workers start none.
 const BACKLOG_MAX: u64 = 150;
 const STARTS_EACH: u64 = 30;
 /// A worker lives up to this long before the next kill.
 const BETWEEN_KILLS_MS: u64 = 80;
-/// The same where a death is noticed by a lease that runs out: there must be time for a takeover now and then.
+/// A worker lives up to this long, where a lease that runs out tells of a death: there must be time for some takeovers.
 const BETWEEN_KILLS_BY_LEASE_MS: u64 = 250;
-/// Longer than a lease lasts, so that one that is stopped for it finds its workflows taken.
+/// Longer than a lease, so that a worker that is stopped for it finds its workflows taken.
 const LONG_STOP_MS: std::ops::Range<u64> = 1_000..2_500;
-/// How long the last worker may take for what is left.
+/// How long the last worker may take for the rest of the workflows.
 const FINISH_WITHIN: Duration = Duration::from_secs(180);
 
-/// A worker process, and the thread that reads what it says.
+/// A worker process, and the thread that reads its output.
 pub struct WorkerProcess {
     child: Child,
     reader: Option<JoinHandle<()>>,
 }
 
 impl WorkerProcess {
-    /// Starts one; what it says is sent on.
+    /// Starts a worker. Its lines of output are sent to `said`.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error of the system.
     pub fn spawn(program: &Path, args: &[String], said: Sender<String>) -> anyhow::Result<Self> {
         let mut child = Command::new(program)
             .arg("worker")
@@ -88,32 +88,32 @@ impl WorkerProcess {
         Ok(Self { child, reader: Some(reader) })
     }
 
-    /// Its standard input.
+    /// The worker's standard input.
     pub fn stdin(&mut self) -> Option<&mut std::process::ChildStdin> {
         self.child.stdin.as_mut()
     }
 
-    /// Sends a signal.
+    /// Sends the worker a signal.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error of the system.
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         Ok(kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
     }
 
-    /// Kills it and takes in what it had said.
+    /// Kills the worker and reads the rest of its output.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error of the system.
     pub fn kill(mut self) -> anyhow::Result<()> {
         self.child.kill()?;
         self.end().map(drop)
     }
 
-    /// Waits for its end and takes in what it said.
+    /// Waits for the worker's end and reads the rest of its output.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error of the system.
     pub fn end(&mut self) -> anyhow::Result<std::process::ExitStatus> {
         let status = self.child.wait()?;
         if let Some(reader) = self.reader.take() {
@@ -135,10 +135,10 @@ pub fn acknowledged(said: &Receiver<String>, acks: &mut BTreeSet<String>) {
     acks.extend(said.try_iter().filter_map(|line| line.strip_prefix("ack ").map(str::to_owned)));
 }
 
-/// The whole torture.
+/// Makes the whole torture.
 ///
 /// # Errors
-/// That it could not be made; what it found is in the verdict.
+/// The reason why it could not be made. Its findings are in the verdict.
 pub fn judge(args: &JudgeArgs) -> anyhow::Result<Verdict> {
     let temporary = tempfile::Builder::new().prefix("piton-torture-").tempdir()?;
     let dir = args.dir.clone().unwrap_or_else(|| temporary.path().to_owned());
@@ -199,8 +199,8 @@ impl<'a> Torture<'a> {
         })
     }
 
-    /// Brings the workers up to their number, waits a random time, kills one; now and then stops one instead, or
-    /// something happens to the server.
+    /// Brings the workers up to their number, waits a random time, kills one. Now and then it stops one instead, or
+    /// makes trouble for the server.
     fn round(&mut self) -> anyhow::Result<()> {
         while self.workers.len() < usize::from(self.args.processes) {
             self.spawn()?;
@@ -228,7 +228,7 @@ impl<'a> Torture<'a> {
         Ok(())
     }
 
-    /// Once in a while the server crashes and comes back, or a connection of somebody is killed.
+    /// Now and then crashes the server, which comes back, or kills one of its connections.
     fn trouble(&mut self, cluster: &Cluster) -> anyhow::Result<()> {
         match self.rng.random_range(0..40) {
             0 => {
@@ -249,8 +249,7 @@ impl<'a> Torture<'a> {
         Ok(())
     }
 
-    /// The time until the next kill is what is random here; nothing is waited for. Acknowledgements are taken in
-    /// meanwhile.
+    /// Waits a random time until the next kill, and for nothing else. Meanwhile it takes in acknowledgements.
     fn wait(&mut self, millis: std::ops::Range<u64>) {
         let time = Duration::from_micros(self.rng.random_range(millis.start * 1000..millis.end * 1000));
         let start = Instant::now();
@@ -274,7 +273,7 @@ impl<'a> Torture<'a> {
         Ok(())
     }
 
-    /// What the next worker is told of the kinds of its workflows: each goes on with what another kind began.
+    /// The arguments for the kinds of the next worker's workflows: each kind goes on with workflows that another began.
     fn kind(&mut self) -> [String; 4] {
         let by_chance = Kind::ALL[self.rng.random_range(0..Kind::ALL.len())];
         let (kind, seed) = (self.args.kind.unwrap_or(by_chance), self.rng.random::<u64>());
@@ -286,7 +285,7 @@ impl<'a> Torture<'a> {
         self.database.number(sql)
     }
 
-    /// The last worker is not killed. What it leaves is what is judged.
+    /// Lets the last worker finish, without a kill. The judgement is about the rows that it leaves.
     fn finish(mut self) -> anyhow::Result<Verdict> {
         for worker in self.workers.drain(..) {
             worker.kill()?;

@@ -5,14 +5,14 @@ use std::fmt;
 use rand::rngs::ChaCha12Rng;
 use rand::{RngExt, SeedableRng};
 
-/// What a worker is told.
+/// The kinds of a worker's workflows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kind {
     /// Plain functions, each on a thread.
     Plain,
     /// Async functions, each a task.
     Async,
-    /// By chance, each by itself.
+    /// By chance, workflow by workflow.
     Mixed,
 }
 
@@ -20,7 +20,7 @@ impl Kind {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Plain, Self::Async, Self::Mixed];
 
-    /// The kinds of one worker after another; what is left to chance follows from the seed.
+    /// The kinds of one workflow after another; chance follows from the seed.
     pub fn by(self, seed: u64) -> Kinds {
         Kinds { kind: self, chance: ChaCha12Rng::seed_from_u64(seed) }
     }

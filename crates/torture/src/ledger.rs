@@ -1,33 +1,33 @@
-//! The effects ledger: what bodies did and what workflows saw, in the order in which it happened.
+//! The effects ledger: the bodies that ran and the values that workflows saw, in the order in which it happened.
 //!
-//! Each line is one `write` to a file opened for appending, so the lines of all processes have one order, and a kill
-//! loses none that was written.
+//! Each line is one `write` to a file opened for appending. So the lines of all processes have one order, and a kill
+//! loses no line that was written.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::Path;
 
-/// One line.
+/// One line of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
     /// The body of a step began.
     Body {
-        /// Of which workflow.
+        /// The workflow.
         workflow: String,
         /// Name of the step, unique in its workflow.
         step: String,
-        /// In which run of the workflow.
+        /// The run of the workflow.
         run: u32,
     },
     /// A workflow saw the outcome of a step: live, or replayed.
     Saw {
-        /// Which workflow.
+        /// The workflow.
         workflow: String,
         /// Name of the step.
         step: String,
-        /// In which of its runs.
+        /// The run of the workflow.
         run: u32,
-        /// The value it saw.
+        /// The value that it saw.
         value: String,
     },
 }
@@ -36,10 +36,10 @@ pub enum Entry {
 pub struct Ledger(File);
 
 impl Ledger {
-    /// Opens it for appending.
+    /// Opens a ledger for appending.
     ///
     /// # Errors
-    /// What the file system says.
+    /// The error of the file system.
     pub fn open(path: &Path) -> io::Result<Self> {
         Ok(Self(OpenOptions::new().create(true).append(true).open(path)?))
     }
@@ -49,7 +49,7 @@ impl Ledger {
         self.line(&format!("body\t{workflow}\t{step}\t{run}\n"));
     }
 
-    /// Notes what a workflow saw.
+    /// Notes a value that a workflow saw.
     pub fn saw(&self, workflow: &str, step: &str, run: u32, value: &str) {
         self.line(&format!("saw\t{workflow}\t{step}\t{run}\t{value}\n"));
     }
@@ -58,10 +58,10 @@ impl Ledger {
         (&self.0).write_all(line.as_bytes()).expect("the ledger of a torture can be written");
     }
 
-    /// All lines of a ledger, oldest first.
+    /// All lines of a ledger, oldest first. A ledger that was never opened has no lines.
     ///
     /// # Errors
-    /// What the file system says; a ledger that was never opened has no lines.
+    /// The error of the file system.
     pub fn read(path: &Path) -> io::Result<Vec<Entry>> {
         if !path.exists() {
             return Ok(Vec::new());

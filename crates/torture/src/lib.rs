@@ -1,9 +1,11 @@
-//! Torture: real processes, killed for real, and an audit of what they leave.
+//! Torture: real processes, killed for real, and an audit of the rows they leave.
 //!
-//! A **worker** is a process that runs workflows of every kind. It writes two ledgers outside the database: which
-//! starts were acknowledged to it (on its standard output), and which step bodies ran and which outcomes the
-//! workflows saw (in a file that all workers append to). The **judge** starts workers, kills them, lets the last
-//! one finish, and has the **audit** compare the ledgers with the tables.
+//! A **worker** is a process that runs workflows of every kind. It writes two ledgers outside the database. Its
+//! standard output has the acknowledged starts. A file to which all workers append has the step bodies that ran and the
+//! outcomes that workflows saw.
+//!
+//! The **judge** starts workers, kills them, and lets the last one finish. Then the **audit** compares the ledgers with
+//! the tables.
 
 mod async_workload;
 pub mod audit;

@@ -13,7 +13,7 @@ pub enum Point {
     BeforeStep,
     /// Row 2: while a recorded outcome is decoded.
     WhileReplaying,
-    /// Row 3: the body runs, and has done nothing.
+    /// Row 3: the body runs, and has had no effect.
     BeforeEffect,
     /// Row 4: the effect has happened.
     AfterEffect,
@@ -23,7 +23,7 @@ pub enum Point {
     WhileDecoding,
     /// Row 6: before the n-th commit of the process.
     BeforeCommit(u64),
-    /// Row 6: after it.
+    /// Row 6: after the n-th commit of the process.
     AfterCommit(u64),
     /// After a commit that claims.
     AfterClaim,
@@ -32,7 +32,7 @@ pub enum Point {
 }
 
 impl Point {
-    /// The places that each step passes, whatever is committed.
+    /// The places that each step passes, with any commits.
     pub const IN_A_STEP: [Self; 7] = [
         Self::BeforeStep,
         Self::WhileReplaying,
@@ -78,7 +78,7 @@ impl FromStr for Point {
     }
 }
 
-/// Kills or holds this process where it is told to, at the n-th time that it comes there.
+/// Kills or holds this process at a place, at the n-th time that the process comes there.
 #[derive(Debug)]
 pub struct Killer {
     at: Option<Point>,
@@ -92,7 +92,7 @@ impl Killer {
         Self { at, skip: AtomicU64::new(skip), act }
     }
 
-    /// The process is at this place.
+    /// Tells that the process is at this place.
     pub fn at(&self, point: Point) {
         if self.at == Some(point)
             && self.skip.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_err()
@@ -101,7 +101,7 @@ impl Killer {
         }
     }
 
-    /// For the engine's hook.
+    /// Tells that the process is at this commit. The engine's hook calls it.
     pub fn at_commit(&self, point: &CommitPoint<'_>) -> Fate {
         self.at(match point.moment {
             Moment::Before => Point::BeforeCommit(point.number),
@@ -114,7 +114,7 @@ impl Killer {
     }
 }
 
-/// Dies at once, as if from outside: nothing is flushed, nothing is dropped.
+/// Dies at once, as if killed from outside: no buffer is flushed, no value is dropped.
 pub fn die() {
     let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
     std::process::abort()

@@ -80,20 +80,20 @@ pub fn ledger(dir: &Path) -> PathBuf {
     dir.join("effects.log")
 }
 
-/// Within which time others take over from a process that is dead.
+/// The time within which other processes take over from a dead one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LeaseLength {
     /// A second, the least that the engine allows. A busy machine may make a live process lose it.
     Short,
-    /// As the engine has it by default.
+    /// The default of the engine.
     Default,
-    /// Half a minute: no machine is so busy that a live process loses it. Such a process waits as long after the start of
-    /// the server before it takes over from anybody.
+    /// Half a minute: no machine is so busy that a live process loses its lease. After the start of the server such a
+    /// process waits as long before it takes over.
     Long,
 }
 
 impl LeaseLength {
-    /// These options with this length.
+    /// Gives these options a lease of this length.
     pub fn of(self, options: EngineOptions) -> EngineOptions {
         match self {
             Self::Short => options.takeover_within(Duration::from_secs(1)),
@@ -106,7 +106,7 @@ impl LeaseLength {
 /// The body of a worker process.
 ///
 /// # Errors
-/// What the engine says; a worker that fails is a finding.
+/// The error of the engine. A worker that fails is a finding.
 pub fn work(args: &WorkerArgs) -> anyhow::Result<()> {
     let killer = Arc::new(Killer::new(args.kill_at, args.skip, if args.hold { hold } else { die }));
     let (hook, tell_commits) = (killer.clone(), args.tell_commits);
@@ -149,8 +149,8 @@ pub fn work(args: &WorkerArgs) -> anyhow::Result<()> {
     }
 }
 
-/// Each start that returned is acknowledged on standard output before the next one. Gives the handle of the workflow that
-/// does everything.
+/// Starts the workflows. Each start that returned is acknowledged on standard output before the next. Returns the
+/// handle of the workflow with all kinds of operations.
 fn start(args: &WorkerArgs, engine: &Engine, workflows: &Workflows) -> anyhow::Result<Option<Handle<Seen>>> {
     let mut everything = None;
     if let Some(id) = &args.everything {
@@ -172,19 +172,19 @@ fn wait_until_nothing_is_left(engine: &Engine) -> anyhow::Result<()> {
         .status(WorkflowStatus::Delayed)
         .limit(1);
     while let Some(info) = engine.list(&left)?.pop() {
-        // Its end is what is waited for; how it ended is for the audit.
+        // This waits for the end alone. The audit looks at the outcome.
         let _ = engine.retrieve::<serde_json::Value>(info.id.as_str())?.wait(Duration::from_secs(60));
     }
     Ok(())
 }
 
-/// Stays where it is until it is told to go on.
+/// Holds this process until a line tells it to go on.
 fn hold() {
     let _ = say("held");
     io::stdin().lock().lines().next();
 }
 
-/// One line, at once.
+/// Writes one line, at once.
 fn say(line: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;

@@ -1,5 +1,5 @@
-//! The workflows of the torture: every kind of durable operation, each with a value that says who made it. Each is there
-//! twice, as a plain function here and as an async one in the module `async_workload`.
+//! The workflows of the torture: every kind of durable operation, each with a value that names its maker. Each workflow
+//! is there twice, as a plain function here and as an async function in the module `async_workload`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -33,16 +33,16 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// A step that fails now and then.
 pub(crate) const FLAKY: StepOptions = StepOptions::retries().interval(Duration::from_millis(1));
 
-/// What the workflows work with.
+/// The parts with which the workflows work.
 pub struct Workload {
     pub(crate) ledger: Ledger,
     pub(crate) killer: Arc<Killer>,
 }
 
-/// What every workflow returns: the values that it saw, in order.
+/// The output of every workflow: the values that it saw, in order.
 pub type Seen = Vec<String>;
 
-/// The references to start them by.
+/// The references by which the workflows are started.
 pub struct Workflows {
     kinds: Vec<Workflow<u64, Seen>>,
     all: Workflow<u64, Seen>,
@@ -54,13 +54,13 @@ impl Workflows {
         &self.kinds[usize::try_from(number % KINDS).unwrap_or_default()]
     }
 
-    /// The one that does everything.
+    /// The workflow with all kinds of operations.
     pub fn all(&self) -> &Workflow<u64, Seen> {
         &self.all
     }
 }
 
-/// Its unique value kills the process while it is encoded or decoded, if that is the point.
+/// A unique value that kills the process while it is encoded or decoded, if the test asks for it.
 #[derive(Debug)]
 pub(crate) struct Value {
     pub(crate) text: String,
@@ -71,13 +71,13 @@ thread_local! {
     static KILLER: std::cell::RefCell<Option<(Arc<Killer>, bool)>> = const { std::cell::RefCell::new(None) };
 }
 
-/// A step begins on this thread: what is decoded next is its record. In a task that holds until the next await, which is
-/// long enough: a step with a record decodes it without one.
+/// Notes that a step begins on this thread: the next value to be decoded is its record. In a task that holds until the
+/// next await, which is long enough: a step with a record decodes it without an await.
 pub(crate) fn step_begins(killer: &Arc<Killer>) {
     KILLER.set(Some((killer.clone(), false)));
 }
 
-/// The body of a step is about to return: what is encoded and decoded next is its value.
+/// Notes that the body of a step is about to return: the next value to be encoded and decoded is its output.
 pub(crate) fn body_ends(killer: &Arc<Killer>) {
     KILLER.set(Some((killer.clone(), true)));
 }
@@ -113,7 +113,7 @@ impl<'de> Deserialize<'de> for Value {
 }
 
 impl Workload {
-    /// Writes to this ledger, and kills where it is told to.
+    /// A workload that writes to this ledger, and whose killer acts where it is told to.
     pub fn new(ledger: Ledger, killer: Arc<Killer>) -> Arc<Self> {
         Arc::new(Self { ledger, killer })
     }
@@ -186,7 +186,7 @@ impl Workload {
         Ok(seen)
     }
 
-    /// Notes what a parent saw of its children.
+    /// Notes the values that a parent saw of its children.
     pub(crate) fn saw_of_children(&self, parent: &WorkflowId, run: u32, seen: &Seen) {
         for (n, value) in seen.iter().enumerate() {
             self.ledger.saw(parent.as_str(), &format!("seen-{n}"), run, value);
@@ -223,7 +223,7 @@ impl Workload {
         Ok(seen)
     }
 
-    /// Registers all of them, each as a function of the kind that is its turn.
+    /// Registers all workflows, each as a function of the kind whose turn it is.
     ///
     /// # Errors
     /// [`engine::Error::AlreadyRegistered`].
@@ -258,7 +258,7 @@ impl Workload {
     }
 }
 
-/// Registers workflows that are there as functions of both kinds.
+/// Registers workflows that exist as functions of both kinds.
 struct Registrar<'r> {
     engine: &'r Engine,
     workload: &'r Arc<Workload>,
@@ -285,7 +285,7 @@ impl Registrar<'_> {
     }
 }
 
-/// What a receive gave.
+/// The text of a received message, or `nothing`.
 pub(crate) fn or_nothing(message: Option<String>) -> String {
     message.unwrap_or_else(|| "nothing".to_owned())
 }

@@ -1,4 +1,4 @@
-//! The demos, from nothing to their ends: what each reports, and that a seed tells the same story each time.
+//! The demos, from nothing to their ends: the report of each, and that a seed tells the same story each time.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::cargo;
 
-/// What each example ends with. Numbers: exit code, unique users, rows.
+/// The end of an example: exit code, unique users, rows.
 struct Golden {
     args: &'static [&'static str],
     exit: i32,
@@ -49,7 +49,7 @@ const GOLDEN: [Golden; 8] = [
     golden(&["ex7"], 0, "SUCCESS", 1000, Rows::Exactly(1000)),
 ];
 
-/// Through this command, if it is one, before the examples' own.
+/// Runs the examples, through this command if there is one.
 fn run(through: &[&Path], expected: &[Golden]) -> anyhow::Result<()> {
     for golden in expected {
         let (exit, report) = report(through, golden.args)?;
@@ -71,7 +71,7 @@ pub(super) fn on_sqlite() -> anyhow::Result<()> {
     run(&[], &GOLDEN)
 }
 
-/// Each beside a server of its own.
+/// Runs each example beside a server of its own.
 pub(super) fn on_postgres() -> anyhow::Result<()> {
     let cluster = cargo::build("cluster", "cluster", false)?;
     run(&[&cluster], &ON_POSTGRES)

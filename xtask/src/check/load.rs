@@ -1,4 +1,4 @@
-//! The tests beside builds: none of them depends on a machine that is idle.
+//! The tests beside builds: no test depends on a machine that is idle.
 
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,9 +15,9 @@ const BUILDS: u32 = 2;
 /// How often a build is looked after.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// The README's test command so many times in a row, with builds from nothing beside it all the time.
+/// Runs the README's test command so many times in a row, with builds from nothing beside it all the time.
 pub(super) fn tests_beside_builds() -> anyhow::Result<()> {
-    // Built alone, so that what is measured is the tests.
+    // This is built alone, so that the measured time is that of the tests.
     run(tests().arg("--no-run"))?;
     let done = AtomicBool::new(false);
     thread::scope(|scope| {

@@ -1,5 +1,5 @@
-//! `cargo xtask ci`: everything that must pass, in the order in which it says most for its time. `.ci/run` and the
-//! workflows of the hosting service call this and nothing else. With `--full` also what takes hours.
+//! `cargo xtask ci`: all checks, in the order in which they say most for their time. `.ci/run` and the workflows of the
+//! hosting service call this and nothing else. `--full` adds the checks that take hours.
 
 mod demos;
 mod load;
@@ -12,7 +12,7 @@ use anyhow::{Context as _, ensure};
 use crate::cargo::{self, cargo};
 use crate::{beside, mutants};
 
-/// What `ci` is asked for.
+/// The options of `ci`.
 #[derive(clap::Args)]
 pub(crate) struct CiArgs {
     /// Also what takes hours: the tests beside two builds, mutants, more kills.
@@ -47,7 +47,7 @@ const CHECKS: &[Check] = &[
     ("bench, quick", || run(xtask()?.args(["bench", "--quick"]))),
 ];
 
-/// What `--full` adds.
+/// The checks that `--full` adds.
 const AT_LENGTH: &[Check] = &[
     ("the README's test command ten times beside two builds", load::tests_beside_builds),
     ("torture: 5,000 kills", || torture("sqlite", 5_000)),
@@ -56,7 +56,7 @@ const AT_LENGTH: &[Check] = &[
     ("mutants", || mutants::all_are_noticed()),
 ];
 
-/// All of them, up to the first that fails.
+/// Runs all checks, up to the first that fails.
 pub(crate) fn all(args: &CiArgs) -> anyhow::Result<ExitCode> {
     let began = Instant::now();
     let at_length = if args.full { AT_LENGTH } else { &[] };
@@ -92,7 +92,7 @@ fn xtask() -> anyhow::Result<Command> {
     Ok(Command::new(cargo::xtask()?))
 }
 
-/// What somebody gets who depends on one crate only.
+/// Builds each crate alone, as a program gets it that depends on one crate only.
 fn each_crate_alone() -> anyhow::Result<()> {
     for package in ["model", "store", "engine"] {
         run(cargo().args(["check", "--quiet", "--package", package]))?;
@@ -105,7 +105,8 @@ fn each_crate_alone() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is a sample otherwise: every commit that a process may die at, a minute of restarts, a minute without a server.
+/// Runs whole checks that are samples otherwise: every commit at which a process may die, a minute of restarts, a
+/// minute without a server.
 fn at_length_on_postgres() -> anyhow::Result<()> {
     let kills = ["test", "-p", "torture", "--test", "kills_postgres"];
     let fleet = ["test", "-p", "engine", "--features", "postgres", "--test", "fleet"];

@@ -10,7 +10,7 @@ use super::{Bench, seen};
 const STAGES: &str = r#"{"steps": 3, "hold_at": 2}"#;
 const ALL_DONE: [&str; 3] = ["done 1", "done 2", "done 3"];
 
-/// A worker of ours, and what the command line says about its workflows.
+/// A worker of ours, and the command line's view of its workflows.
 struct Stage<'b> {
     bench: &'b Bench,
     url: String,
@@ -34,7 +34,7 @@ impl Stage<'_> {
         self.bench.python.dbos_workflow(&self.url, args)
     }
 
-    /// Starts one and waits until it is held.
+    /// Starts a workflow and waits until it is held.
     fn begin(&mut self, id: &str) -> anyhow::Result<()> {
         self.bench.ask(
             &self.url,
@@ -52,7 +52,7 @@ impl Stage<'_> {
             .collect())
     }
 
-    /// Lets it go on, and sees it end as if nothing had happened to it.
+    /// Lets the workflow go on, and checks that it ends as if nothing had happened to it.
     fn finish(&mut self, id: &str) -> anyhow::Result<()> {
         self.worker.release(id)?;
         let ended = format!("SELECT status FROM dbos.workflow_status WHERE workflow_uuid = '{id}'");
@@ -102,7 +102,7 @@ fn cancelled_and_resumed(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     stage.ran("held", &[1, 2, 1])
 }
 
-/// The execution that had it gives way to a new one.
+/// A resume: the execution that had the workflow gives way to a new one.
 fn resumed_while_it_runs(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     stage.begin("taken")?;
     stage.dbos(&["resume", "taken"])?;
@@ -113,7 +113,7 @@ fn resumed_while_it_runs(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     stage.ran("taken", &[1, 2, 1])
 }
 
-/// One that has left its thread to wait for a message.
+/// A cancel and a resume of a workflow that has left its thread to wait for a message.
 fn cancelled_and_resumed_while_it_waits(stage: &Stage<'_>) -> anyhow::Result<()> {
     let (python, url) = (&stage.bench.python, stage.url.as_str());
     let args = ["--application", "rust", "--id", "waits", "--no-wait", "--args", r#"["Hello"]"#];
@@ -143,7 +143,7 @@ fn forked(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     stage.ran("fork", &[0, 1, 1])?;
     stage.finish("source")?;
     stage.ran("source", &[1, 1, 1])?;
-    // An ended one, under a version of its own choice.
+    // A fork of an ended workflow, under a version of its own choice.
     let again =
         ["fork", "source", "--step", "3", "--forked-workflow-id", "fork-2", "--application-version", "1"];
     stage.dbos(&again)?;

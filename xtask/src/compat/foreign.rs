@@ -40,7 +40,7 @@ pub(super) fn check(bench: &Bench) -> anyhow::Result<()> {
     )
 }
 
-/// Whose workflows ran, and where: an executor of ours is named `piton-...`.
+/// Checks which executor ran each workflow: an executor of ours is named `piton-...`.
 pub(super) fn each_ran_its_own(bench: &Bench, url: &str, expected: &serde_json::Value) -> anyhow::Result<()> {
     const WHO_RAN_WHAT: &str = "
         SELECT DISTINCT application_name, name,

@@ -1,5 +1,5 @@
-//! Databases that the official package made: one of our version is used as it is, an older one is refused, and one that
-//! is just being brought up is waited for.
+//! Databases that the official package made. A database of our version is used as it is, an older one is refused, and
+//! one in the middle of its bring-up is waited for.
 
 use std::process::{Command, Stdio};
 
@@ -84,7 +84,7 @@ fn older_is_refused(bench: &Bench, older: &Python) -> anyhow::Result<()> {
     both_run(bench, &url)
 }
 
-/// The versions between the old one and the new one are seen by nobody, and nobody is in the way of who makes them.
+/// The versions between the old and the new one are never used, and the engine does not hold up the migration.
 fn migration_is_waited_for(bench: &Bench, older: &Python) -> anyhow::Result<()> {
     let url = bench.server.fresh_database();
     older.migrate(&url)?;

@@ -1,7 +1,7 @@
 //! `cargo xtask compat`: the official DBOS package for Python and this engine on one database, in both directions.
 //!
 //! It needs python3, the network (once, for the packages) and PostgreSQL, so it is not part of `cargo test`. Each check
-//! has databases of its own and prints a line for each thing it has seen.
+//! has databases of its own and prints a line for each result.
 
 mod command_line;
 mod enqueued;
@@ -34,11 +34,11 @@ pub(crate) struct CompatArgs {
     only: Option<String>,
 }
 
-/// What the checks work with.
+/// The parts with which the checks work.
 struct Bench {
     /// A directory that may be written to.
     dir: PathBuf,
-    /// With the package whose schema the engine writes.
+    /// A Python with the package whose schema the engine writes.
     python: Python,
     server: Server,
     /// Our program, `compat`.
@@ -93,7 +93,7 @@ impl Bench {
         Program::start(&mut command)
     }
 
-    /// Our program as a client; what it prints is JSON.
+    /// Runs our program as a client. Its output is JSON.
     fn ask(&self, url: &str, args: &[&str]) -> anyhow::Result<serde_json::Value> {
         let mut command = std::process::Command::new(&self.program);
         command.args(["--app", "client", "ask"]).args(args).env("DBOS_DATABASE_URL", url);

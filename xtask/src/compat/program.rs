@@ -1,5 +1,5 @@
-//! A process that runs workflows, ours or one of the official package: it says what happens to them line by line, and
-//! ends with its standard input, or when it is killed.
+//! A process that runs workflows, ours or one of the official package. It prints a line for each event of its
+//! workflows, and ends with its standard input, or when it is killed.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
@@ -14,12 +14,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) struct Program {
     child: Child,
     lines: Receiver<String>,
-    /// What it has said so far.
+    /// Its output so far.
     said: Vec<String>,
 }
 
 impl Program {
-    /// Starts it and waits until it is ready.
+    /// Starts the process and waits until it is ready.
     pub(super) fn start(command: &mut Command) -> anyhow::Result<Self> {
         let mut child = command
             .stdin(Stdio::piped())
@@ -41,12 +41,12 @@ impl Program {
         Ok(program)
     }
 
-    /// Waits until it says this, unless it has.
+    /// Waits until the process has printed this line.
     pub(super) fn wait_for(&mut self, line: &str) -> anyhow::Result<()> {
         self.wait_for_times(line, 1)
     }
 
-    /// Waits until it has said this so many times.
+    /// Waits until the process has printed this line so many times.
     pub(super) fn wait_for_times(&mut self, line: &str, times: usize) -> anyhow::Result<()> {
         let watch = Instant::now();
         while self.count(line) < times {
@@ -59,7 +59,7 @@ impl Program {
         Ok(())
     }
 
-    /// How often it has said this by now.
+    /// How often the process has printed this line by now.
     pub(super) fn count(&mut self, line: &str) -> usize {
         self.said.extend(self.lines.try_iter());
         self.said.iter().filter(|said| *said == line).count()
@@ -81,7 +81,7 @@ impl Program {
 }
 
 impl Drop for Program {
-    /// Not in order: a held workflow would keep it, and nothing of it is looked at any more.
+    /// The process is killed: a held workflow would keep it, and its output is not needed any more.
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

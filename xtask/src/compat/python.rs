@@ -12,9 +12,9 @@ use crate::cargo;
 
 /// The version whose schema the engine writes.
 pub(super) const PACKAGE: &str = "dbos==3.4.0";
-/// The last one of an older schema, 108.
+/// The last version of the package with an older schema, 108.
 pub(super) const OLDER_PACKAGE: &str = "dbos==2.31.1";
-/// What the package uses for PostgreSQL, with the client library of PostgreSQL in it.
+/// The package's driver for PostgreSQL, with the client library of PostgreSQL in it.
 const DRIVER: &str = "psycopg[binary]";
 
 /// A virtual environment.
@@ -23,7 +23,7 @@ pub(super) struct Python {
 }
 
 impl Python {
-    /// With the package, made once.
+    /// An environment with the package, made once.
     pub(super) fn environment(python: &Path, venv: &Path, package: &str) -> anyhow::Result<Self> {
         let this = Self { bin: venv.join("bin") };
         let version = package.rsplit('=').next().unwrap_or_default();
@@ -42,7 +42,7 @@ impl Python {
 
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.bin.join(program));
-        // What it says is read: no colours, no warnings of versions.
+        // The output is read by this program: no colours, no warnings of versions.
         command.env_remove("DBOS_DATABASE_URL").env("NO_COLOR", "1");
         command
     }
@@ -53,7 +53,7 @@ impl Python {
         command
     }
 
-    /// What a script in `xtask/compat` prints.
+    /// The output of a script in `xtask/compat`.
     pub(super) fn script(&self, name: &str, url: &str, args: &[&str]) -> anyhow::Result<String> {
         succeed(&mut self.script_command(name, url, args))
     }
@@ -63,7 +63,7 @@ impl Python {
         seen::json(&self.script("sql.py", url, &[statement])?)
     }
 
-    /// The same, but waits until the rows are these; says what they are, and fails if they do not become so.
+    /// Waits until a statement returns these rows. Returns them, or an error if it does not come to that.
     pub(super) fn rows_become(
         &self,
         what: &str,
@@ -81,12 +81,12 @@ impl Python {
         Program::start(&mut self.script_command("python_worker.py", url, &["--app", "python"]))
     }
 
-    /// `enqueue_portable.py`: enqueues a workflow, waits for it, says what it saw.
+    /// `enqueue_portable.py`: enqueues a workflow, waits for it, prints its outcome.
     pub(super) fn enqueue(&self, url: &str, args: &[&str]) -> anyhow::Result<Value> {
         seen::json(&self.script("enqueue_portable.py", url, args)?)
     }
 
-    /// `dbos workflow ...`; what it prints is JSON, or nothing.
+    /// `dbos workflow ...`, whose output is JSON, or empty.
     pub(super) fn dbos_workflow(&self, url: &str, args: &[&str]) -> anyhow::Result<Value> {
         let said = succeed(self.command("dbos").arg("workflow").args(args).args(["-s", url]))?;
         // Some of its warnings go to standard output, before the result.
@@ -102,7 +102,7 @@ impl Python {
     }
 }
 
-/// Its standard output, or an error with all that it said.
+/// The standard output of a command, or an error with all its output.
 pub(super) fn succeed(command: &mut Command) -> anyhow::Result<String> {
     let Output { status, stdout, stderr } =
         command.output().with_context(|| format!("{} cannot be started", command.get_program().display()))?;
@@ -113,7 +113,7 @@ pub(super) fn succeed(command: &mut Command) -> anyhow::Result<String> {
     Ok(text(&stdout))
 }
 
-/// What it says on standard error when it refuses.
+/// The standard error of a command that refuses.
 pub(super) fn refuse(command: &mut Command) -> anyhow::Result<String> {
     let output = command.output()?;
     ensure!(!output.status.success(), "expected {command:?} to be refused, but it succeeded");

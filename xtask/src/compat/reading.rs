@@ -1,4 +1,4 @@
-//! What the official package reads of what this engine wrote: the tables, and all that ex6 left.
+//! The official package reads the tables that this engine wrote, and all that ex6 left.
 
 use std::process::Command;
 
@@ -61,9 +61,9 @@ fn readable(listed: &Value) -> anyhow::Result<(usize, usize)> {
         ensure!(workflow["error"].is_null(), "{id} has the error {}", workflow["error"]);
         for step in workflow["steps"].as_array().with_context(|| format!("{id} has no steps"))? {
             let readable = step["child_workflow_id"].is_string() || !step["output"].is_null();
-            // An insert returns nothing, and that is what is recorded.
+            // An insert returns no value, and its record says so.
             ensure!(readable || step["function_name"] == "insert", "step {step} of {id} cannot be read");
-            // What cannot be read is handed out as the text that is stored.
+            // A value that cannot be read is handed out as the stored text.
             ensure!(!step["output"].is_string(), "the output of step {step} of {id} is not decoded");
             count += 1;
         }

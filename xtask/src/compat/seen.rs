@@ -1,16 +1,16 @@
-//! What was seen, and whether that is what is to be seen.
+//! Compares a result with the expected one.
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
-/// Says what was seen; an error if it is something else.
+/// Prints the result; an error if it is not the expected one.
 pub(super) fn same(what: &str, seen: &Value, expected: &Value) -> anyhow::Result<()> {
     ensure!(seen == expected, "{what}: expected {expected}, seen {seen}");
     println!("{what}: {seen}");
     Ok(())
 }
 
-/// The same for a text that is to contain another.
+/// Prints a text; an error if it does not contain the expected one.
 pub(super) fn contains(what: &str, seen: &str, expected: &str) -> anyhow::Result<()> {
     ensure!(seen.contains(expected), "{what}: expected a text with {expected:?}, seen {seen:?}");
     println!("{what}: {}", seen.trim());
@@ -22,7 +22,7 @@ pub(super) fn fields(object: &Value, names: &[&str]) -> Value {
     names.iter().map(|name| ((*name).to_owned(), object[*name].clone())).collect()
 }
 
-/// What a program printed.
+/// The output of a program, as JSON.
 pub(super) fn json(text: &str) -> anyhow::Result<Value> {
     serde_json::from_str(text).with_context(|| format!("expected JSON, seen {text:?}"))
 }

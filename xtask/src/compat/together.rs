@@ -1,4 +1,4 @@
-//! Both die with work on their hands, and each takes up its own and leaves the other's alone.
+//! Programs of both kinds die in the middle of their work. Each takes up its own and leaves the other's alone.
 
 use anyhow::ensure;
 use serde_json::{Value, json};
@@ -34,12 +34,12 @@ pub(super) fn check(bench: &Bench) -> anyhow::Result<()> {
     python.wait_for("held in-python")?;
     python.release("in-python")?;
     ground.ended("in-python", "a new Python program takes up its own", 2)?;
-    // It has served its queue meanwhile, and all that it could have taken.
+    // By now it has served its queue, and every workflow that it could have taken.
     let args = ["--application", "python", "--args", "[1, 1]", "add", "python-work"];
     seen::same("and serves others", &bench.ask(&ground.url, &args)?["result"], &json!(2))?;
     ground.untouched("in-rust-2", &ours)?;
 
-    // What the command line lets go on belongs to its application, also where both serve the queue for that.
+    // A workflow that the command line lets go on belongs to its application, also where both serve the queue.
     let fork = ["fork", "in-rust", "--step", "2", "--forked-workflow-id", "fork"];
     bench.python.dbos_workflow(&ground.url, &fork)?;
     let mut rust = bench.rust(&ground.url)?;
@@ -75,7 +75,7 @@ impl Ground<'_> {
         python.wait_for(&format!("held {id}"))
     }
 
-    /// All that a recovery or a claim would change.
+    /// All columns that a recovery or a claim would change.
     fn row(&self, id: &str) -> anyhow::Result<Value> {
         let row = format!(
             "SELECT status, application_name, application_version, executor_id, owner_xid, queue_name,

@@ -1,6 +1,6 @@
-//! A process is killed at each place of a step's life and around each commit; the next one goes on, and the audit
-//! finds nothing lost, doubled, stuck or broken. The workflows of the one that is killed are plain functions or async
-//! ones, and those of the next one the same or the others, by turns.
+//! A process is killed at each place of a step's life and around each commit. The next process goes on, and the audit
+//! finds nothing lost, doubled, stuck or broken. The workflows of either process are plain or async functions, by
+//! turns.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use torture::points::Point;
 use crate::support::{Ended, Ground};
 use crate::{AT_ONCE, every_nth_commit};
 
-/// Tries each of them on a ground of its own, several at once.
+/// Tries each case on a ground of its own, several at once.
 fn each<T: Send + Sync>(cases: &[T], case: impl Fn(&T) + Sync) {
     for some in cases.chunks(usize::try_from(AT_ONCE).unwrap()) {
         std::thread::scope(|scope| {
@@ -21,7 +21,7 @@ fn each<T: Send + Sync>(cases: &[T], case: impl Fn(&T) + Sync) {
     }
 }
 
-/// What goes on after a kill, by turns.
+/// The kind of workflows that goes on after a kill, by turns.
 fn next_kind(turn: u64) -> Kind {
     if turn.is_multiple_of(2) { Kind::Async } else { Kind::Plain }
 }
@@ -65,9 +65,8 @@ fn a_kill_while_the_past_is_replayed_leaves_nothing_lost_or_doubled() {
     });
 }
 
-/// Row 6: before and after every commit that a process makes, or every n-th, until there are no more of them. Writes of
-/// these kinds are in the commits; which one is in which hangs on what was committed together, so it may take several
-/// rounds.
+/// Row 6: before and after every commit of a process, or every n-th, until there are no more commits. The commits have
+/// writes of these kinds. Which commit has which write depends on the batches, so it may take several rounds.
 fn killed_around_each_commit(expected: &[&str], run: impl Fn(&mut Ground, Point) -> Ended + Sync) {
     let mut kinds = BTreeSet::new();
     let missing = |kinds: &BTreeSet<String>| expected.iter().find(|kind| !kinds.contains(**kind)).copied();
@@ -80,7 +79,7 @@ fn killed_around_each_commit(expected: &[&str], run: impl Fn(&mut Ground, Point)
     panic!("no {} in {kinds:?}", missing(&kinds).unwrap());
 }
 
-/// Gives the kinds of writes in the commits.
+/// Returns the kinds of writes in the commits.
 fn one_round(run: &(impl Fn(&mut Ground, Point) -> Ended + Sync)) -> BTreeSet<String> {
     let one = |moment: fn(u64) -> Point, number| {
         let (mut ground, point) = (Ground::new(), moment(number));
@@ -139,7 +138,7 @@ fn a_kill_around_any_commit_of_async_workflows_leaves_nothing_lost_or_doubled() 
     killed_around_the_commits_of(Kind::Async);
 }
 
-/// The same when every wait leaves its thread.
+/// Kills around the commits of a workflow whose every wait leaves its thread.
 fn killed_around_the_commits_of_waits(kind: Kind) {
     killed_around_each_commit(&["suspend", "claim", "wake_due"], |ground, point| {
         let args = "--everything e --suspend-after 0 --tell-commits --finish";

@@ -1,4 +1,4 @@
-//! Who takes over when, and what a process may still do that was stopped for too long.
+//! Takeovers by leases: their time, and the writes of a process that was stopped for too long.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ fn values(ground: &Ground, sql: &str) -> Vec<String> {
     ground.database.rows(sql).unwrap().into_iter().filter_map(|mut row| row.pop().flatten()).collect()
 }
 
-/// Who has the workflow, and under which token.
+/// The executor that has the workflow, and its token.
 fn owner(ground: &Ground, id: &str) -> Option<(String, String)> {
     let sql = format!(
         "SELECT executor_id || ' ' || owner_xid FROM workflow_status WHERE workflow_uuid = '{id}' AND status = 'PENDING'"
@@ -26,7 +26,7 @@ fn owner(ground: &Ground, id: &str) -> Option<(String, String)> {
     found.split_once(' ').map(|(executor, token)| (executor.to_owned(), token.to_owned()))
 }
 
-/// How long it took until it was so.
+/// How long it took until `is_so` was true.
 fn until(what: &str, is_so: impl FnMut() -> bool) -> Duration {
     let watch = Instant::now();
     watch::eventually(what, is_so);
@@ -37,7 +37,8 @@ fn until(what: &str, is_so: impl FnMut() -> bool) -> Duration {
 #[test]
 fn the_workflows_of_a_killed_executor_go_on_elsewhere_within_five_seconds() {
     let mut ground = Ground::new();
-    // Two here with the default: five seconds. The one that dies says by its own options how long its lease lasts.
+    // Two executors here have the default: five seconds. The process that dies says by its own options how long its
+    // lease lasts.
     let live: Vec<Engine> = (0..2).map(|_| ground.executor_with(Engine::options())).collect();
     let other = ground.spawn("--everything e --kill-at after-effect --hold --workers 1 --lease default");
     other.wait_for("held");
@@ -46,7 +47,7 @@ fn the_workflows_of_a_killed_executor_go_on_elsewhere_within_five_seconds() {
     other.signal(Signal::SIGKILL);
     let taken = || owner(&ground, "e").is_none_or(|(executor, _)| executor != theirs);
     let took = until("taken over", taken);
-    // And what a busy machine takes to run anything.
+    // The bound includes the time that a busy machine takes to run any process.
     assert!(took < Duration::from_secs(15), "{took:?}");
     assert!(ground.end(other).was_killed());
     assert!(!ground.end(load).was_killed());
@@ -56,7 +57,7 @@ fn the_workflows_of_a_killed_executor_go_on_elsewhere_within_five_seconds() {
     ground.assert_clean("a takeover by lease");
 }
 
-/// In the best of five: others may be busy on this machine.
+/// The best of five tries: other programs may be busy on this machine.
 #[test]
 fn a_takeover_may_be_had_within_a_second() {
     let mut all = Vec::new();
@@ -88,8 +89,8 @@ enum GoesOn {
     WithALease,
 }
 
-/// A worker is stopped at this place for longer than its lease, while another one finishes, and goes on after that: it
-/// gives the other's outcome. It goes on at once, or after its lease lasts again.
+/// A worker is stopped at this place for longer than its lease, while another worker finishes. Then it goes on, at once
+/// or after its lease lasts again, and gives the other worker's outcome.
 fn stopped_past_its_lease(kind: Kind, place: &str, goes_on: GoesOn) -> Ground {
     // A machine that is busy may let the lease run out before the place is reached.
     const TRIES: usize = 10;
@@ -121,7 +122,7 @@ fn stopped_past_its_lease_if_it_holds(kind: Kind, place: &str, goes_on: GoesOn) 
     Some(ground)
 }
 
-/// In the body of a step: nothing that it writes afterwards is accepted.
+/// In the body of a step: none of its later writes is accepted.
 #[test]
 fn a_process_that_was_stopped_past_its_lease_writes_nothing() {
     for (kind, skip) in [(Kind::Plain, 0), (Kind::Async, 0), (Kind::Plain, 1), (Kind::Async, 2)] {
@@ -143,7 +144,7 @@ fn a_process_that_was_stopped_past_its_lease_runs_no_body_that_another_has_run()
     }
 }
 
-/// Before it had begun with what it had just claimed, and while the other one is in the first body.
+/// Before it had begun with a workflow that it had just claimed, and while the other worker is in the first body.
 #[test]
 fn a_process_that_was_stopped_past_its_lease_after_a_claim_runs_no_body_that_another_runs() {
     for kind in [Kind::Plain, Kind::Async] {
@@ -190,7 +191,7 @@ fn first_bodies(ground: &Ground) -> usize {
     ledger.iter().filter(is_first).count()
 }
 
-/// It lives again before anybody has taken its workflows: it keeps them.
+/// It lives again before another executor has taken its workflows: it keeps them.
 #[test]
 fn a_process_that_was_stopped_for_less_than_its_lease_keeps_its_workflows() {
     let mut ground = Ground::new();
@@ -246,7 +247,7 @@ fn a_process_that_is_killed_while_it_brings_the_tables_up_spoils_nothing() {
     }
 }
 
-/// A backlog is shared: nobody takes more than it can run.
+/// A backlog is shared: no executor takes more than it can run.
 #[test]
 fn a_backlog_is_shared_in_proportion_to_free_workers() {
     let mut ground = Ground::new();

@@ -16,10 +16,10 @@ fn database(dir: &Path) -> Database {
     Database::in_directory(dir)
 }
 
-/// How many grounds are tried at once: the processor is what takes the time.
+/// How many grounds are tried at once: the processor is the bottleneck.
 const AT_ONCE: u64 = 2;
 
-/// All of them.
+/// Every commit.
 fn every_nth_commit() -> usize {
     1
 }

@@ -1,4 +1,4 @@
-//! The same on PostgreSQL, and what its leases are for.
+//! Kills on PostgreSQL, and the purpose of its leases.
 
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
@@ -18,10 +18,10 @@ fn database(_: &Path) -> Database {
     Database::Postgres(cluster.url(&cluster.fresh_database()))
 }
 
-/// How many grounds are tried at once: leases that run out are what takes the time.
+/// How many grounds are tried at once: most of the time goes to leases that run out.
 const AT_ONCE: u64 = 8;
 
-/// The same statements run on both: all of them where there is time, here a sample.
+/// Every commit where there is time, else a sample: SQLite runs the same statements of the engine.
 fn every_nth_commit() -> usize {
     if std::env::var_os("PITON_LONG_TESTS").is_some() { 1 } else { 5 }
 }

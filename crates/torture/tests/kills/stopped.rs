@@ -25,7 +25,8 @@ fn kept_through_a_stop(kind: Kind) {
     other.wait_for("held");
     let token: String = ground.database.value(PENDING).unwrap();
     other.signal(Signal::SIGSTOP);
-    // The live one goes round many times meanwhile: it takes up what was killed after the stop.
+    // The live process goes round many times meanwhile: it takes up the workflows of the process that was killed after
+    // the stop.
     for id in ["one", "two", "three"] {
         let third = ground.spawn(&format!("--everything {id} --kill-at after-effect --hold --workers 1"));
         third.wait_for("held");

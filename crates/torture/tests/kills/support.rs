@@ -29,28 +29,28 @@ pub(crate) struct Ground {
     pub(crate) acks: BTreeSet<String>,
 }
 
-/// A worker process and what it says.
+/// A worker process and its output.
 pub(crate) struct Worker {
     process: WorkerProcess,
     said: Receiver<String>,
 }
 
-/// What a worker said until it ended.
+/// The output of a worker until its end.
 pub(crate) struct Ended {
     pub(crate) lines: Vec<String>,
-    /// `None` when it ended by itself.
+    /// The signal by which the worker ended; `None` when it ended by itself.
     pub(crate) signal: Option<i32>,
 }
 
 impl Ground {
-    /// With the tables of the audit.
+    /// A ground with the tables of the audit.
     pub(crate) fn new() -> Self {
         let ground = Self::bare();
         audit::prepare(&ground.database).unwrap();
         ground
     }
 
-    /// Without a database.
+    /// A ground without a database.
     pub(crate) fn bare() -> Self {
         watch::test(LIMIT);
         let dir = tempfile::tempdir().unwrap();
@@ -76,7 +76,7 @@ impl Ground {
         self.end(worker)
     }
 
-    /// Waits for its end and takes in what it acknowledged.
+    /// Waits for the worker's end and notes the acknowledged starts.
     pub(crate) fn end(&mut self, mut worker: Worker) -> Ended {
         let _waiting = watch::waiting("the end of a worker");
         let mut lines = Vec::new();
@@ -90,12 +90,12 @@ impl Ground {
         Ended { lines, signal }
     }
 
-    /// A worker with workflows of this kind, which is not killed, ends all that was begun.
+    /// Lets a worker with workflows of this kind end all workflows. It is not killed.
     pub(crate) fn finish_as(&mut self, kind: Kind) {
         assert!(!self.run(&format!("--kind {kind} --finish")).was_killed());
     }
 
-    /// All invariants, by the tables and the ledgers.
+    /// Checks all invariants, by the tables and the ledgers.
     pub(crate) fn assert_clean(&self, what: &str) {
         let breaches = audit::audit(&self.database, self.path(), &self.acks).unwrap();
         assert!(breaches.is_empty(), "{what}: {breaches:#?}");
@@ -121,12 +121,12 @@ impl Ground {
 }
 
 impl Worker {
-    /// Waits until it says something that begins so.
+    /// Waits until the worker's output has a line that begins with `start`.
     pub(crate) fn wait_for(&self, start: &str) {
         self.wait_for_one_of(&[start]);
     }
 
-    /// Waits until it says something that begins with one of these. Gives which.
+    /// Waits until the worker's output has a line that begins with one of these texts. Returns the text.
     pub(crate) fn wait_for_one_of<'a>(&self, starts: &[&'a str]) -> &'a str {
         let _waiting = watch::waiting(format!("a worker to say one of {starts:?}"));
         std::iter::from_fn(|| self.said.recv_timeout(PATIENCE).ok())
@@ -134,7 +134,7 @@ impl Worker {
             .unwrap_or_else(|| panic!("the worker ended without saying one of {starts:?}"))
     }
 
-    /// Gives it a line.
+    /// Gives the worker a line.
     pub(crate) fn go(&mut self) {
         writeln!(self.process.stdin().unwrap(), "go").unwrap();
     }
@@ -149,7 +149,7 @@ impl Ended {
         self.signal == Some(SIGKILL)
     }
 
-    /// The kinds of the writes in the last commit that it began.
+    /// The kinds of the writes in the last commit that the worker began.
     pub(crate) fn last_commit(&self) -> Vec<String> {
         let last = self.lines.iter().rev().find_map(|line| line.strip_prefix("commit "));
         last.map(|line| line.split(' ').skip(1).map(str::to_owned).collect()).unwrap_or_default()
