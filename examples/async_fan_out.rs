@@ -1,7 +1,7 @@
 //! An async workflow that does several things at once: steps by `tokio::join!`, and any number of children.
 //!
 //! Each operation takes its place in the workflow when it is called, not when it is awaited or ends. So a replay finds
-//! each in its place, in whatever order they end. Await each to its end; `select!` and `try_join!` would drop some.
+//! each in its place, in any order of their ends. Await each to its end; `select!` and `try_join!` would drop some.
 //!
 //! Run it: `cargo run --bin async_fan_out -p examples`
 

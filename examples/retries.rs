@@ -22,7 +22,7 @@ fn pay(ctx: &mut Context, bank: String) -> Result<String> {
     ctx.step_with("charge", &FLAKY_BANK, |step| charge(&bank, step.attempt()))
 }
 
-/// A bank that answers at the third call, one that never does, and one that says no. Calls count from 1.
+/// A bank: the slow bank answers at the third call, the dead bank never, the strict bank refuses. Calls count from 1.
 fn charge(bank: &str, call: u32) -> io::Result<String> {
     println!("calling the {bank} bank");
     match bank {

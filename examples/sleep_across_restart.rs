@@ -1,8 +1,7 @@
 //! A sleep that outlives its process.
 //!
-//! The workflow goes to sleep and its process is killed (SIGKILL, no clean-up). This process opens the same
-//! file and the workflow goes on: it sleeps for the rest of the time, and the step before the sleep does not
-//! run again.
+//! The workflow goes to sleep and its process is killed (SIGKILL, no clean-up). This process opens the same file and
+//! the workflow goes on. It sleeps for the rest of the time, and the step before the sleep does not run again.
 //!
 //! Run it: `cargo run --bin sleep_across_restart -p examples`
 

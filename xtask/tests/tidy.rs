@@ -41,7 +41,7 @@ struct File {
     head: String,
 }
 
-/// The files of the engine, without those that hold nothing but tests.
+/// The files of the engine, without files that hold only tests.
 fn engine() -> Vec<File> {
     let src = root().join("crates/engine/src");
     let mut files = Vec::new();

@@ -1,5 +1,5 @@
-//! The engine beside the floor: the cost of the same rows when they are written by hand, with the same driver, the same
-//! settings, on the same file system, in the same run.
+//! The engine beside the floor, which is the same rows written by hand. Driver, settings, file system and run are the
+//! same.
 //!
 //! Floor and engine take turns, and medians of their rates are compared, because a shared machine changes from
 //! second to second. Ratios mean something; bare rates describe this machine in this minute.

@@ -9,8 +9,8 @@
 //! 3. adopts a pending run, or starts one when there is none;
 //! 4. tells how it ended, in words or as one JSON object.
 //!
-//! Exit codes: 0 for success, 1 for a workflow that ended otherwise, 2 for wrong arguments, 3 when it could not
-//! run, 130 when it was interrupted. A crash ends by a signal.
+//! Exit codes: 0 for success, 1 for a workflow that ended otherwise, 2 for wrong arguments, 3 when it could not run. An
+//! interrupted run has 130. A crash ends by a signal.
 
 mod chaos;
 mod demo;

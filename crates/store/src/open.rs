@@ -18,7 +18,8 @@ const OPEN_WITHIN: Duration = Duration::from_secs(10);
 const NOT_A_DATABASE: &str = "it is not an SQLite database, or it is encrypted; name another file";
 
 /// Opens the file. While several processes open it, SQLite may answer that it is locked without asking the busy
-/// handler: two that both want WAL mode could wait for each other for ever. Each of them steps back and tries again.
+/// handler. Two processes that both want WAL mode could wait for each other for ever. Each of them steps back and tries
+/// again.
 pub(crate) fn open(path: &Path) -> Result<Connection> {
     const NAP: Duration = Duration::from_millis(2);
     if let Some(reason) = unusable(path) {
@@ -62,8 +63,8 @@ pub(crate) fn leave_one_file(connection: &Connection) {
 
 /// Creates the file readable by its owner alone. SQLite gives its companions the same rights.
 ///
-/// Only SQLite opens a file that exists: to close any other handle on it would free the locks of all connections of
-/// this process (<https://sqlite.org/howtocorrupt.html>, 2.2).
+/// Only SQLite opens a file that exists: closing any other handle on it frees the locks of all connections of this
+/// process (<https://sqlite.org/howtocorrupt.html>, 2.2).
 fn create_private(path: &Path) -> io::Result<()> {
     /// Held until the handle on a new file is closed, so that no other thread has opened it by then.
     static CREATING: Mutex<()> = Mutex::new(());

@@ -1,4 +1,4 @@
-//! The same shapes on a real server, and what only a server can do. Skipped, and said loudly, where PostgreSQL is not
+//! Both shapes on a real server, and cases that need a server. Skipped, and said loudly, where PostgreSQL is not
 //! installed.
 
 #![cfg(unix)]
@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use postgres::{Client, NoTls};
 use store::{Error, Key, Store, Users, postgres};
 
-/// What PostgreSQL says to a row that is there already.
+/// PostgreSQL's answer to a row that is there already.
 const REFUSED: &str = "duplicate key value violates unique constraint \"users_pkey\"";
 
 fn at(second: u32) -> DateTime<Utc> {

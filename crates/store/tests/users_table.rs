@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use store::{Key, Store, Users};
 
-/// What SQLite says to a row that is there already.
+/// SQLite's answer to a row that is there already.
 const REFUSED: &str = "UNIQUE constraint failed: users.id, users.workflow_id, users.analyzed_at";
 
 fn at(second: u32) -> DateTime<Utc> {

@@ -240,7 +240,7 @@ fn texts<const N: usize>(row: Row) -> [String; N] {
     std::array::from_fn(|_| columns.next().unwrap_or_default())
 }
 
-/// Checks that every change of a status is one that the engine's states allow.
+/// Checks that every change of a status is allowed by the engine's states.
 fn check_transitions(database: &Database, breaches: &mut Breaches) -> anyhow::Result<()> {
     let sql = "SELECT id, old, new FROM audit_status WHERE old IS NOT NULL AND old <> new ORDER BY seq";
     for row in database.rows(sql)? {

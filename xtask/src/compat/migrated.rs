@@ -1,5 +1,5 @@
-//! Databases that the official package made. A database of our version is used as it is, an older one is refused, and
-//! one in the middle of its bring-up is waited for.
+//! Databases that the official package made. A database of our version is used as it is, an older one is refused. A
+//! database in the middle of its bring-up is waited for.
 
 use std::process::{Command, Stdio};
 

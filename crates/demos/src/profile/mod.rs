@@ -1,8 +1,8 @@
 //! A profile of attributed time: every moment of a run belongs to one of five parts. They are the engine, commits, step
 //! bodies, the application database, and waits. It is made from the engine's events, not by sampling.
 //!
-//! [`Profile`] is an observer. Around it: [`Profile::measure`] for calls that the engine does not see, and writers
-//! for `snakeviz` (`.prof`), for flame graph tools (folded stacks), and a flame graph of its own (`.svg`).
+//! [`Profile`] is an observer. [`Profile::measure`] counts calls that the engine does not see. There are writers for
+//! `snakeviz` (`.prof`), for flame graph tools (folded stacks), and for a flame graph of its own (`.svg`).
 
 mod flame;
 mod marshal;

@@ -32,7 +32,7 @@ fn another_seed_tells_another_story() {
     assert_ne!(first, second.replace("seed 2", "seed 1"));
 }
 
-/// The same steps fail at the same attempts, and the same batches crash.
+/// With equal seeds the same steps fail at the same attempts, and the same batches crash.
 #[test]
 fn ex7_meets_the_failures_of_ex6() {
     let [six, seven] = ["ex6", "ex7"].map(|name| {

@@ -131,7 +131,7 @@ fn a_password_in_a_url_is_shown_to_nobody() {
                 assert!(!run.stdout.contains("secret") && !run.stderr.contains("secret"), "{run:#?}");
             }
         }
-        // What cannot be read at all is refused before there is a directory.
+        // A text that cannot be read at all is refused before there is a directory.
         let left = if demo.path("").exists() { snapshot(&demo.path("")) } else { Vec::new() };
         for (name, bytes) in left {
             let text = String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned();
@@ -281,7 +281,7 @@ fn a_directory_in_the_place_of_a_file_is_named() {
     }
 }
 
-/// What follows from the number of the run would be different.
+/// Events that follow from the number of the run would differ.
 #[test]
 fn a_run_that_could_not_open_is_not_counted() {
     let demo = Demo::new("ex1");

@@ -1,4 +1,4 @@
-//! What each example ends with, in its JSON and in its tables.
+//! The result of each example, in its JSON and in its tables.
 
 use serde_json::{Value, json};
 use store::{Key, Store};

@@ -1,4 +1,4 @@
-//! Where the output goes: the story, the JSON, and pipes that nobody reads.
+//! The places of the output: the story, the JSON, and pipes without a reader.
 
 use std::io::Read as _;
 use std::process::{Command, ExitStatus, Stdio};
@@ -56,7 +56,7 @@ fn log_lines_do_not_mix_with_the_json() {
     assert_eq!(run.json()["status"], "SUCCESS");
 }
 
-/// A pipe that nobody reads from.
+/// A pipe without a reader.
 fn closed() -> Stdio {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);

@@ -1,4 +1,4 @@
-//! What ex5 tells about its time: the table, and the files for other tools.
+//! The times that ex5 tells: the table, and the files for other tools.
 
 use std::fs;
 use std::io::Write as _;

@@ -1,4 +1,4 @@
-//! What a run makes of the runs before it.
+//! A run goes by the runs before it.
 
 use std::fs;
 

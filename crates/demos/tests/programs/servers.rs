@@ -15,7 +15,7 @@ fn the_first_workflow_runs_on_a_server() {
     assert_eq!((&found["unique_users"], &found["rows"]), (&20.into(), &20.into()));
 }
 
-/// The restarted program adopts its own run once the lease of the one that died has run out.
+/// The restarted program adopts its own run once the lease of the dead program has run out.
 #[test]
 fn crashes_on_a_server_lose_and_double_no_user() {
     for (name, rows) in [("ex6", None), ("ex7", Some(1_000_u64))] {
@@ -39,7 +39,7 @@ fn the_next_start_after_a_kill_on_a_server_does_not_say_that_the_dead_one_runs()
     assert!(!next.stderr.contains("in another process; waiting"), "{next:?}");
 }
 
-/// And deletes nothing that is somebody else's.
+/// It deletes no rows but its own.
 #[test]
 fn fresh_on_a_server_cancels_what_is_unfinished_and_empties_the_users() {
     let Some(url) = url() else { return };
@@ -126,7 +126,7 @@ fn a_wrong_password_is_refused_without_being_told() {
         files: vec![("pg_hba.conf".to_owned(), "local all all scram-sha-256\n".to_owned())],
         ..cluster::Settings::default()
     };
-    // Such a server lets nobody in, so it cannot be asked whether it is up.
+    // Such a server refuses every client, so it cannot be asked whether it is up.
     let cluster = cluster::Cluster::start(&settings).unwrap();
     let url = cluster.url("shop").replace("postgres@", "postgres:hunter2@");
     let ended = Demo::new("ex1").run(&["--json", "--database-url", &url]).exits(3);

@@ -93,7 +93,7 @@ fn a_kill_in_the_middle_loses_nothing() {
     the_next_run_finishes(&demo, &killed);
 }
 
-/// Nobody notes a kill, so it is no crash among none.
+/// A killed program cannot note its end, so the count of crashes is left out.
 #[test]
 fn after_a_kill_the_summary_counts_runs_and_no_crashes_that_were_none() {
     let demo = Demo::new("ex1");

@@ -54,7 +54,7 @@ impl Demo {
         self.command_in(&self.path(""), args)
     }
 
-    /// With its state elsewhere. Untouched by the environment of whoever runs the tests.
+    /// With its state elsewhere. A command that does not see the environment of the test's caller.
     pub(crate) fn command_in(&self, dir: &Path, args: &[&str]) -> Command {
         let mut command = Command::new(program(self.name));
         command.arg("--dir").arg(dir).args(args).current_dir(self.home.path());
@@ -96,7 +96,7 @@ impl Demo {
         Running { _watchdog: Watchdog::over(&child), child, stderr, told: String::new() }
     }
 
-    /// What SQLite has left beside its files.
+    /// The files that SQLite has left beside its own.
     pub(crate) fn logs(&self) -> Vec<String> {
         let files = fs::read_dir(self.path("")).unwrap().map(|entry| entry.unwrap().file_name());
         files.filter_map(|file| file.into_string().ok()).filter(|file| file.ends_with("-wal")).collect()
@@ -126,7 +126,7 @@ impl Demo {
         self.sql("system.db").query_row(sql, [id], |row| row.get(0)).unwrap()
     }
 
-    /// Lets nobody else write to the database until it is dropped, and so keeps a demo in the middle.
+    /// Locks the database against other writers until it is dropped, and so keeps a demo in the middle.
     pub(crate) fn lock(&self, file: &str) -> Connection {
         let connection = self.sql(file);
         connection.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -161,7 +161,7 @@ impl Ended {
         self.status.signal() == Some(Signal::SIGSEGV as i32)
     }
 
-    /// The same, if it ended by itself with this code.
+    /// Asserts that the program ended by itself with this code.
     pub(crate) fn exits(self, code: i32) -> Self {
         assert_eq!(self.status.code(), Some(code), "{self:#?}");
         self

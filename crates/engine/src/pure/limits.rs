@@ -133,8 +133,8 @@ pub(crate) const SERVICE_GRACE: Duration = Duration::from_millis(250);
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) const WAITS_LOOKED_AT: i64 = 1000;
 
-/// How often ids in a line of children may be hashed. Each time they begin anew with a hash. So a line of children with
-/// ids of the engine has at most this many times about 100 levels, or 20 where step ids have ten digits.
+/// How often ids in a line of children may be hashed. Each time they begin anew with a hash. So children with ids of
+/// the engine are at most this many times about 100 levels deep, or 20 where step ids have ten digits.
 pub(crate) const HASHED_IDS_MAX: u32 = 100;
 
 /// How long a shutdown waits at most until the other executors know that this process leaves.

@@ -1,4 +1,4 @@
-//! What both shapes of the table promise, on whichever database the root of the test program opens.
+//! The promises of both shapes of the table, on the database that the root of the test program opens.
 
 use store::{Error, Key};
 

@@ -24,7 +24,7 @@ fn end_all(ground: &mut Ground, workers: Vec<Worker>) {
     }
 }
 
-/// Both start the same twenty ids at the same moment, for either kind as the one that wins it has.
+/// Both start the same twenty ids at the same moment, for each id as a workflow of the winner's kind.
 #[test]
 fn two_processes_that_race_for_an_id_run_it_once() {
     for _ in 0..5 {

@@ -1,7 +1,7 @@
 //! Watches a value while it is written and read: its depth, the place in it, and the serde calls that are made.
 //!
 //! Both sides of a codec make the same calls in the same order when the written data is the data that will be read.
-//! bincode writes no names, so there the two [`Trace`]s are compared.
+//! Under bincode, which writes no names, the two [`Trace`]s are compared.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
