@@ -37,8 +37,8 @@
 //! - A first run and a replay see the same values: the value of a step is read back from its record.
 //! - A value that its record cannot hold is refused in the run that made it. Examples: a `Some` that JSON writes as
 //!   `null`, a number that is not finite, a field that bincode would not find, more than [`VALUE_DEPTH_MAX`] levels.
-//! - Every bad ending is a state with a readable reason: a panic, a value that cannot be decoded, changed steps, an
-//!   unknown name, too many crashes.
+//! - Every bad ending is a state with a readable reason: a panic, an undecodable value, changed steps, an unknown name,
+//!   too many crashes.
 //!
 //! # Rules for workflow functions
 //!
