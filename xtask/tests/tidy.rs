@@ -325,3 +325,77 @@ fn no_doc_comment_begins_with_the_same() {
     }
     nothing_is_wrong(&wrong);
 }
+
+/// The longest sentence in the docs of a public item, in words.
+const SENTENCE_WORDS_MAX: usize = 25;
+
+/// The docs of the public items in a file, each with the number of its first line. Those of the crate are `//!` lines.
+fn docs_of_public_items(path: &str, text: &str) -> Vec<(usize, Vec<String>)> {
+    let marker = if path.ends_with("src/lib.rs") { "//!" } else { "///" };
+    let (mut found, mut docs, mut first) = (Vec::new(), Vec::new(), 0);
+    for (number, line) in text.split("\nmod tests {").next().unwrap_or_default().lines().enumerate() {
+        let line = line.trim_start();
+        if let Some(doc) = line.strip_prefix(marker).or_else(|| line.strip_prefix("///")) {
+            if docs.is_empty() {
+                first = number + 1;
+            }
+            docs.push(doc.trim().to_owned());
+        } else if !line.starts_with("#[") {
+            let docs = std::mem::take(&mut docs);
+            if !docs.is_empty() && (line.starts_with("pub ") || first == 1) {
+                found.push((first, docs));
+            }
+        }
+    }
+    found
+}
+
+/// The sentences of some docs, without code, tables and headings. A list item is a paragraph.
+fn sentences(docs: &[String]) -> Vec<String> {
+    let (mut paragraphs, mut is_code) = (vec![String::new()], false);
+    for line in docs {
+        is_code ^= line.starts_with("```");
+        if is_code || line.is_empty() || ["```", "#", "|"].iter().any(|mark| line.starts_with(mark)) {
+            paragraphs.push(String::new());
+            continue;
+        }
+        if line.starts_with("- ") {
+            paragraphs.push(String::new());
+        }
+        let paragraph = paragraphs.last_mut().expect("one to begin with");
+        paragraph.push_str(line.trim_start_matches("- "));
+        paragraph.push(' ');
+    }
+    let ends = |word: &str| word.trim_end_matches([')', '*', '"']).ends_with(['.', '?', '!']);
+    let mut found = Vec::new();
+    for paragraph in paragraphs {
+        let mut sentence = Vec::new();
+        for word in paragraph.split_whitespace() {
+            sentence.push(word);
+            if ends(word) {
+                found.push(std::mem::take(&mut sentence).join(" "));
+            }
+        }
+        found.push(sentence.join(" "));
+    }
+    found
+}
+
+/// A sentence of a public item is understood at the first reading.
+#[test]
+#[ignore = "eight sentences of operations and of the wall are longer"]
+fn sentences_about_public_items_are_short() {
+    let mut wrong = Vec::new();
+    for (path, text) in sources("crates/engine/src") {
+        for (line, docs) in docs_of_public_items(&path, &text) {
+            for sentence in sentences(&docs) {
+                let words = sentence.split_whitespace().filter(|word| word.contains(char::is_alphanumeric));
+                let count = words.count();
+                if count > SENTENCE_WORDS_MAX {
+                    wrong.push(format!("{path}:{line}: {count} words: {sentence}"));
+                }
+            }
+        }
+    }
+    nothing_is_wrong(&wrong);
+}
