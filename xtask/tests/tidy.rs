@@ -275,17 +275,6 @@ fn each_statement_is_in_the_list_of_its_file() {
     nothing_is_wrong(&wrong);
 }
 
-/// Places whose doc comments may still begin with "The same". Take a place away when its docs are done.
-const STILL_THE_SAME: [&str; 7] = [
-    "crates/engine/src/sysdb/",
-    "crates/engine/src/flow/async_context.rs",
-    "crates/engine/src/flow/child.rs",
-    "crates/engine/src/flow/child_result.rs",
-    "crates/engine/src/flow/message.rs",
-    "crates/engine/src/flow/step.rs",
-    "crates/engine/tests/",
-];
-
 /// The paths of all Rust files below a folder, from the root on, with their texts.
 fn sources(folder: &str) -> Vec<(String, String)> {
     let root = root();
@@ -311,9 +300,6 @@ fn sources(folder: &str) -> Vec<(String, String)> {
 fn no_doc_comment_begins_with_the_same() {
     let mut wrong = Vec::new();
     for (path, text) in ["crates", "xtask", "examples"].into_iter().flat_map(sources) {
-        if STILL_THE_SAME.iter().any(|place| path.starts_with(place)) {
-            continue;
-        }
         let mut is_in_docs = false;
         for (number, line) in text.lines().enumerate() {
             let docs = line.trim_start().strip_prefix("/// ");
@@ -383,7 +369,6 @@ fn sentences(docs: &[String]) -> Vec<String> {
 
 /// A sentence of a public item is understood at the first reading.
 #[test]
-#[ignore = "eight sentences of operations and of the wall are longer"]
 fn sentences_about_public_items_are_short() {
     let mut wrong = Vec::new();
     for (path, text) in sources("crates/engine/src") {

@@ -57,6 +57,7 @@
 //! | async workflows and callers (feature `tokio`) | `Engine::register_async`, `AsyncContext`, `AsyncEngine` |
 //! | steps, retries, limits | [`Context::step`], [`Context::step_with`], [`StepOptions`] |
 //! | many at once | [`Context::map`], [`Context::map_each`], [`Context::start_all`] |
+//! | different operations at once, or the first of several | [`Context::join`], [`Context::race`], [`Operation`] |
 //! | errors with a name and data | [`Engine::register_error`], [`Failure`] |
 //! | exactly-once writes | [`Context::transaction`], [`Tx`] |
 //! | queues | [`Engine::register_queue`], [`Workflow::enqueue`], [`Context::enqueue`], [`QueueOptions`] |
@@ -103,11 +104,14 @@ pub use api::engine::Engine;
 pub use api::handle::Handle;
 #[cfg(feature = "tokio")]
 pub use flow::async_context::AsyncContext;
+#[cfg(feature = "tokio")]
+pub use flow::async_race::AsyncOperation;
 pub use flow::attempts::StepInfo;
 #[cfg(feature = "tokio")]
 pub use flow::child::AsyncChild;
 pub use flow::child::Child;
 pub use flow::context::Context;
+pub use flow::join::{Operation, Operations};
 pub use flow::options::{EngineOptions, ShouldRetry, StepOptions, WorkflowOptions};
 pub use flow::registry::Workflow;
 pub use pure::clock::Timestamp;

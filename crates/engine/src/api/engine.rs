@@ -381,6 +381,7 @@ impl Services {
             (all_ended && tasks_ended, dropped)
         };
         core.starts.wait_until_none(left());
+        core.committer.wait_for_the_unheard(left());
         core.committer.close();
         let committer_ended = self.committer.join_within(left());
         core.outage.notices.close();

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::flow::child_result::{ended, result_of_outcome};
 use crate::flow::core::Core;
-use crate::machines::waiter::{Subscription, Topic};
+use crate::machines::waiter::Subscription;
 #[cfg(feature = "tokio")]
 use crate::machines::worker::held;
 use crate::machines::worker::lending_the_slot;
@@ -23,6 +23,7 @@ use crate::pure::inside::is_in_a_workflow;
 use crate::pure::status::WorkflowStatus;
 use crate::pure::sync::Signal;
 use crate::sysdb::Outcome;
+use crate::sysdb::write::Awaited;
 
 /// One workflow, seen from outside. Any number of handles, in any process, can wait for the same workflow.
 pub struct Handle<O> {
@@ -39,7 +40,7 @@ impl<O: DeserializeOwned> Handle<O> {
     /// Subscribes before the workflow is started or looked at, so that its end is not missed.
     pub(crate) fn new(core: &Arc<Core>, id: WorkflowId) -> Self {
         let signal = Arc::<Signal>::default();
-        let subscription = Arc::new(core.hub.subscribe(Topic::Settled(id.clone()), signal.clone()));
+        let subscription = Arc::new(core.hub.subscribe(Awaited::Settled(id.clone()), signal.clone()));
         Self { core: core.clone(), id, attached: false, signal, subscription, output: PhantomData }
     }
 

@@ -8,7 +8,6 @@ use crate::api::engine::Engine;
 use crate::api::handle::Handle;
 use crate::fleet::stranded;
 use crate::flow::core::Run;
-use crate::machines::waiter::Topic;
 use crate::pure::error::{Error, Result, Stop};
 use crate::pure::id::{OwnerToken, WorkflowId};
 use crate::pure::listing::{Progress, StepRecord, Stranded, WorkflowFilter, WorkflowInfo};
@@ -140,9 +139,6 @@ impl Engine {
         match core.commit_from_outside(write)? {
             Verdict::Changed(cancelled) => {
                 tell_to_stop(&running, &cancelled, &Stop::Cancelled);
-                for workflow in cancelled {
-                    core.hub.wake(&Topic::Settled(workflow));
-                }
                 Ok(WorkflowStatus::Cancelled)
             }
             verdict => stands(id, &verdict),

@@ -7,9 +7,9 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use crate::api::engine::Engine;
+#[cfg(feature = "tokio")]
 use crate::flow::core::Core;
 use crate::flow::message::new_message;
-use crate::machines::waiter::Topic;
 use crate::pure::error::{Error, Result};
 use crate::pure::id::{WorkflowId, check_name};
 use crate::sysdb::{Verdict, Write};
@@ -46,8 +46,7 @@ impl Engine {
     {
         let core = self.core();
         let message = new_message(id, destination, topic, message, core.options.clock.now())?;
-        let sent = Topic::Message(destination.clone(), message.topic.clone());
-        was_sent(core, &sent, &core.commit_from_outside(Write::Send { message, sender: None })?)
+        was_sent(destination, &core.commit_from_outside(Write::Send { message, sender: None })?)
     }
 }
 
@@ -68,17 +67,15 @@ where
         None => Uuid::now_v7().to_string(),
     };
     let message = new_message(id, destination, topic, message, core.options.clock.now())?;
-    let sent = Topic::Message(destination.clone(), message.topic.clone());
     let verdict = core.commit_from_a_task(Write::Send { message, sender: None }).await?;
-    was_sent(core, &sent, &verdict)
+    was_sent(destination, &verdict)
 }
 
-fn was_sent(core: &Core, sent: &Topic, verdict: &Verdict) -> Result<()> {
-    if let (Topic::Message(destination, _), Verdict::Refused(_)) = (sent, verdict) {
-        return Err(Error::NotFound { workflow: destination.clone() });
+fn was_sent(destination: &WorkflowId, verdict: &Verdict) -> Result<()> {
+    match verdict {
+        Verdict::Refused(_) => Err(Error::NotFound { workflow: destination.clone() }),
+        _ => Ok(()),
     }
-    core.hub.wake(sent);
-    Ok(())
 }
 
 fn id_of_key(key: &str, destination: &WorkflowId) -> Result<String> {

@@ -1,4 +1,4 @@
-//! What a workflow's async function holds while it runs.
+//! The context of an async workflow function: the function calls its operations while it runs.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::flow::attempts::{Limit, StepInfo, Tried};
 use crate::flow::child::AsyncChild;
 use crate::flow::core::Core;
 use crate::flow::drive::Flow;
-use crate::flow::execution::Open;
+use crate::flow::execution::ToTheEnd;
 use crate::flow::map::{Failed, first_failure};
 use crate::flow::operation::Entry;
 use crate::flow::options::StepOptions;
@@ -43,9 +43,9 @@ use crate::pure::sync::lock;
 /// # }
 /// ```
 ///
-/// Await each operation to its end. One that is dropped before, by `select!` or a timeout around it, makes the next
-/// operation fail with [`Error::Dropped`](crate::Error::Dropped), because a replay could not know. To limit a step use
-/// [`StepOptions::timeout`].
+/// Await each operation to its end. After an operation that is dropped before its end (`select!`, a timeout around it),
+/// the next one fails with [`Error::Dropped`](crate::Error::Dropped). A replay could not know of the drop. To limit a
+/// step use [`StepOptions::timeout`].
 ///
 /// While it waits, for a commit, a time, a message or a child, it holds no thread. When its workflow is cancelled or taken
 /// over, the function is dropped at its next await.
@@ -73,8 +73,8 @@ impl AsyncContext {
         self.flow.execution.workflow()
     }
 
-    /// Which run of the workflow this is: 1 for the first, one more for each that did not come to an end because its
-    /// executor died or its writes were refused.
+    /// The number of this run: 1 for the first run, one more for each run that did not end. A run does not end when its
+    /// executor dies or its writes are refused.
     pub fn attempt(&self) -> u32 {
         self.flow.execution.attempt
     }
@@ -108,7 +108,7 @@ impl AsyncContext {
         self.open(name, before, operation)
     }
 
-    /// The same with retries and limits: the body is cloned for each attempt. As
+    /// Runs `body` as a step with retries and limits; the body is cloned for each attempt. As
     /// [`Context::step_with`](crate::Context::step_with).
     ///
     /// # Errors
@@ -136,10 +136,10 @@ impl AsyncContext {
         self.open(name, before, operation)
     }
 
-    /// Runs `body` in a transaction and commits what it wrote together with the record of the step. As
+    /// Runs `body` in a transaction and commits its writes together with the record of the step. As
     /// [`Context::transaction`](crate::Context::transaction).
     ///
-    /// The body is no future: it runs on a thread of the engine, so it owns what it uses.
+    /// The body is no future: it runs on a thread of the engine, so it owns its values.
     ///
     /// # Errors
     /// As [`Context::step`](crate::Context::step), and [`Error::Dropped`](crate::Error::Dropped).
@@ -157,7 +157,7 @@ impl AsyncContext {
         self.begin_transaction::<T, E, _>(name, &StepOptions::new(), move |tx, _| body(tx))
     }
 
-    /// The same with retries. As [`Context::transaction_with`](crate::Context::transaction_with).
+    /// Runs a transaction step with retries. As [`Context::transaction_with`](crate::Context::transaction_with).
     ///
     /// # Errors
     /// As [`Context::step_with`](crate::Context::step_with), and [`Error::Dropped`](crate::Error::Dropped).
@@ -206,7 +206,7 @@ impl AsyncContext {
         self.open(name, before, operation)
     }
 
-    /// Runs `body` as a step for each item, at most `at_once` of them at the same time. Gives what they returned, in the
+    /// Runs `body` as a step for each item, at most `at_once` of them at the same time. Returns their values, in the
     /// order of the items. As [`Context::map`](crate::Context::map), without threads.
     ///
     /// # Errors
@@ -345,7 +345,7 @@ impl AsyncContext {
         self.open("recv", before, operation)
     }
 
-    /// Runs a child and returns what it returned. An async child takes the slot of this workflow; a plain one runs on a
+    /// Runs a child and returns its output. An async child takes the slot of this workflow; a plain one runs on a
     /// thread of its own. As [`Context::run`](crate::Context::run).
     ///
     /// # Errors
@@ -382,7 +382,7 @@ impl AsyncContext {
         self.open(workflow.name(), before, operation)
     }
 
-    /// The same under an id of your choice. As [`Context::start_as`](crate::Context::start_as).
+    /// Starts a child under an id of your choice. As [`Context::start_as`](crate::Context::start_as).
     ///
     /// # Errors
     /// As [`Context::start_as`](crate::Context::start_as), and [`Error::Dropped`](crate::Error::Dropped).
@@ -459,7 +459,7 @@ impl AsyncContext {
         self.enqueue_with(workflow, queue, &EnqueueOptions::new(), input)
     }
 
-    /// The same with options. As [`Context::enqueue_with`](crate::Context::enqueue_with).
+    /// Puts a child into a queue, with options. As [`Context::enqueue_with`](crate::Context::enqueue_with).
     ///
     /// # Errors
     /// As [`Context::enqueue_with`](crate::Context::enqueue_with), and [`Error::Dropped`](crate::Error::Dropped).
@@ -495,12 +495,12 @@ impl AsyncContext {
     where
         F: Future<Output = Result<T>>,
     {
-        let open = Open::since(&self.flow.execution, before, name);
+        let open = ToTheEnd::since(&self.flow.execution, before, name);
         // It has kilobytes. They are not the workflow's for its whole life, nor do they move with its future.
         let operation = Box::pin(operation);
         async move {
             let result = operation.await;
-            open.into_iter().for_each(Open::finish);
+            open.into_iter().for_each(ToTheEnd::finish);
             result
         }
     }
@@ -527,7 +527,7 @@ where
 }
 
 /// One attempt of a step, at most this long.
-async fn attempt<T, E>(
+pub(crate) async fn attempt<T, E>(
     core: &Core,
     limit: Option<Limit>,
     body: impl Future<Output = Result<T, E>>,

@@ -1,4 +1,4 @@
-//! The attempts of one step: what its body may know, and what follows when it fails.
+//! The attempts of one step: the information for its body, and the action after a failure.
 //!
 //! Does not know: threads, waits, commits.
 
@@ -11,6 +11,7 @@ use crate::flow::core::Run;
 use crate::flow::known_errors::KnownErrors;
 use crate::flow::operation::Begun;
 use crate::flow::options::StepOptions;
+use crate::flow::race::Branch;
 use crate::pure::clock::{Clock, Timestamp};
 use crate::pure::error::{BoxError, Error, Failure, Result, TIMED_OUT, UNENCODABLE};
 use crate::pure::id::{StepId, WorkflowId};
@@ -18,10 +19,11 @@ use crate::pure::observer::Event;
 use crate::pure::sync::contained;
 use crate::pure::tally::FailedAttempts;
 
-/// What the body of a step may know about itself.
+/// Information for the body of a step about itself.
 #[derive(Clone)]
 pub struct StepInfo {
     run: Arc<Run>,
+    branch: Option<Branch>,
     step_id: StepId,
     attempt: u32,
     attempts_max: u32,
@@ -59,8 +61,8 @@ impl StepInfo {
         self.attempt
     }
 
-    /// An idempotency key for outside systems: the same for each attempt of this step of this workflow, also after a
-    /// crash, and for no other step. `WORKFLOW:STEP`.
+    /// An idempotency key for outside systems. It is equal for each attempt of this step of this workflow, also after a
+    /// crash, and differs for every other step. `WORKFLOW:STEP`.
     ///
     /// ```
     /// # use engine::{Context, Result};
@@ -83,7 +85,7 @@ impl StepInfo {
         self.limit.clone()
     }
 
-    /// What an attempt gave, if it is not too late.
+    /// The value of an attempt, if it is not too late.
     pub(crate) fn in_time<T>(&self, value: T) -> Result<T, Tried> {
         in_time(self.limit.as_ref(), value)
     }
@@ -93,11 +95,13 @@ impl StepInfo {
         self.attempts_max
     }
 
-    /// Whether the workflow was told to stop: cancelled, taken over, or the engine is shutting down. A long body
-    /// may look now and then and return early, with an error: from here on none is recorded, and the body runs again
-    /// when the workflow goes on.
+    /// Whether the outcome of this step is not wanted any more. The workflow was cancelled or taken over, the engine is
+    /// shutting down, or another operation has won the race of the step.
+    ///
+    /// A long body may look now and then and return early, with an error. No error is recorded from here on. When the
+    /// workflow goes on, the body runs again, unless it has lost a race.
     pub fn cancelled(&self) -> bool {
-        self.run.stop().is_some()
+        self.run.stop().is_some() || self.branch.as_ref().is_some_and(Branch::has_lost)
     }
 }
 
@@ -119,7 +123,7 @@ fn in_time<T>(limit: Option<&Limit>, value: T) -> Result<T, Tried> {
     }
 }
 
-/// Why a try of a step gave no value.
+/// The reason why a try of a step gave no value.
 pub(crate) enum Tried {
     /// The body returned an error; whether it may be tried again is for the options to say.
     Failed { failure: Failure, error: BoxError },
@@ -161,16 +165,17 @@ where
     }
 }
 
-/// The failure of a panic. The payload may itself panic when it is dropped, with one that does too.
+/// The failure of a panic. The payload may panic when it is dropped, with a payload that does so again.
 pub(crate) fn failure_of_panic(payload: Box<dyn Any + Send>) -> Failure {
     let failure = Failure::of_panic(payload.as_ref());
     contained(|| drop(payload));
     failure
 }
 
-/// The attempts of one step: what follows each of them. It neither runs nor waits.
+/// The attempts of one step: the action after each. It neither runs nor waits.
 pub(crate) struct Attempts<'s> {
     begun: &'s Begun,
+    branch: Option<&'s Branch>,
     options: &'s StepOptions,
     /// From 1 on.
     attempt: u32,
@@ -181,28 +186,29 @@ pub(crate) struct Attempts<'s> {
     over: Option<Timestamp>,
 }
 
-/// What follows an attempt that gave no value.
+/// The action after an attempt without a value.
 pub(crate) enum Next {
-    /// Another one, after a while.
+    /// Another attempt, after a while.
     Wait(Duration),
-    /// None: this is what is recorded.
+    /// No other attempt: this failure is recorded.
     Record(Failure),
-    /// None: the execution ends, and nothing is recorded.
+    /// No other attempt: the execution ends, and nothing is recorded.
     Stop(Error),
 }
 
 impl<'s> Attempts<'s> {
-    pub(crate) fn new(begun: &'s Begun, options: &'s StepOptions) -> Self {
+    pub(crate) fn new(begun: &'s Begun, branch: Option<&'s Branch>, options: &'s StepOptions) -> Self {
         let clock = begun.execution.core.options.clock.steady();
         let over = options.total.and_then(|total| clock.now().checked_add(total));
-        Self { begun, options, attempt: 1, failed: FailedAttempts::none(), limit: None, over }
+        Self { begun, branch, options, attempt: 1, failed: FailedAttempts::none(), limit: None, over }
     }
 
-    /// Begins an attempt, and gives what its body may know of it.
+    /// Begins an attempt, and returns the information for its body.
     pub(crate) fn begin(&mut self) -> StepInfo {
         self.limit = self.limit_of_one();
         StepInfo {
             limit: self.limit.clone(),
+            branch: self.branch.cloned(),
             run: self.begun.execution.run.clone(),
             step_id: self.begun.place.step_id,
             attempt: self.attempt,
@@ -221,7 +227,7 @@ impl<'s> Attempts<'s> {
         Some(Limit { time: until.since(now), until, clock })
     }
 
-    /// What the attempt gave, if it is not too late.
+    /// The value of the attempt, if it is not too late.
     pub(crate) fn in_time<T>(&self, value: T) -> Result<T, Tried> {
         in_time(self.limit.as_ref(), value)
     }

@@ -49,7 +49,7 @@ impl<O> AsyncChild<O> {
         &self.id
     }
 
-    /// Waits for the child and returns what it returned. As [`Child::result`].
+    /// Waits for the child and returns its output. As [`Child::result`].
     ///
     /// # Errors
     /// As [`Child::result`], and [`Error::Dropped`](crate::Error::Dropped).
@@ -75,8 +75,7 @@ impl<O: DeserializeOwned> Child<O> {
         &self.id
     }
 
-    /// Waits for the child and returns what it returned. Takes one step id and one commit. A long wait takes no
-    /// thread.
+    /// Waits for the child and returns its output. Takes one step id and one commit. A long wait takes no thread.
     ///
     /// # Errors
     /// [`Error::WorkflowFailed`](crate::Error::WorkflowFailed), [`Error::WorkflowCancelled`](crate::Error::WorkflowCancelled) or [`Error::RecoveryAttemptsExceeded`](crate::Error::RecoveryAttemptsExceeded) when the
@@ -94,8 +93,8 @@ impl<O> fmt::Debug for Child<O> {
 }
 
 impl Context {
-    /// Runs a child on this thread and returns what it returned. It is a workflow of its own, `PARENT-STEP` by
-    /// id: recovered, listed and cancelled like any other. Takes two step ids.
+    /// Runs a child on this thread and returns its output. It is a workflow of its own, `PARENT-STEP` by id: recovered,
+    /// listed and cancelled like any other. Takes two step ids.
     ///
     /// # Errors
     /// As [`Context::start`] and [`Child::result`].
@@ -138,8 +137,9 @@ impl Context {
     /// Starts a child, which runs beside this workflow. Takes one step id and one commit.
     ///
     /// # Errors
-    /// [`Error::NotRegistered`](crate::Error::NotRegistered) when this program has no such workflow, [`Error::Unencodable`](crate::Error::Unencodable) for an input that
-    /// cannot be recorded, [`Error::Stopped`](crate::Error::Stopped) when the engine ends this execution; hand that on.
+    /// [`Error::NotRegistered`](crate::Error::NotRegistered) when this program has no such workflow.
+    /// [`Error::Unencodable`](crate::Error::Unencodable) for an input that cannot be recorded.
+    /// [`Error::Stopped`](crate::Error::Stopped) when the engine ends this execution; hand that on.
     ///
     /// # Example
     /// ```
@@ -156,11 +156,11 @@ impl Context {
         drive::now(self.flow.start_child(workflow, None, input, How::Beside)).map(Started::child)
     }
 
-    /// The same under an id of your choice. If it is taken by a run of the same workflow, that run is the child.
+    /// Starts a child under an id of your choice. If it is taken by a run of the same workflow, that run is the child.
     ///
     /// # Errors
-    /// As [`Context::start`], and [`Error::StepFailed`](crate::Error::StepFailed) when the id belongs to another workflow, or to one of those
-    /// that this workflow descends from.
+    /// As [`Context::start`], and [`Error::StepFailed`](crate::Error::StepFailed) when the id belongs to another
+    /// workflow, or to an ancestor of this workflow.
     pub fn start_as<I, O>(&mut self, workflow: &Workflow<I, O>, id: &str, input: I) -> Result<Child<O>>
     where
         I: Serialize + DeserializeOwned,
@@ -215,7 +215,7 @@ impl Context {
         Ok(ids.into_iter().map(Child::of).collect())
     }
 
-    /// Puts a child into a queue, for whoever serves that. Takes one step id and one commit.
+    /// Puts a child into a queue. Programs that serve the queue run it. Takes one step id and one commit.
     ///
     /// # Errors
     /// As [`Context::start`], but the workflow need not be registered in this program.
@@ -227,11 +227,12 @@ impl Context {
         self.enqueue_with(workflow, queue, &EnqueueOptions::new(), input)
     }
 
-    /// The same with options.
+    /// Puts a child into a queue, as [`Context::enqueue`] does, with options.
     ///
     /// # Errors
-    /// As [`Context::enqueue`], [`Error::InvalidName`](crate::Error::InvalidName), [`Error::InvalidOption`](crate::Error::InvalidOption), and [`Error::StepFailed`](crate::Error::StepFailed) when the id
-    /// belongs to another workflow, or to one of those that this workflow descends from.
+    /// As [`Context::enqueue`], [`Error::InvalidName`](crate::Error::InvalidName),
+    /// [`Error::InvalidOption`](crate::Error::InvalidOption), and [`Error::StepFailed`](crate::Error::StepFailed) when
+    /// the id belongs to another workflow, or to an ancestor of this workflow.
     pub fn enqueue_with<I, O>(
         &mut self,
         workflow: &Workflow<I, O>,

@@ -1,5 +1,6 @@
-//! How the outcome of a workflow is awaited, and what it means to the one who waited.
+//! How a parent awaits the outcome of a workflow, and the result or error that it gets.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use crate::flow::core::Core;
 use crate::flow::drive::{Flow, Waited};
 use crate::flow::execution::{Ended, Execution};
 use crate::flow::operation::{Begun, Entry};
-use crate::machines::waiter::{Subscription, Topic};
+use crate::flow::waits::Wait;
+use crate::machines::waiter::Subscription;
 use crate::pure::codec::{self, Codec};
 use crate::pure::due::Due;
 use crate::pure::error::{
@@ -18,13 +20,13 @@ use crate::pure::error::{
 };
 use crate::pure::id::WorkflowId;
 use crate::pure::status::WorkflowStatus;
-use crate::sysdb::write::Wake;
+use crate::sysdb::write::Awaited;
 use crate::sysdb::{Outcome, StepRow, Write};
 /// The name under which the outcome of a child is recorded in its parent, as DBOS has it.
 pub(super) const GET_RESULT: &str = "DBOS.getResult";
 
 impl Flow {
-    /// What the child returned; waits for it if that is not recorded, in memory for at most `patience`.
+    /// The output of the child. If it is not recorded, waits for it, in memory for at most `patience`.
     pub(crate) fn child_result<O: DeserializeOwned>(
         &self,
         child: &WorkflowId,
@@ -55,7 +57,7 @@ impl Flow {
         self.record_result(begun, row, &child).await
     }
 
-    /// The same for an outcome that is at hand.
+    /// Records an outcome of a child that is at hand, and returns the result.
     pub(super) async fn record_child_result<O: DeserializeOwned>(
         &self,
         child: &WorkflowId,
@@ -89,43 +91,35 @@ impl Flow {
         patience: Duration,
     ) -> Result<Result<Outcome, Failure>> {
         let (core, signal) = (self.core(), self.execution.run.signal.clone());
-        let subscription = Arc::new(core.hub.subscribe(Topic::Settled(workflow.clone()), signal));
+        let awaited = Awaited::Settled(workflow.clone());
+        let subscription = Arc::new(core.hub.subscribe(awaited.clone(), signal));
+        let patience = Due::after(&core.options.clock, patience);
         loop {
-            let patience = Due::after(&core.options.clock, patience);
-            loop {
-                let calls = subscription.calls();
-                if let Some(outcome) = subscription.take_success() {
-                    return Ok(Ok(outcome));
+            let calls = subscription.calls();
+            if let Some(outcome) = subscription.take_success() {
+                return Ok(Ok(outcome));
+            }
+            let (of, subscribed) = (workflow.clone(), subscription.clone());
+            match self.call(move |execution| ended(&execution.core, &of, &subscribed)).await {
+                Ok(Some(outcome)) => return Ok(Ok(outcome)),
+                Ok(None) => {}
+                Err(error @ Error::NotFound { .. }) => {
+                    return Ok(Err(Failure::by_engine(NOT_FOUND, error.to_string())));
                 }
-                let (awaited, subscribed) = (workflow.clone(), subscription.clone());
-                match self.call(move |execution| ended(&execution.core, &awaited, &subscribed)).await {
-                    Ok(Some(outcome)) => return Ok(Ok(outcome)),
-                    Ok(None) => {}
-                    Err(error @ Error::NotFound { .. }) => {
-                        return Ok(Err(Failure::by_engine(NOT_FOUND, error.to_string())));
-                    }
-                    // Not the workflow's failure, so not its outcome.
-                    Err(error) => {
-                        let reason = match error {
-                            Error::Database { statement, source } => format!("{statement}: {source}"),
-                            other => other.to_string(),
-                        };
-                        return Err(self.execution.end(Ended::Stopped(Stop::Database(reason.into()))));
-                    }
-                }
-                if let Waited::MayLeave = self.wait_or_leave((&subscription, calls), patience, None).await? {
-                    break;
+                // Not the workflow's failure, so not its outcome.
+                Err(error) => {
+                    let reason = match error {
+                        Error::Database { statement, source } => format!("{statement}: {source}"),
+                        other => other.to_string(),
+                    };
+                    return Err(self.execution.end(Ended::Stopped(Stop::Database(reason.into()))));
                 }
             }
-            if let Some(others) = self.circle_through(workflow).await {
+            let wait = Wait { awaited: Some(awaited.clone()), due: None, any: self.branch().is_some() };
+            if let Waited::InACircle(others) = self.wait(wait, Some((&subscription, calls)), patience).await?
+            {
                 return Ok(Err(self.circular_wait(workflow, others)));
             }
-            let left = self.suspend(Wake::WhenSettled(workflow.clone()), None).await;
-            if left.is_err() && self.circle_through(workflow).await.is_some() {
-                // The others left at the same time. Whoever sees the whole circle looks again.
-                self.wake_again().await;
-            }
-            left?;
         }
     }
 
@@ -137,22 +131,52 @@ impl Flow {
         Failure::by_engine(CIRCULAR_WAIT, error.to_string()).with_data(data)
     }
 
-    /// Those through which `awaited` waits for this workflow, as far as they wait without a thread. A look that fails
-    /// has seen nothing; the workflow looks again when it is woken.
-    async fn circle_through(&self, awaited: &WorkflowId) -> Option<Vec<WorkflowId>> {
-        let awaited = awaited.clone();
-        let look = move |execution: &Execution| execution.core.reader.waits_of(&awaited).unwrap_or_default();
-        let mut others = self.call(look).await;
-        others.truncate(others.iter().position(|id| id == self.execution.workflow())?);
-        // The first one is `awaited` itself.
-        Some(others.into_iter().skip(1).collect())
+    /// The workflows through which an awaited one waits for this workflow, as far as they wait without a thread. A look
+    /// that fails has seen nothing; the workflow looks again when it is woken. A race goes on without this branch.
+    pub(super) async fn circle_of(&self, wait: &Wait) -> Option<Vec<WorkflowId>> {
+        let Some(Awaited::Settled(awaited)) = wait.awaited.clone().filter(|_| !wait.any) else { return None };
+        let look = {
+            let awaited = awaited.clone();
+            move |execution: &Execution| execution.core.reader.waits_of(&awaited).unwrap_or_default()
+        };
+        let waits = self.call(look).await;
+        path(&waits, &awaited, self.execution.workflow())
     }
 
-    async fn wake_again(&self) {
-        let (waiting, now) = (vec![self.execution.workflow().clone()], self.execution.now());
-        // Failures are logged by the committer.
-        let _ = self.commit(Write::WakeServed { waiting, now }).await;
+    /// Wakes this workflow again, which has left, if it waits in a circle. The others have left at the same time, so none
+    /// has seen it before. The workflow that sees the whole circle looks again, and then it is told.
+    pub(super) async fn wake_out_of_a_circle(&self) {
+        for wait in self.execution.waits.left_with() {
+            if self.circle_of(&wait).await.is_some() {
+                let (waiting, now) = (vec![self.execution.workflow().clone()], self.execution.now());
+                // Failures are logged by the committer.
+                let _ = self.commit(Write::WakeServed { waiting, now }).await;
+                return;
+            }
+        }
     }
+}
+
+/// What lies on a way from one workflow to another along these waits.
+fn path(waits: &[(WorkflowId, WorkflowId)], from: &WorkflowId, to: &WorkflowId) -> Option<Vec<WorkflowId>> {
+    let mut came_from = HashMap::from([(from, None)]);
+    let mut next = VecDeque::from([from]);
+    while let Some(waiter) = next.pop_front() {
+        for (_, awaited) in waits.iter().filter(|(id, _)| id == waiter) {
+            came_from.entry(awaited).or_insert_with(|| {
+                next.push_back(awaited);
+                Some(waiter)
+            });
+        }
+    }
+    let mut way = Vec::new();
+    let mut last = (*came_from.get(to)?)?;
+    while let Some(before) = came_from[last] {
+        way.push(last.clone());
+        last = before;
+    }
+    way.reverse();
+    Some(way)
 }
 
 /// The record of an outcome in the workflow that waited for it.
@@ -185,7 +209,7 @@ fn failure_row(row: StepRow, awaited: &WorkflowId, failure: &Failure) -> StepRow
     StepRow { error, serialization, child: Some(awaited.clone()), ..row }
 }
 
-/// What such a record means to the one who waited.
+/// The result of such a record for the workflow that waited.
 fn result_of<O: DeserializeOwned>(row: &StepRow, waiting: &WorkflowId, awaited: &WorkflowId) -> Result<O> {
     let Some(failure) = row.failure() else {
         return output_of(awaited, row.serialization.as_deref(), row.output.as_deref());
@@ -206,7 +230,7 @@ fn result_of<O: DeserializeOwned>(row: &StepRow, waiting: &WorkflowId, awaited: 
     })
 }
 
-/// What a workflow that has ended means to a handle. Its status decides; its error may have any name.
+/// The result of an ended workflow for a handle. Its status decides; its error may have any name.
 pub(crate) fn result_of_outcome<O: DeserializeOwned>(outcome: &Outcome) -> Result<O> {
     let workflow = outcome.workflow.clone();
     Err(match outcome.status {
@@ -235,8 +259,8 @@ fn output_of<O: DeserializeOwned>(
     codec::decode(&format!("output of workflow {workflow}"), serialization, output)
 }
 
-/// The outcome of a workflow that has ended: as its waker had it, or as the database has it. A look that fails in a
-/// way that may pass has seen nothing; the hub wakes whoever waits for another one.
+/// The outcome of a workflow that has ended: as its waker had it, or as the database has it. A look that fails in a way
+/// that may pass has seen nothing; the hub wakes the waiter for another look.
 pub(crate) fn ended(
     core: &Core,
     workflow: &WorkflowId,

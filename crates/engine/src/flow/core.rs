@@ -64,11 +64,12 @@ pub(crate) struct Core {
 
 impl Core {
     pub(crate) fn new(options: EngineOptions, database: SystemDatabase) -> Self {
-        let (fleet, outage) = (database.fleet, database.outage);
+        let (fleet, outage, hub) = (database.fleet, database.outage, Arc::<Hub>::default());
         let around = Surroundings {
             gate: options.gate.clone(),
             observers: options.observers.clone(),
             fleet: fleet.clone(),
+            hub: hub.clone(),
             outage: outage.clone(),
             steady_clock: options.clock.steady(),
         };
@@ -89,7 +90,7 @@ impl Core {
             transactions: database.transactions,
             sweep_every: database.sweep_every,
             outage,
-            hub: Arc::default(),
+            hub,
             runs: Runs::default(),
             dues: Dues::default(),
             blocking: Blocking::default(),

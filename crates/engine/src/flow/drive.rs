@@ -22,22 +22,27 @@ use crate::flow::attempts::{Attempts, Next, Tried};
 use crate::flow::core::Core;
 use crate::flow::execution::{Ended, Execution, Unrecorded};
 use crate::flow::operation::{Pending, Recorded, Recording};
+use crate::flow::race::{self, Branch};
+use crate::flow::waits::{self, Wait};
 use crate::machines::committer::{Caller, CommitError};
 use crate::machines::slots::Slot;
 use crate::machines::waiter::Subscription;
 use crate::pure::clock::Stopwatch;
 use crate::pure::due::Due;
 use crate::pure::error::{Error, Failure, Result, Stop};
+use crate::pure::id::WorkflowId;
 use crate::pure::limits::{COMMIT_RETRY_MAX, COMMIT_RETRY_MIN};
 use crate::pure::observer::Event;
-use crate::sysdb::write::{Refusal, Wake};
+use crate::sysdb::write::Refusal;
 use crate::sysdb::{Verdict, Write};
 
-/// What the operations of one run stand on: the execution, and how it waits.
+/// The base of the operations of one run: the execution, and its driver.
 #[derive(Clone)]
 pub(crate) struct Flow {
     pub(crate) execution: Arc<Execution>,
     driver: Driver,
+    /// Where it is a branch of a race.
+    branch: Option<Branch>,
 }
 
 /// Who waits, in whose slot.
@@ -50,12 +55,12 @@ enum Driver {
     Task(Arc<Slot>),
 }
 
-/// What a wait came to.
+/// The result of a wait.
 pub(crate) enum Waited {
-    /// What is awaited may be there.
+    /// The awaited end or message may be there.
     LookAgain,
-    /// It is not, and the workflow may leave.
-    MayLeave,
+    /// The awaited workflow waits for this one, through these others.
+    InACircle(Vec<WorkflowId>),
 }
 
 /// Runs a future of a plain function.
@@ -70,13 +75,22 @@ pub(crate) fn now<T>(work: impl Future<Output = T>) -> T {
 impl Flow {
     /// Of a plain function, whose thread holds this slot.
     pub(crate) fn on_a_thread(execution: Arc<Execution>, slot: Arc<Slot>) -> Self {
-        Self { execution, driver: Driver::Thread(slot) }
+        Self { execution, driver: Driver::Thread(slot), branch: None }
     }
 
     /// Of an async function.
     #[cfg(feature = "tokio")]
     pub(crate) fn of_a_task(execution: Arc<Execution>, slot: Arc<Slot>) -> Self {
-        Self { execution, driver: Driver::Task(slot) }
+        Self { execution, driver: Driver::Task(slot), branch: None }
+    }
+
+    /// This run, for one branch of a race.
+    pub(crate) fn in_branch(&self, branch: Branch) -> Self {
+        Self { branch: Some(branch), ..self.clone() }
+    }
+
+    pub(crate) fn branch(&self) -> Option<&Branch> {
+        self.branch.as_ref()
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {
@@ -100,11 +114,31 @@ impl Flow {
         }
     }
 
-    /// Makes the end of an operation durable.
+    /// Makes the end of an operation durable. It decides the race whose branch this is.
     pub(crate) async fn record(&self, recording: Recording) -> Result<Recorded> {
+        match &self.branch {
+            None => self.record_alone(recording).await,
+            Some(branch) => {
+                let recorded = self.record_alone(branch.decides(recording)).await?;
+                branch.was_recorded(self, recorded)
+            }
+        }
+    }
+
+    /// Makes a part of an operation durable that does not end it.
+    pub(crate) async fn record_alone(&self, recording: Recording) -> Result<Recorded> {
         let (write, pending) = recording.into_parts();
         let answer = self.commit(write).await;
         self.conclude(pending, answer).await
+    }
+
+    /// Nothing more happens after the end of the execution, nor in a branch of a race that another one has won.
+    pub(crate) fn refuse_if_over(&self) -> Result<()> {
+        self.execution.refuse_if_ended()?;
+        match &self.branch {
+            Some(branch) if branch.has_lost() => Err(race::lost(self)),
+            _ => Ok(()),
+        }
     }
 
     /// Makes the ends of several operations durable, in as few commits as can be.
@@ -180,7 +214,7 @@ impl Flow {
         }
     }
 
-    /// What follows an attempt of a step: nothing but another one, or what the step came to.
+    /// The action after an attempt of a step: `None` for another attempt, else the outcome of the step.
     pub(crate) async fn after_attempt<T>(
         &self,
         attempts: &mut Attempts<'_>,
@@ -196,7 +230,7 @@ impl Flow {
         };
         if !matches!(tried, Tried::Stopped(_)) {
             // An error of a body that was told to stop is no outcome: it may come from being stopped.
-            self.execution.refuse_if_ended()?;
+            self.refuse_if_over()?;
         }
         match attempts.next(tried, took) {
             Next::Wait(time) => {
@@ -208,7 +242,7 @@ impl Flow {
         }
     }
 
-    /// Waits this long, whatever happens to the wall clock; ends early when the execution does.
+    /// Waits this long by the steady clock; ends early when the execution does.
     pub(crate) async fn pause(&self, time: Duration) -> Result<()> {
         let clock = self.core().options.clock.steady();
         // Beyond the calendar: it ends only with the execution.
@@ -217,7 +251,7 @@ impl Flow {
             let seen = self.execution.run.signal.now();
             let left = deadline.map_or(Duration::MAX, |deadline| deadline.since(clock.now()));
             if left.is_zero() {
-                return self.execution.refuse_if_ended();
+                return self.refuse_if_over();
             }
             self.wait_past(seen, left).await?;
         }
@@ -237,8 +271,8 @@ impl Flow {
         let deadline = clock.now().checked_add(time);
         let watch = Stopwatch::start();
         let run = &self.execution.run;
-        // One that was told to stop before `seen` does not wait.
-        if run.stop().is_none() {
+        // What ended before `seen` does not wait.
+        if run.stop().is_none() && !self.branch.as_ref().is_some_and(Branch::has_lost) {
             let _lent = self.slot().lend();
             match &self.driver {
                 Driver::Thread(_) => run.signal.wait_past(seen, &clock, deadline),
@@ -248,52 +282,79 @@ impl Flow {
         }
         let (workflow, took) = (self.execution.workflow(), watch.elapsed());
         self.execution.tell(|| Event::Waited { workflow, took });
-        self.execution.refuse_if_ended()?;
+        self.refuse_if_over()?;
         Ok(run.signal.now() != seen)
     }
 
-    /// The one policy of all waits: a while in memory, until `patience` is over; without anything after that, if this is
-    /// all that the workflow waits for. Until `due` at the latest. It ends when `awaited` is called once more than so many
-    /// `calls`: the signal of the run is raised for its other operations as well.
-    pub(crate) async fn wait_or_leave(
+    /// The one policy of all waits: in memory until `patience` is over, and without anything after that, when each open
+    /// operation of the workflow waits like this. It ends when `calls` tells of more calls than so many: the signal of the
+    /// run is raised for its other operations as well.
+    pub(crate) async fn wait(
         &self,
-        (awaited, calls): (&Subscription, u64),
+        wait: Wait,
+        calls: Option<(&Subscription, u64)>,
         patience: Option<Due>,
-        due: Option<Due>,
     ) -> Result<Waited> {
-        let clock = &self.core().options.clock;
+        let (clock, waits) = (&self.core().options.clock, &self.execution.waits);
+        let refused = waits.refused();
+        let mut leaving = None;
         loop {
             let seen = self.execution.run.signal.now();
-            let left = due.map_or(Duration::MAX, |due| due.left(clock));
-            if left.is_zero() || awaited.calls() != calls {
+            let left = wait.due.map_or(Duration::MAX, |due| due.left(clock));
+            let was_called = calls.is_some_and(|(awaited, calls)| awaited.calls() != calls);
+            if left.is_zero() || was_called || waits.refused() != refused {
                 return Ok(Waited::LookAgain);
             }
             let stays = patience.map_or(left, |patience| patience.left(clock).min(left));
-            if stays.is_zero() && self.execution.has_one_open_operation() {
-                return Ok(Waited::MayLeave);
+            if !stays.is_zero() {
+                self.wait_past(seen, stays).await?;
+                continue;
             }
-            // The end of another operation raises the signal.
-            self.wait_past(seen, if stays.is_zero() { left } else { stays }).await?;
+            if leaving.is_none() {
+                if let Some(others) = self.circle_of(&wait).await {
+                    return Ok(Waited::InACircle(others));
+                }
+                leaving = Some(waits.may_leave(wait.clone()));
+            }
+            match waits.all_leave() {
+                Some(all) => {
+                    // A branch of a race that has just won is not open any more.
+                    self.refuse_if_over()?;
+                    self.leave(all).await?;
+                }
+                // The signal is raised when another operation ends.
+                None => drop(self.wait_past(seen, left).await?),
+            }
         }
     }
 
-    /// Leaves: the rest of the run happens when `until` has come, by `due` at the latest. Returns only if it has come
-    /// already.
-    pub(crate) async fn suspend(&self, until: Wake, due: Option<Due>) -> Result<()> {
-        if let Some(due) = due {
-            self.core().dues.note(self.execution.workflow(), due);
-        }
-        let (owner, at) = (self.execution.run.owner.clone(), self.execution.now());
-        match self.commit(Write::Suspend { owner, until, at }).await {
-            Ok(Verdict::Refused(Refusal::NoNeedToWait)) => Ok(()),
-            Ok(Verdict::NotOwner) => Err(self.explain(Unrecorded::Lost).await),
-            Ok(_) => Err(self.execution.end(Ended::Stopped(Stop::Suspended))),
-            Err(error) => Err(self.execution.commit_failed(&error)),
-        }
+    /// Leaves: the rest of the run happens when the first of these waits is over. Returns only if that is so already.
+    async fn leave(&self, waits: Vec<Wait>) -> Result<()> {
+        let execution = &self.execution;
+        let dues = waits.iter().filter_map(|wait| wait.due).collect();
+        self.core().dues.note(execution.workflow(), dues);
+        let (owner, at, until) = (execution.run.owner.clone(), execution.now(), waits::first_of(&waits));
+        let answer = self.commit(Write::Suspend { owner, until, at }).await;
+        let left = match answer {
+            Ok(Verdict::Refused(Refusal::NoNeedToWait)) => {
+                execution.waits.stays();
+                execution.run.signal.raise();
+                return Ok(());
+            }
+            Ok(Verdict::NotOwner) => self.explain(Unrecorded::Lost).await,
+            Ok(_) => {
+                execution.waits.have_left(waits);
+                execution.end(Ended::Stopped(Stop::Suspended))
+            }
+            Err(error) => execution.commit_failed(&error),
+        };
+        // Its other operations wait yet.
+        execution.run.signal.raise();
+        Err(left)
     }
 
-    /// To be called before a body runs. An executor that others may have taken for dead, because it stood still or the
-    /// database was away, asks whether the workflow is still its own.
+    /// To be called before a body runs. Asks whether the workflow is still this executor's, if others may have taken
+    /// the executor for dead. It may have stood still, or the database was away.
     pub(crate) async fn refuse_if_superseded(&self) -> Result<()> {
         let execution = &self.execution;
         let (core, run) = (&execution.core, &execution.run);
@@ -316,6 +377,6 @@ impl Flow {
                 }
             }
         }
-        execution.refuse_if_ended()
+        self.refuse_if_over()
     }
 }

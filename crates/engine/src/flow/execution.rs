@@ -8,13 +8,15 @@
 use std::borrow::Cow;
 #[cfg(feature = "tokio")]
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::{AtomicUsize, Ordering};
+#[cfg(feature = "tokio")]
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use crate::flow::core::{Core, Run};
 use crate::flow::history::History;
 use crate::flow::operation::{Begun, Entry, Place, Replayed};
 use crate::flow::sequence::Sequence;
+use crate::flow::waits::Waits;
 use crate::machines::committer::CommitError;
 use crate::pure::clock::Timestamp;
 use crate::pure::error::{Error, Result, Stop};
@@ -33,8 +35,7 @@ pub(crate) struct Execution {
     pub(crate) attempt: u32,
     sequence: Mutex<Sequence>,
     ended: Mutex<Option<Ended>>,
-    /// Operations that have begun and not ended. A plain function has one at a time, which is not counted.
-    open: AtomicUsize,
+    pub(crate) waits: Waits,
     /// The first operation that was dropped before its end.
     #[cfg(feature = "tokio")]
     dropped: Mutex<Option<(StepId, String)>>,
@@ -43,25 +44,43 @@ pub(crate) struct Execution {
     returned: AtomicBool,
 }
 
+/// An operation that has begun, until it ends.
+pub(crate) struct Open(Arc<Execution>);
+
+impl Open {
+    pub(crate) fn new(execution: &Arc<Execution>) -> Self {
+        execution.waits.opened(1);
+        Self(execution.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // The others may be all that is waited for now. A body whose execution has ended is to be looked at.
+        if self.0.waits.closed() || self.0.ended().is_some() {
+            self.0.run.signal.raise();
+        }
+    }
+}
+
 /// An operation of an async function, which is to come to its end.
 #[cfg(feature = "tokio")]
-pub(crate) struct Open {
-    execution: Arc<Execution>,
+pub(crate) struct ToTheEnd {
+    open: Open,
     step: StepId,
     name: String,
     done: bool,
 }
 
 #[cfg(feature = "tokio")]
-impl Open {
-    /// If a place was taken since `before`: what takes none may be dropped.
+impl ToTheEnd {
+    /// `Some` if a place was taken since `before`: an operation without a place may be dropped.
     pub(crate) fn since(execution: &Arc<Execution>, before: StepId, name: &str) -> Option<Self> {
         if execution.last_step() == before {
             return None;
         }
-        execution.open.fetch_add(1, Ordering::SeqCst);
         let step = StepId(before.0 + 1);
-        Some(Self { execution: execution.clone(), step, name: name.to_owned(), done: false })
+        Some(Self { open: Open::new(execution), step, name: name.to_owned(), done: false })
     }
 
     pub(crate) fn finish(mut self) {
@@ -70,21 +89,15 @@ impl Open {
 }
 
 #[cfg(feature = "tokio")]
-impl Drop for Open {
+impl Drop for ToTheEnd {
     fn drop(&mut self) {
         if !self.done {
-            lock(&self.execution.dropped).get_or_insert((self.step, std::mem::take(&mut self.name)));
-        }
-        let others = self.execution.open.fetch_sub(1, Ordering::SeqCst) - 1;
-        // That other one may be all that is waited for now. A body whose execution has ended is to be looked at.
-        if others == 1 || self.execution.ended().is_some() {
-            self.execution.run.signal.raise();
+            lock(&self.open.0.dropped).get_or_insert((self.step, std::mem::take(&mut self.name)));
         }
     }
 }
 
-/// Why no further operation happens in this execution. Once set it stays, whatever the function does with the
-/// error it got.
+/// Why no further operation happens in this execution. Once set it stays, also when the function ignores the error.
 #[derive(Debug, Clone)]
 pub(crate) enum Ended {
     /// Not an outcome: the execution leaves, the workflow goes on later or elsewhere.
@@ -110,7 +123,7 @@ impl Execution {
             attempt,
             sequence: Mutex::new(Sequence::fresh()),
             ended: Mutex::default(),
-            open: AtomicUsize::new(0),
+            waits: Waits::default(),
             #[cfg(feature = "tokio")]
             dropped: Mutex::default(),
             #[cfg(feature = "tokio")]
@@ -130,7 +143,7 @@ impl Execution {
         self.core.options.observers.tell(event);
     }
 
-    /// What earlier runs recorded. To be called before the first operation.
+    /// Sets the records of earlier runs. To be called before the first operation.
     pub(crate) fn replay(&self, history: History) {
         *lock(&self.sequence) = Sequence::replaying(history);
     }
@@ -180,11 +193,6 @@ impl Execution {
     fn refuse_if_dropped(&self) -> Result<()> {
         let Some((step, name)) = lock(&self.dropped).clone() else { return Ok(()) };
         Err(self.end(Ended::Faulty(Error::Dropped { workflow: self.workflow().clone(), step, name })))
-    }
-
-    /// Whether the operation that asks is all that the workflow waits for.
-    pub(crate) fn has_one_open_operation(&self) -> bool {
-        self.open.load(Ordering::SeqCst) <= 1
     }
 
     /// The first recorded operation that this run has not asked for, with its name.
@@ -242,7 +250,7 @@ impl Execution {
         self.end(Ended::Stopped(Stop::Database(reason.into())))
     }
 
-    /// Ends the execution and says why it lost its workflow: it was cancelled, somebody else has it, or its row was
+    /// Ends the execution and says why it lost its workflow: it was cancelled, another execution has it, or its row was
     /// deleted. Reads the database.
     pub(crate) fn lost(&self) -> Error {
         let reason = match self.core.reader.outcome(self.workflow()) {

@@ -1,7 +1,7 @@
 //! Many steps at once: one body over many items.
 //!
 //! A map takes one place for the count of its items and one for each item, in order, before any of them runs. So a
-//! replay finds each outcome in its place, in whatever order they were recorded.
+//! replay finds each outcome in its place, in any order of the records.
 //!
 //! Does not know: SQL, queues.
 
@@ -24,7 +24,7 @@ use crate::pure::sync::lock;
 /// The name under which the count of a map's items is recorded.
 const NAME: &str = "Piton.map";
 
-/// What a failed item means to those that have not begun.
+/// The effect of a failed item on items that have not begun.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Failed {
     /// None of them begins.
@@ -42,14 +42,14 @@ pub(crate) struct BegunMap {
 }
 
 impl Context {
-    /// Runs `body` as a step for each item, at most `at_once` of them at the same time, each on a thread. Gives what they
-    /// returned, in the order of the items.
+    /// Runs `body` as a step for each item, at most `at_once` of them at the same time, each on a thread. Returns their
+    /// values, in the order of the items.
     ///
-    /// Each outcome is recorded when it is there, so after a crash only the others run again. Bodies may borrow from the
-    /// workflow's function. All of them run in the slot of this workflow. Takes one step id for the map and one for each
-    /// item; a commit for the map, and a share of a commit for each item.
+    /// Each outcome is recorded when it is there, so after a crash only the others run again. Bodies may borrow from
+    /// the workflow's function. All of them run in the slot of this workflow. Takes one step id and one commit for the
+    /// map, and one step id and a share of a commit for each item.
     ///
-    /// When an item fails no further one begins. Those that have begun come to their end, and then the error of the first
+    /// When an item fails, no further item begins. Items that have begun come to their end. Then the error of the first
     /// failed item, in their order, is returned.
     ///
     /// # Errors
@@ -84,8 +84,8 @@ impl Context {
         first_failure(ended)
     }
 
-    /// Runs `body` as a step for each item, as [`Context::map`] does, and gives a result for each: a failed one keeps no
-    /// other from beginning.
+    /// Runs `body` as a step for each item, as [`Context::map`] does, and gives a result for each: after a failed item
+    /// the others still begin.
     ///
     /// # Errors
     /// As [`Context::map`], but for errors of the bodies, which are among the results.

@@ -6,16 +6,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::flow::context::Context;
-use crate::flow::drive::{self, Flow, Waited};
+use crate::flow::drive::{self, Flow};
 use crate::flow::operation::{Begun, Entry, Recorded};
 use crate::flow::sleep::Deadline;
-use crate::machines::waiter::Topic;
+use crate::flow::waits::Wait;
 use crate::pure::clock::Timestamp;
 use crate::pure::codec::{self, Codec};
 use crate::pure::due::Due;
 use crate::pure::error::{Error, Failure, Result};
 use crate::pure::id::{WorkflowId, check_name};
-use crate::sysdb::write::{NewMessage, Wake};
+use crate::sysdb::write::Awaited;
+use crate::sysdb::write::NewMessage;
 use crate::sysdb::{Verdict, Write};
 
 /// Names under which these are recorded, as DBOS has them.
@@ -23,7 +24,7 @@ const SEND: &str = "DBOS.send";
 const RECV: &str = "DBOS.recv";
 const NO_SUCH_WORKFLOW: &str = "DBOSNonExistentWorkflowError";
 
-/// What DBOS stores for a message without a topic.
+/// The topic that DBOS stores for a message without one.
 const NO_TOPIC: &str = "__null__topic__";
 
 impl Context {
@@ -40,9 +41,9 @@ impl Context {
         drive::now(self.flow.send(destination, topic, message))
     }
 
-    /// Takes the oldest message of a topic that no receive has taken yet; waits for one at most `timeout`, and
-    /// returns `None` when none has come. The time is recorded before the first wait, so a recovered workflow
-    /// waits only for the rest. A long wait takes no thread. Takes two step ids.
+    /// Takes the oldest message of a topic that no receive has taken yet. Waits for one at most `timeout`, and returns
+    /// `None` when no message has come. The time is recorded before the first wait, so a recovered workflow waits only
+    /// for the rest. A long wait takes no thread. Takes two step ids.
     ///
     /// A message of JSON `null`, which only other programs send, reads as none.
     ///
@@ -87,7 +88,6 @@ impl Flow {
 
     async fn record_send(&self, begun: Begun, mut message: NewMessage) -> Result<()> {
         let destination = message.destination.clone();
-        let sent = Topic::Message(destination.clone(), message.topic.clone());
         // The same in every run, so that it is one message.
         let step = begun.place.step_id.0;
         message.id = format!("{}-{step:010}::{destination}", self.execution.workflow());
@@ -100,10 +100,7 @@ impl Flow {
                 self.record(refusal).await?;
                 Err(error)
             }
-            Recorded::Done(_) => {
-                self.core().hub.wake(&sent);
-                Ok(())
-            }
+            Recorded::Done(_) => Ok(()),
         }
     }
 
@@ -140,8 +137,8 @@ impl Flow {
         due: Due,
     ) -> Result<Option<T>> {
         let core = self.core();
-        let awaited = Topic::Message(self.execution.workflow().clone(), topic.clone());
-        let subscription = core.hub.subscribe(awaited, self.execution.run.signal.clone());
+        let awaited = Awaited::Message(self.execution.workflow().clone(), topic.clone());
+        let subscription = core.hub.subscribe(awaited.clone(), self.execution.run.signal.clone());
         let clock = &core.options.clock;
         let patience = Due::after(clock, core.options.suspend_after);
         loop {
@@ -161,10 +158,8 @@ impl Flow {
                 self.record(begun.end(row)).await?;
                 return Ok(None);
             }
-            if let Waited::MayLeave = self.wait_or_leave((&subscription, calls), patience, Some(due)).await? {
-                let (topic, deadline) = (topic.clone(), due.date);
-                self.suspend(Wake::WhenMessage { topic, deadline }, Some(due)).await?;
-            }
+            let wait = Wait { awaited: Some(awaited.clone()), due: Some(due), any: self.branch().is_some() };
+            self.wait(wait, Some((&subscription, calls)), patience).await?;
         }
     }
 }

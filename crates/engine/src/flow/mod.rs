@@ -2,6 +2,8 @@
 
 #[cfg(feature = "tokio")]
 pub(crate) mod async_context;
+#[cfg(feature = "tokio")]
+pub(crate) mod async_race;
 pub(crate) mod attempts;
 pub(crate) mod child;
 pub(crate) mod child_result;
@@ -10,11 +12,13 @@ pub(crate) mod core;
 pub(crate) mod drive;
 pub(crate) mod execution;
 pub(crate) mod history;
+pub(crate) mod join;
 pub(crate) mod known_errors;
 pub(crate) mod map;
 pub(crate) mod message;
 pub(crate) mod operation;
 pub(crate) mod options;
+pub(crate) mod race;
 pub(crate) mod registry;
 pub(crate) mod sequence;
 pub(crate) mod sleep;
@@ -24,4 +28,5 @@ pub(crate) mod step;
 pub(crate) mod task;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) mod transaction;
+pub(crate) mod waits;
 pub(crate) mod workflow;

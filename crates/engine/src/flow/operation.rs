@@ -5,8 +5,8 @@
 //!                   └──> Entry::Fresh(Begun) ──> Recording ──(commit)──> Pending::conclude ──> Recorded
 //! ```
 //!
-//! What a replay, a conflict and an observer mean to an operation is decided here, once for all kinds. Who commits and
-//! who waits meanwhile is decided by the driver.
+//! The effect of a replay, a conflict or an observer on an operation is decided here, once for all kinds. Who commits
+//! and who waits meanwhile is decided by the driver.
 //!
 //! Does not know: threads, SQL, what an operation does.
 
@@ -49,7 +49,7 @@ impl Place {
     }
 }
 
-/// What an operation finds in its place.
+/// The state of an operation's place: recorded, or free.
 pub(crate) enum Entry {
     Replayed(Replayed),
     Fresh(Begun),
@@ -72,7 +72,7 @@ pub(crate) struct Replayed {
 }
 
 impl Replayed {
-    /// What the operation returned when it ran: the same value, the same error.
+    /// The result that the operation had when it ran: an equal value or an equal error.
     pub(crate) fn outcome<T: DeserializeOwned>(&self) -> Result<T> {
         read_outcome(&self.execution, &self.place, &self.row)
     }
@@ -118,7 +118,8 @@ impl Begun {
         Recording { pending: Pending { begun: self, success }, write: Write::RecordStep { owner, step: row } }
     }
 
-    /// Ends the operation with a failure, and gives the error as a replay returns it: what is cut is cut for both.
+    /// Ends the operation with a failure, and gives the error as a replay returns it: a text that is cut is cut for
+    /// both.
     pub(crate) fn fail(self, failure: Failure) -> (Recording, Error) {
         let row = StepRow {
             error: Some(codec::encode_failure(&failure)),
@@ -142,14 +143,19 @@ impl Begun {
     }
 }
 
-/// What an operation came to, on its way into the database.
+/// The outcome of an operation, on its way into the database.
 pub(crate) struct Recording {
     write: Write,
     pending: Pending,
 }
 
 impl Recording {
-    /// The write for the committer, and what its answer concludes.
+    /// The recording with another write in the place of its own.
+    pub(crate) fn map_write(self, write: impl FnOnce(Write) -> Write) -> Self {
+        Self { write: write(self.write), ..self }
+    }
+
+    /// The write for the committer, and the operation that its answer concludes.
     pub(crate) fn into_parts(self) -> (Write, Pending) {
         (self.write, self.pending)
     }
@@ -161,7 +167,7 @@ pub(crate) struct Pending {
     success: bool,
 }
 
-/// What became of an operation's write.
+/// The result of an operation's write.
 pub(crate) enum Recorded {
     /// The record is in the database.
     Done(Verdict),
@@ -170,7 +176,7 @@ pub(crate) enum Recorded {
 }
 
 impl Pending {
-    /// What the committer's answer means.
+    /// The result that follows from the committer's answer.
     pub(crate) fn conclude(self, answer: Result<Verdict, CommitError>) -> Result<Recorded, Unrecorded> {
         let execution = &self.begun.execution;
         match answer {

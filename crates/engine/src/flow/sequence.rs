@@ -1,4 +1,4 @@
-//! The order of a workflow's operations: their ids, and what earlier runs recorded in their places.
+//! The order of a workflow's operations: their ids, and the records of earlier runs in their places.
 //!
 //! Does not know: the database, threads.
 
@@ -19,12 +19,12 @@ impl Sequence {
         Self::replaying(History::none())
     }
 
-    /// Goes on after what earlier runs recorded.
+    /// Goes on after the records of earlier runs.
     pub(crate) fn replaying(history: History) -> Self {
         Self { last: StepId(0), history }
     }
 
-    /// Takes the next place, with what is recorded there.
+    /// Takes the next place, with the record there.
     pub(crate) fn next(&mut self) -> (StepId, Option<StepRow>) {
         self.last = StepId(self.last.0 + 1);
         (self.last, self.history.take(self.last))

@@ -5,12 +5,13 @@ use std::time::Duration;
 use crate::flow::context::Context;
 use crate::flow::drive::{self, Flow};
 use crate::flow::operation::{Begun, Entry, Place};
+use crate::flow::race::Branch;
+use crate::flow::waits::Wait;
 use crate::pure::clock::Timestamp;
 use crate::pure::codec::Codec;
 use crate::pure::due::Due;
 use crate::pure::error::{Error, Result};
 use crate::sysdb::StepRow;
-use crate::sysdb::write::Wake;
 
 /// The name under which a sleep is recorded, as DBOS has it.
 const NAME: &str = "DBOS.sleep";
@@ -18,11 +19,11 @@ const NAME: &str = "DBOS.sleep";
 impl Context {
     /// Sleeps until `duration` has passed, across any number of restarts.
     ///
-    /// The wake-up time is recorded before the first wait, so a workflow that is recovered waits only for the
-    /// rest, or not at all. In the process that recorded it, a wall clock that is set back makes no sleep longer: what is
-    /// left goes by a steady clock. Another process goes by the date. A sleep beyond [`crate::EngineOptions::suspend_after`] takes no thread: the workflow
-    /// becomes `DELAYED` and is replayed when it wakes. Takes one step id and one commit, two when it leaves its
-    /// thread; a duration of zero takes neither.
+    /// The wake-up time is recorded before the first wait, so a workflow that is recovered waits only for the rest, or
+    /// not at all. In the process that recorded it, a wall clock that is set back makes no sleep longer. The rest of
+    /// the sleep goes by a steady clock. Another process goes by the date. A sleep beyond
+    /// [`crate::EngineOptions::suspend_after`] takes no thread: the workflow becomes `DELAYED` and is replayed when it
+    /// wakes. Takes one step id and one commit, two when it leaves its thread; a duration of zero takes neither.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] when there is no such date, [`Error::Stopped`] when the engine ends this
@@ -53,26 +54,27 @@ impl Flow {
         let deadline = (!duration.is_zero()).then(|| self.begin_deadline("sleep", duration));
         let flow = self.clone();
         async move {
-            let Some(deadline) = deadline else { return flow.execution.refuse_if_ended() };
+            let Some(deadline) = deadline else {
+                flow.refuse_if_over()?;
+                return flow.sleep_has_ended().await;
+            };
             let due = flow.record_deadline(deadline?).await?;
-            let options = &flow.core().options;
-            loop {
-                let seen = flow.execution.run.signal.now();
-                let left = due.left(&options.clock);
-                if left.is_zero() {
-                    return Ok(());
-                }
-                if left > options.suspend_after && flow.execution.has_one_open_operation() {
-                    flow.suspend(Wake::At(due.date), Some(due)).await?;
-                } else {
-                    flow.wait_past(seen, left).await?;
-                }
+            if flow.branch().is_some_and(Branch::has_won) {
+                return Ok(());
             }
+            let options = &flow.core().options;
+            while !due.left(&options.clock).is_zero() {
+                // A long sleep leaves at once, a short one never.
+                let is_long = due.left(&options.clock) > options.suspend_after;
+                let patience = is_long.then(|| Due::now(&options.clock));
+                let wait = Wait { awaited: None, due: Some(due), any: flow.branch().is_some() };
+                flow.wait(wait, None, patience).await?;
+            }
+            flow.sleep_has_ended().await
         }
     }
 
-    /// The time `duration` from now, or from when this was first asked: one step id. An error names it by
-    /// `what`.
+    /// The time `duration` from now, or from when this was first asked: one step id. An error names the time by `what`.
     pub(crate) fn begin_deadline(&self, what: &str, duration: Duration) -> Result<Deadline> {
         let clock = &self.core().options.clock;
         let begun = match self.begin(NAME)? {
@@ -95,7 +97,7 @@ impl Flow {
             Deadline::Recorded(due) => Ok(due),
             Deadline::Fresh(begun, due) => {
                 let row = deadline_row(&begun.place, due.date);
-                self.record(begun.end(row)).await?;
+                self.record_alone(begun.end(row)).await?;
                 Ok(due)
             }
         }

@@ -32,7 +32,8 @@ impl Context {
     /// # Errors
     /// - [`Error::StepFailed`](crate::Error::StepFailed) when the body failed or panicked, or its output cannot be recorded.
     /// - [`Error::Stopped`](crate::Error::Stopped) when the engine ends this execution; hand it on.
-    /// - [`Error::NonDeterminism`](crate::Error::NonDeterminism) or [`Error::Undecodable`](crate::Error::Undecodable) when what is recorded here does not fit; the workflow ends.
+    /// - [`Error::NonDeterminism`](crate::Error::NonDeterminism) or [`Error::Undecodable`](crate::Error::Undecodable)
+    ///   when the record in this place does not fit; the workflow ends.
     /// - [`Error::InvalidName`](crate::Error::InvalidName), and [`Error::Unencodable`](crate::Error::Unencodable) for a type that no codec can read back: refused before the
     ///   step begins.
     ///
@@ -58,12 +59,12 @@ impl Context {
         })
     }
 
-    /// The same with retries: the body runs until it succeeds, or its attempts are used up. Waits between them
-    /// take no worker. Nothing is recorded before the last attempt, so a crash in between starts them anew.
+    /// Runs `body` as a step with retries, until it succeeds or its attempts are used up. Waits between them take no
+    /// worker. Nothing is recorded before the last attempt, so a crash in between starts them anew.
     ///
     /// # Errors
-    /// As [`Context::step`], [`Error::RetriesExhausted`](crate::Error::RetriesExhausted) with what the attempts said,
-    /// and [`Error::InvalidOption`](crate::Error::InvalidOption).
+    /// As [`Context::step`], [`Error::RetriesExhausted`](crate::Error::RetriesExhausted) with the failures of the
+    /// attempts, and [`Error::InvalidOption`](crate::Error::InvalidOption).
     pub fn step_with<T, E>(
         &mut self,
         name: &str,
@@ -120,7 +121,7 @@ impl Flow {
             Entry::Replayed(recorded) => return recorded.outcome(),
             Entry::Fresh(begun) => begun,
         };
-        let mut attempts = Attempts::new(&begun, options);
+        let mut attempts = Attempts::new(&begun, self.branch(), options);
         let outcome = loop {
             self.refuse_if_superseded().await?;
             let watch = Stopwatch::start();
@@ -145,7 +146,8 @@ impl Flow {
         result
     }
 
-    /// Begins a step: what cannot be recorded, or whose options contradict each other, is refused before anything runs.
+    /// Begins a step. A type that cannot be recorded, or options that contradict each other, are refused before the
+    /// body runs.
     pub(crate) fn begin_step<T: DeserializeOwned>(
         &self,
         name: &str,

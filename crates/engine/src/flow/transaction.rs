@@ -123,7 +123,7 @@ impl Flow {
             // The first try cannot find a record. A later try can: the answer to an earlier commit may have been lost.
             // An attempt that ends without a value does not change that.
             let mut earlier = None;
-            let mut attempts = Attempts::new(&begun, &options);
+            let mut attempts = Attempts::new(&begun, None, &options);
             let outcome = loop {
                 flow.refuse_if_superseded().await?;
                 let (watch, info) = (Stopwatch::start(), attempts.begin());

@@ -158,9 +158,6 @@ pub(crate) async fn execute(flow: &Flow, assignment: Assignment, parent: Option<
         Err(reason) => leave(flow, &reason, began).await,
     };
     core.runs.leave(run);
-    if let Ending::Settled(outcome) = &ending {
-        core.hub.settled(outcome.clone());
-    }
     ending
 }
 
@@ -309,7 +306,10 @@ async fn leave(flow: &Flow, reason: &Stop, began: bool) -> Ending {
     }
     execution.tell(|| Event::WorkflowLeft { workflow, name: &execution.name, reason });
     let (attempt, again_in) = match reason {
-        Stop::Suspended => return Ending::Suspended,
+        Stop::Suspended => {
+            flow.wake_out_of_a_circle().await;
+            return Ending::Suspended;
+        }
         Stop::Cancelled | Stop::NotOwner | Stop::Deleted | Stop::Returned => return Ending::Left,
         Stop::ShuttingDown => (Attempt::GivenBack, None),
         // Nothing of the run has begun when its past could not be read.
@@ -350,7 +350,7 @@ fn release_write(core: &Core, run: &Run, attempt: Attempt, again_in: Option<Dura
     let at = core.options.clock.now();
     let again_at = again_in.and_then(|time| Due::after(&core.options.clock, time));
     if let Some(due) = again_at {
-        core.dues.note(run.workflow(), due);
+        core.dues.note(run.workflow(), vec![due]);
     }
     let again_at = again_at.map(|due| due.date);
     Write::Release { owner: run.owner.clone(), attempt, again_at, at }

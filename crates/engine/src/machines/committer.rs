@@ -12,6 +12,7 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 #[cfg(feature = "tokio")]
 use std::{
     future::poll_fn,
@@ -20,6 +21,7 @@ use std::{
 
 #[cfg(feature = "tokio")]
 use crate::machines::timer::Alarm;
+use crate::machines::waiter::Hub;
 use crate::pure::clock::{Clock, Stopwatch, Timestamp};
 use crate::pure::limits::{
     BATCH_WRITES_MAX, CALL_WITHIN, COMMIT_RETRY_MAX, COMMIT_RETRY_MIN, WHOLE_BATCH_PAUSE,
@@ -27,7 +29,7 @@ use crate::pure::limits::{
 use crate::pure::observer::{Event, Observers};
 #[cfg(feature = "tokio")]
 use crate::pure::sync::wake;
-use crate::pure::sync::{Signal, lock, wait, wait_for};
+use crate::pure::sync::{Inflight, InflightGuard, Signal, lock, wait, wait_for};
 use crate::sysdb::outage::{Outage, Part};
 use crate::sysdb::testing::Gate;
 use crate::sysdb::{DbError, DbResult, Verdict, Write, Writer};
@@ -63,6 +65,8 @@ pub(crate) struct Committer {
     writer: Mutex<Box<dyn Writer>>,
     /// Raised when the committer closes, to end a wait between retries.
     closing: Signal,
+    /// Writes that no caller waits for.
+    unheard: Inflight,
     around: Surroundings,
 }
 
@@ -72,6 +76,8 @@ pub(crate) struct Surroundings {
     pub(crate) observers: Observers,
     /// Raised when a commit leaves work for the fleet.
     pub(crate) fleet: Arc<Signal>,
+    /// Where threads and tasks of this process wait for what a commit makes true.
+    pub(crate) hub: Arc<Hub>,
     pub(crate) outage: Arc<Outage>,
     /// Measures how long a caller has waited, also while the wall clock is set.
     pub(crate) steady_clock: Clock,
@@ -107,6 +113,8 @@ struct Place {
     told: Condvar,
     /// The caller is a [`Caller::Passive`].
     is_passive: bool,
+    /// Held for a write that no caller waits for.
+    _unheard: Option<InflightGuard>,
     #[cfg(feature = "tokio")]
     task: Mutex<Option<Waker>>,
 }
@@ -200,6 +208,7 @@ impl Committer {
             lead_for_outside: Condvar::new(),
             writer: Mutex::new(writer),
             closing: Signal::default(),
+            unheard: Inflight::default(),
             around,
         }
     }
@@ -289,9 +298,16 @@ impl Committer {
 
     /// Makes a write durable in its turn, for a caller that does not wait.
     pub(crate) fn commit_unheard(&self, write: Write) {
-        // The place counts as left already. If the engine closes first, the write is not made.
-        let place = Place { turn: Mutex::new(Told::InVain), ..Place::default() };
+        // The place counts as left already.
+        let turn = Mutex::new(Told::InVain);
+        let place = Place { turn, _unheard: Some(self.unheard.enter()), ..Place::default() };
         let _ = self.join_the_line(Job::Write(Box::new(write)), Caller::Outside, place);
+    }
+
+    /// Waits until the writes that no caller waits for are made, at most this long. Writes that are not made when the
+    /// committer closes are lost.
+    pub(crate) fn wait_for_the_unheard(&self, time: Duration) {
+        self.unheard.wait_until_none(time);
     }
 
     /// Whether this thread of the engine now leads. It does if no thread leads, and then it commits without standing in
@@ -428,7 +444,7 @@ impl Committer {
                 Ok(verdicts) => {
                     self.around.outage.passed(Part::Writes);
                     self.around.outage.notices.all_passed(|| writes.iter().map(Write::kind));
-                    self.call_the_fleet(writes, &verdicts);
+                    self.tell(writes, &verdicts);
                     self.around
                         .observers
                         .tell(|| Event::Committed { writes: writes.len(), took: watch.elapsed() });
@@ -450,7 +466,11 @@ impl Committer {
         }
     }
 
-    fn call_the_fleet(&self, writes: &[Write], verdicts: &[Verdict]) {
+    /// Tells the waits of this process, and the fleet, what these writes have made true.
+    fn tell(&self, writes: &[Write], verdicts: &[Verdict]) {
+        for (write, verdict) in writes.iter().zip(verdicts) {
+            write.fulfils(verdict, |awaited, outcome| self.around.hub.came_true(awaited, outcome));
+        }
         if writes.iter().zip(verdicts).any(|(write, verdict)| write.leaves_work(verdict)) {
             self.around.fleet.raise();
         }
@@ -570,7 +590,11 @@ fn take_batch(tickets: &mut VecDeque<Ticket>) -> Vec<(Write, Arc<Place>)> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
     use super::*;
+    use crate::pure::id::ExecutorId;
     use crate::pure::observer::Observers;
 
     struct Nowhere;
@@ -585,17 +609,17 @@ mod tests {
         }
     }
 
+    fn requeue() -> Write {
+        Write::Requeue { executor: ExecutorId::generate(None), at: Timestamp::from_millis(0) }
+    }
+
     fn ticket(job: Job) -> Ticket {
         Ticket { job, caller: Caller::Outside, place: Arc::default() }
     }
 
     #[test]
     fn a_batch_is_bounded_and_ends_before_what_must_be_alone() {
-        let write = || {
-            let (executor, at) =
-                (crate::pure::id::ExecutorId::generate(None), crate::pure::clock::Timestamp::from_millis(0));
-            ticket(Job::Write(Box::new(Write::Requeue { executor, at })))
-        };
+        let write = || ticket(Job::Write(Box::new(requeue())));
         let mut line: VecDeque<_> = (0..=BATCH_WRITES_MAX).map(|_| write()).collect();
         assert_eq!(take_batch(&mut line).len(), BATCH_WRITES_MAX);
         line.push_back(ticket(Job::Alone));
@@ -605,19 +629,61 @@ mod tests {
         assert_eq!(line.len(), 2, "they keep their places");
     }
 
-    #[test]
-    fn a_close_leaves_nobody_in_the_lead() {
+    fn committer(writer: Box<dyn Writer>) -> Committer {
         let around = Surroundings {
             gate: Gate::default(),
             observers: Observers::default(),
             fleet: Arc::default(),
+            hub: Arc::default(),
             outage: Arc::new(Outage::of(String::new())),
             steady_clock: Clock::system().steady(),
         };
-        let committer = Committer::new(Box::new(Nowhere), around);
+        Committer::new(writer, around)
+    }
+
+    #[test]
+    fn a_close_leaves_nobody_in_the_lead() {
+        let committer = committer(Box::new(Nowhere));
         let place = committer.stand_in_line(Job::Alone, Caller::Engine).ok().unwrap();
         assert!(place.is_to_lead() && !committer.is_idle());
         committer.close();
         assert!(committer.is_idle(), "whoever leaves last takes leave");
+    }
+
+    /// Says when a commit began, and makes it when told to.
+    struct Slow {
+        began: mpsc::Sender<usize>,
+        go_on: mpsc::Receiver<()>,
+    }
+
+    impl Writer for Slow {
+        fn commit(&mut self, batch: &[Write]) -> DbResult<Vec<Verdict>> {
+            self.began.send(batch.len()).unwrap();
+            self.go_on.recv().unwrap();
+            Ok(vec![Verdict::Done; batch.len()])
+        }
+
+        fn others_committed(&mut self) -> DbResult<bool> {
+            Ok(false)
+        }
+    }
+
+    #[test]
+    fn a_write_that_nobody_waits_for_is_made_before_the_close() {
+        let ((began, commits), (let_go, go_on)) = (mpsc::channel(), mpsc::channel());
+        let committer = committer(Box::new(Slow { began, go_on }));
+        thread::scope(|scope| {
+            scope.spawn(|| committer.serve_outside());
+            scope.spawn(|| drop(committer.commit(requeue(), Caller::Outside)));
+            assert_eq!(commits.recv(), Ok(1));
+            committer.commit_unheard(requeue());
+            scope.spawn(|| {
+                committer.wait_for_the_unheard(Duration::from_secs(60));
+                committer.close();
+            });
+            let_go.send(()).unwrap();
+            let_go.send(()).unwrap();
+            assert_eq!(commits.recv(), Ok(1), "the write that nobody waits for");
+        });
     }
 }

@@ -1,8 +1,8 @@
-//! Waiting without polling: one hub per process wakes whoever waits for a workflow or a message.
+//! Waiting without polling: one hub per process wakes the waiters for a workflow or a message.
 //!
-//! What this process commits wakes its waiters at once. What others commit is noticed by the fleet, which asks
-//! the database one question for all waiters together. A waiter subscribes first and looks second, so nothing
-//! falls in between.
+//! A commit of this process wakes its waiters at once. Commits of other processes are noticed by the fleet, which asks
+//! the database one question for all waiters together. A waiter subscribes first and looks second, so no event is
+//! missed in between.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,26 +11,18 @@ use std::sync::{Arc, Mutex};
 use crate::pure::id::WorkflowId;
 use crate::pure::status::WorkflowStatus;
 use crate::pure::sync::{Signal, lock};
+use crate::sysdb::write::Awaited;
 use crate::sysdb::{DbResult, Outcome, Reader};
-
-/// What can be waited for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Topic {
-    /// The end of this workflow.
-    Settled(WorkflowId),
-    /// A message of this topic to this workflow.
-    Message(WorkflowId, String),
-}
 
 #[derive(Default)]
 pub(crate) struct Hub {
-    waiters: Mutex<HashMap<Topic, Vec<Arc<Waiter>>>>,
+    waiters: Mutex<HashMap<Awaited, Vec<Arc<Waiter>>>>,
 }
 
-/// One who waits.
+/// One waiter.
 struct Waiter {
     signal: Arc<Signal>,
-    /// How often it was called to look: its signal may be that of others, too.
+    /// How often the waiter was called to look: its signal may be shared.
     calls: AtomicU64,
     /// The outcome, when this process made it.
     outcome: Mutex<Option<Arc<Outcome>>>,
@@ -46,41 +38,36 @@ impl Waiter {
 /// A place in the hub, given up when dropped.
 pub(crate) struct Subscription {
     hub: Arc<Hub>,
-    topic: Topic,
+    awaited: Awaited,
     waiter: Arc<Waiter>,
 }
 
 impl Hub {
-    pub(crate) fn subscribe(self: &Arc<Self>, topic: Topic, signal: Arc<Signal>) -> Subscription {
+    pub(crate) fn subscribe(self: &Arc<Self>, awaited: Awaited, signal: Arc<Signal>) -> Subscription {
         let waiter = Arc::new(Waiter { signal, calls: AtomicU64::new(0), outcome: Mutex::default() });
-        lock(&self.waiters).entry(topic.clone()).or_default().push(waiter.clone());
-        Subscription { hub: self.clone(), topic, waiter }
+        lock(&self.waiters).entry(awaited.clone()).or_default().push(waiter.clone());
+        Subscription { hub: self.clone(), awaited, waiter }
     }
 
-    /// A workflow has ended in this process.
-    pub(crate) fn settled(&self, outcome: Outcome) {
-        let waiters = self.waiting_for(&Topic::Settled(outcome.workflow.clone()));
+    /// Makes the waiters for this look again. If this process made the outcome, they find it without a look.
+    pub(crate) fn came_true(&self, awaited: &Awaited, outcome: Option<&Outcome>) {
+        let waiters = self.waiting_for(awaited);
         if waiters.is_empty() {
             return;
         }
-        let outcome = Arc::new(outcome);
+        let outcome = outcome.cloned().map(Arc::new);
         for waiter in waiters {
-            *lock(&waiter.outcome) = Some(outcome.clone());
+            if outcome.is_some() {
+                lock(&waiter.outcome).clone_from(&outcome);
+            }
             waiter.call();
         }
     }
 
-    /// A workflow goes on: what it had ended with is over.
+    /// Notes that a workflow goes on: its outcome does not hold any more.
     pub(crate) fn resumed(&self, workflow: &WorkflowId) {
-        for waiter in self.waiting_for(&Topic::Settled(workflow.clone())) {
+        for waiter in self.waiting_for(&Awaited::Settled(workflow.clone())) {
             *lock(&waiter.outcome) = None;
-        }
-    }
-
-    /// Those who wait should look again.
-    pub(crate) fn wake(&self, topic: &Topic) {
-        for waiter in self.waiting_for(topic) {
-            waiter.call();
         }
     }
 
@@ -92,31 +79,33 @@ impl Hub {
         }
     }
 
-    /// Whether nobody waits.
+    /// Whether there is no waiter.
     pub(crate) fn is_empty(&self) -> bool {
         lock(&self.waiters).is_empty()
     }
 
-    fn waiting_for(&self, topic: &Topic) -> Vec<Arc<Waiter>> {
-        lock(&self.waiters).get(topic).cloned().unwrap_or_default()
+    fn waiting_for(&self, awaited: &Awaited) -> Vec<Arc<Waiter>> {
+        lock(&self.waiters).get(awaited).cloned().unwrap_or_default()
     }
 
-    /// Looks, once for all, whether something came that this process did not commit.
+    /// Looks once for all waiters for ends and messages that another process committed.
     pub(crate) fn look(&self, reader: &dyn Reader) -> DbResult<()> {
         let (mut settled, mut messages) = (Vec::new(), Vec::new());
-        for topic in lock(&self.waiters).keys() {
-            match topic {
-                Topic::Settled(workflow) => settled.push(workflow.clone()),
-                Topic::Message(workflow, topic) => messages.push((workflow.clone(), topic.clone())),
+        for awaited in lock(&self.waiters).keys() {
+            match awaited {
+                Awaited::Settled(workflow) => settled.push(workflow.clone()),
+                Awaited::Message(workflow, topic) => messages.push((workflow.clone(), topic.clone())),
             }
         }
         if !settled.is_empty() {
-            reader.not_open_among(&settled)?.into_iter().for_each(|id| self.wake(&Topic::Settled(id)));
+            for id in reader.not_open_among(&settled)? {
+                self.came_true(&Awaited::Settled(id), None);
+            }
         }
         if !messages.is_empty() {
             let there = reader.with_messages_among(&messages)?;
             for (id, topic) in there {
-                self.wake(&Topic::Message(id, topic));
+                self.came_true(&Awaited::Message(id, topic), None);
             }
         }
         Ok(())
@@ -129,8 +118,8 @@ impl Subscription {
         self.waiter.calls.load(Ordering::SeqCst)
     }
 
-    /// The outcome, once, if this process made it. Only a success is final for good: anything else may have been resumed
-    /// since, here or elsewhere.
+    /// The outcome, once, if this process made it. Only a success is final for good: a workflow with any other outcome
+    /// may have been resumed since, here or elsewhere.
     pub(crate) fn take_success(&self) -> Option<Outcome> {
         let outcome = lock(&self.waiter.outcome).take()?;
         (outcome.status == WorkflowStatus::Success).then(|| outcome.as_ref().clone())
@@ -140,10 +129,10 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut waiters = lock(&self.hub.waiters);
-        if let Some(list) = waiters.get_mut(&self.topic) {
+        if let Some(list) = waiters.get_mut(&self.awaited) {
             list.retain(|waiter| !Arc::ptr_eq(waiter, &self.waiter));
             if list.is_empty() {
-                waiters.remove(&self.topic);
+                waiters.remove(&self.awaited);
             }
         }
     }

@@ -23,6 +23,11 @@ pub(crate) struct Due {
 }
 
 impl Due {
+    /// The end of a wait that is over at once.
+    pub(crate) fn now(clock: &Clock) -> Self {
+        Self { date: clock.now(), steady: clock.steady().now() }
+    }
+
     /// The end of a wait of `time` from now; `None` when there is no such date.
     pub(crate) fn after(clock: &Clock, time: Duration) -> Option<Self> {
         let steady = clock.steady().now();
@@ -47,28 +52,32 @@ pub(crate) struct Dues(Mutex<Notes>);
 
 #[derive(Default)]
 struct Notes {
-    of: HashMap<WorkflowId, Due>,
+    /// The dues of each workflow, the earliest first.
+    of: HashMap<WorkflowId, Vec<Due>>,
     /// Workflows that were not woken yet, the earliest first.
     asleep: BTreeSet<(Timestamp, WorkflowId)>,
 }
 
 impl Dues {
-    /// Call this before the wait is recorded. Beyond the limit nothing is noted.
-    pub(crate) fn note(&self, workflow: &WorkflowId, due: Due) {
+    /// Call this before the waits are recorded. Beyond the limit nothing is noted.
+    pub(crate) fn note(&self, workflow: &WorkflowId, mut dues: Vec<Due>) {
+        dues.sort_by_key(|due| due.steady);
+        let Some(first) = dues.first().copied() else { return };
         let mut notes = lock(&self.0);
         if let Some(before) = notes.of.remove(workflow) {
-            notes.asleep.remove(&(before.steady, workflow.clone()));
+            notes.asleep.remove(&(before[0].steady, workflow.clone()));
         }
         if notes.of.len() < DUE_NOTES_MAX {
-            notes.of.insert(workflow.clone(), due);
-            notes.asleep.insert((due.steady, workflow.clone()));
+            notes.of.insert(workflow.clone(), dues);
+            notes.asleep.insert((first.steady, workflow.clone()));
         }
     }
 
     /// The end of this workflow's wait until a recorded date, by the clock that comes to it first.
     pub(crate) fn of(&self, workflow: &WorkflowId, date: Timestamp, clock: &Clock) -> Due {
         let by_date = Due::at(clock, date);
-        let noted = lock(&self.0).of.get(workflow).copied().filter(|due| due.date == date);
+        let find = |dues: &Vec<Due>| dues.iter().copied().find(|due| due.date == date);
+        let noted = lock(&self.0).of.get(workflow).and_then(find);
         noted.map_or(by_date, |due| Due { date, steady: due.steady.min(by_date.steady) })
     }
 
@@ -79,7 +88,7 @@ impl Dues {
         let mut notes = lock(&self.0);
         let mut overdue = Vec::new();
         while let Some((_, workflow)) = notes.asleep.first().filter(|(due, _)| *due <= steady).cloned() {
-            let date = notes.of.get(&workflow).map_or(wall, |due| due.date);
+            let date = notes.of.get(&workflow).map_or(wall, |dues| dues[0].date);
             let lag = date.since(wall);
             if !lag.is_zero() && lag <= WALL_CLOCK_LAG {
                 // The two clocks do not tick as one; the date comes in a moment.
@@ -113,7 +122,7 @@ mod tests {
         let clock = Clock::new(Arc::new(fake.clone()));
         let (dues, workflow) = (Dues::default(), WorkflowId::new("w").unwrap());
         let due = Due::after(&clock, HOUR).unwrap();
-        dues.note(&workflow, due);
+        dues.note(&workflow, vec![due]);
         (fake, clock, dues, workflow, due)
     }
 
@@ -150,7 +159,7 @@ mod tests {
     fn what_would_take_too_much_memory_goes_by_the_date() {
         let (_, clock, dues, ..) = noted();
         for n in 0..DUE_NOTES_MAX + 10 {
-            dues.note(&WorkflowId::new(format!("w{n}")).unwrap(), Due::after(&clock, HOUR).unwrap());
+            dues.note(&WorkflowId::new(format!("w{n}")).unwrap(), vec![Due::after(&clock, HOUR).unwrap()]);
         }
         let notes = lock(&dues.0);
         assert_eq!((notes.of.len(), notes.asleep.len()), (DUE_NOTES_MAX, DUE_NOTES_MAX));

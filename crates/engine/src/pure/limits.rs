@@ -129,7 +129,10 @@ pub(crate) const DROP_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a shutdown waits at least for each thread of the engine's own.
 pub(crate) const SERVICE_GRACE: Duration = Duration::from_millis(250);
 
-/// How many waits, each for the next, are followed to find a circle.
+/// For how many things at once a workflow can wait without memory. A workflow with more waits stays in memory.
+pub(crate) const WAITS_MARKED_MAX: usize = 16;
+
+/// How many waits of workflows for others are followed to find a circle.
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) const WAITS_LOOKED_AT: i64 = 1000;
 

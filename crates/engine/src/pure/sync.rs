@@ -2,7 +2,7 @@
 //! assignments, so a panic in it leaves whole data.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 #[cfg(feature = "tokio")]
 use std::task::Waker;
 use std::time::Duration;
@@ -49,38 +49,42 @@ pub(crate) fn wait_for<'m, T>(
     condvar.wait_timeout(guard, time).unwrap_or_else(PoisonError::into_inner).0
 }
 
-/// Counts the calls that are inside, for a thread that waits until none is.
+/// How many calls or writes are under way, for a thread that waits until none is.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Inflight(Arc<Count>);
+
 #[derive(Debug, Default)]
-pub(crate) struct Inflight {
-    count: Mutex<usize>,
+struct Count {
+    inside: Mutex<usize>,
     left: Condvar,
 }
 
-/// One call that is inside, until dropped.
-pub(crate) struct InflightGuard<'i>(&'i Inflight);
+/// A call or a write that is under way, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct InflightGuard(Inflight);
 
 impl Inflight {
-    pub(crate) fn enter(&self) -> InflightGuard<'_> {
-        *lock(&self.count) += 1;
-        InflightGuard(self)
+    pub(crate) fn enter(&self) -> InflightGuard {
+        *lock(&self.0.inside) += 1;
+        InflightGuard(self.clone())
     }
 
-    /// Waits until no call is inside, but at most this long by the real clock.
+    /// Waits until none is under way, at most this long by the real clock.
     pub(crate) fn wait_until_none(&self, time: Duration) {
         let watch = Stopwatch::start();
-        let mut count = lock(&self.count);
-        while *count > 0
+        let mut inside = lock(&self.0.inside);
+        while *inside > 0
             && let Some(rest) = time.checked_sub(watch.elapsed())
         {
-            count = wait_for(&self.left, count, rest);
+            inside = wait_for(&self.0.left, inside, rest);
         }
     }
 }
 
-impl Drop for InflightGuard<'_> {
+impl Drop for InflightGuard {
     fn drop(&mut self) {
-        *lock(&self.0.count) -= 1;
-        self.0.left.notify_all();
+        *lock(&self.0.0.inside) -= 1;
+        self.0.0.left.notify_all();
     }
 }
 

@@ -44,7 +44,7 @@ pub(crate) use url::Url;
 pub(crate) use url::{Host, PostgresUrl, Tls};
 pub(crate) use write::{Verdict, Write};
 
-/// Who this process is to the others.
+/// The identity of this executor for the others.
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
     pub(crate) executor: ExecutorId,
@@ -52,7 +52,7 @@ pub(crate) struct Identity {
     pub(crate) version: Arc<str>,
 }
 
-/// What an executor can take up: workflows of these names that wait in these queues.
+/// The workflows that an executor can take up: with these names, in these queues.
 #[derive(Debug, Clone)]
 pub(crate) struct Served {
     pub(crate) identity: Arc<Identity>,
@@ -87,7 +87,7 @@ impl StepRow {
         Some(codec::decode_failure(self.serialization.as_deref(), error))
     }
 
-    /// What this record says to a receive in its place: it is that of an earlier try, or of something else.
+    /// The verdict of this record for a receive in its place: an earlier try of it, or another operation.
     pub(crate) fn received_before(self, receive: &Self) -> Verdict {
         match self.output {
             Some(text) if self.name == receive.name => {
@@ -113,7 +113,7 @@ impl From<StepRow> for StepRecord {
     }
 }
 
-/// The state of a workflow and what it ended with.
+/// The status of a workflow, and its output or error.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Outcome {
     pub(crate) workflow: WorkflowId,
@@ -132,7 +132,7 @@ impl Outcome {
     }
 }
 
-/// What a recovered run starts from.
+/// The input and the place of a recovered run.
 #[derive(Debug, Clone)]
 pub(crate) struct StoredInput {
     pub(crate) text: Option<String>,
@@ -146,7 +146,7 @@ pub(crate) struct Past {
     pub(crate) steps: Vec<StepRow>,
 }
 
-/// A queue in which a workflow waits that may be taken up, as far as the limit of all executors together goes.
+/// A queue with a waiting workflow that may be taken up under the limits of all executors together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OpenQueue {
     pub(crate) name: String,
@@ -157,7 +157,7 @@ pub(crate) struct OpenQueue {
     pub(crate) in_flight: Option<u32>,
 }
 
-/// What there is to do for an executor that is idle.
+/// The work that there is for an idle executor.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Outlook {
     pub(crate) open: Vec<OpenQueue>,
@@ -165,12 +165,12 @@ pub(crate) struct Outlook {
     pub(crate) next_due: Option<Timestamp>,
 }
 
-/// Workflows that wait to be taken up, or will, and that are alike to whoever could do it.
+/// Workflows that wait to be taken up, or will, and that the same executors could take up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OpenGroup {
     pub(crate) app: Option<String>,
     pub(crate) version: Option<String>,
-    /// The newest version of the application, which takes those without one.
+    /// The newest version of the application, which takes workflows without a version.
     pub(crate) newest: Option<String>,
     pub(crate) name: Option<String>,
     pub(crate) queue: Option<String>,
@@ -180,11 +180,11 @@ pub(crate) struct OpenGroup {
     pub(crate) oldest: Timestamp,
 }
 
-/// All that waits to be taken up, by this engine or by whom it cannot see.
+/// All workflows that wait to be taken up, by executors of this engine or of other programs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Census {
     pub(crate) groups: Vec<OpenGroup>,
-    /// Applications of which an executor runs something that is not one of this engine.
+    /// Applications of which an executor of another program runs workflows.
     pub(crate) of_others: Vec<Option<String>>,
 }
 
@@ -193,11 +193,11 @@ pub(crate) struct Census {
 pub(crate) struct Wait {
     pub(crate) waiter: WorkflowId,
     pub(crate) awaited: WorkflowId,
-    /// The queue in which the awaited one waits for a place. Without one it waits for another workflow itself.
+    /// The queue in which the awaited workflow waits for a place; `None` when it waits for another workflow itself.
     pub(crate) in_queue: Option<String>,
 }
 
-/// A queue with a limit of those in flight, and who holds its places.
+/// A queue with an `in_flight` limit, and the holders of its places.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Places {
     pub(crate) queue: String,
@@ -205,7 +205,7 @@ pub(crate) struct Places {
     pub(crate) holders: Vec<WorkflowId>,
 }
 
-/// Waits of which a circle may be made.
+/// Waits that may form circles.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Waits {
     pub(crate) waits: Vec<Wait>,
@@ -234,15 +234,15 @@ impl Waits {
     }
 }
 
-/// Under whom a workflow is `PENDING`.
+/// The executor under which a workflow is `PENDING`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum BusyExecutor {
     Known(ExecutorId),
-    /// What the row holds in place of an id.
+    /// The value in the row in place of an id.
     Unreadable(String),
 }
 
-/// What an executor tells the others.
+/// The information that an executor gives the others.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Membership {
     pub(crate) app: String,
@@ -251,11 +251,11 @@ pub(crate) struct Membership {
     pub(crate) queues: Vec<String>,
 }
 
-/// Why the database did not do as it was told.
+/// The reason why the database refused a call.
 #[derive(Debug, Clone)]
 pub(crate) struct DbError {
     pub(crate) statement: &'static str,
-    /// The same call may work later: the database is busy, full or away. Otherwise it never will.
+    /// Whether the call may work later: the database is busy, full or away. Otherwise it never will.
     pub(crate) may_pass: bool,
     pub(crate) source: Arc<dyn std::error::Error + Send + Sync>,
 }
@@ -274,27 +274,27 @@ impl From<DbError> for Error {
 
 pub(crate) type DbResult<T> = Result<T, DbError>;
 
-/// What became of one try of a transaction step.
+/// The result of one try of a transaction step.
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) enum Transacted<T, E> {
     /// The effect and the record are in the database.
     Committed(T),
-    /// They are, from an earlier try whose answer was lost.
+    /// They are in the database from an earlier try whose answer was lost.
     Recorded(StepRow),
-    /// Nothing is: the body failed.
+    /// Neither is in the database: the body failed.
     Failed(E),
-    /// Nothing is: the transaction was lost under the body, which failed with it or did not; perhaps because it took
-    /// longer than a transaction may.
+    /// Neither is in the database: the transaction was lost under the body, perhaps because it took too long. The body
+    /// may have failed or not.
     #[cfg(feature = "postgres")]
     Lost { tried: Option<E>, error: DbError, timed_out: bool },
-    /// Nothing is: another transaction was in the way, which is nobody's fault.
+    /// Neither is in the database: another transaction was in the way. No code is to blame.
     #[cfg(feature = "postgres")]
     Conflict,
-    /// Nothing is: what the body wrote is against something that is checked at the commit.
+    /// Neither is in the database: the writes of the body break a constraint that is checked at the commit.
     Refused(String),
-    /// Nothing is: somebody else owns the workflow.
+    /// Neither is in the database: another execution owns the workflow.
     NotOwner,
-    /// The body did what it must not, and its effect is not tied to a record.
+    /// The body did something forbidden, and its effect is not tied to a record.
     Misused(String),
 }
 
@@ -309,7 +309,7 @@ pub(crate) enum TransactionSteps {
 
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 impl TransactionSteps {
-    /// Whether nothing else may commit while one of them runs: SQLite has one writer at a time.
+    /// Whether no other write may commit while a transaction step runs: SQLite has one writer at a time.
     pub(crate) fn stop_other_commits(&self) -> bool {
         match self {
             #[cfg(feature = "sqlite")]
@@ -320,7 +320,8 @@ impl TransactionSteps {
     }
 
     /// Runs `body` in a transaction and commits it with the step row that it returns. After an error it is not known
-    /// what was committed. A next try takes the place of the record as `earlier`, and looks there first.
+    /// whether the transaction was committed. A next try takes the place of the record as `earlier`, and looks there
+    /// first.
     pub(crate) fn attempt<T, E>(
         &self,
         owner: &Owner,
@@ -357,92 +358,93 @@ impl TransactionSteps {
     }
 }
 
-/// Makes things durable.
+/// Makes writes durable.
 pub(crate) trait Writer: Send {
-    /// Commits the batch as one transaction and says what became of each write, in order. An error means that
-    /// nothing is known: the transaction may have committed all the same, and repeating the batch is safe.
+    /// Commits the batch as one transaction and returns the verdict of each write, in order. After an error the
+    /// transaction may have committed all the same; repeating the batch is safe.
     fn commit(&mut self, batch: &[Write]) -> DbResult<Vec<Verdict>>;
 
-    /// Whether anybody else has committed since the last call.
+    /// Whether another connection has committed since the last call.
     fn others_committed(&mut self) -> DbResult<bool>;
 
-    /// Lets go of the database. Nothing is committed after it.
+    /// Lets go of the database. No write is committed after it.
     fn close(&mut self) {}
 }
 
-/// Looks things up for workflows and their callers. Never waits for the writer.
+/// Reads for workflows and their callers. Never waits for the writer.
 pub(crate) trait Reader: FleetReader {
     /// The recorded steps after `after`, in order, at most `limit`.
     fn steps(&self, workflow: &WorkflowId, after: StepId, limit: u32) -> DbResult<Vec<StepRow>>;
     fn input(&self, workflow: &WorkflowId) -> DbResult<StoredInput>;
     fn outcome(&self, workflow: &WorkflowId) -> DbResult<Option<Outcome>>;
-    /// Those that have ended, or are not there.
+    /// The workflows among these that have ended, or have no row.
     fn not_open_among(&self, workflows: &[WorkflowId]) -> DbResult<Vec<WorkflowId>>;
-    /// Those which have a message of that topic waiting.
+    /// The waits among these for which a message of the topic is there.
     fn with_messages_among(&self, asked: &[(WorkflowId, String)]) -> DbResult<Vec<(WorkflowId, String)>>;
     fn list(&self, app: &str, filter: &WorkflowFilter) -> DbResult<Vec<WorkflowInfo>>;
     fn count(&self, app: &str, filter: &WorkflowFilter) -> DbResult<u64>;
     fn progress(&self, workflow: &WorkflowId) -> DbResult<Option<Progress>>;
-    /// The workflow, and if it waits without a thread what it waits for, and so on.
-    fn waits_of(&self, workflow: &WorkflowId) -> DbResult<Vec<WorkflowId>>;
+    /// Which workflows this one waits for without a thread, and which those wait for, and so on: waiter and awaited.
+    fn waits_of(&self, workflow: &WorkflowId) -> DbResult<Vec<(WorkflowId, WorkflowId)>>;
     /// Keeps no connection between two looks from now on.
     fn close(&self) {}
 }
 
-/// What an execution is told whose workflow has this status under another token, or none, or no row.
+/// The stop for an execution whose workflow has this status under another token or none, or has no row.
 fn loss(status: Option<&str>) -> Stop {
     match status.map(WorkflowStatus::parse) {
         None => Stop::Deleted,
         Some(Some(WorkflowStatus::Cancelled)) => Stop::Cancelled,
-        // One that this program does not know is one that it has no part in.
+        // A status that this program does not know belongs to another program.
         Some(_) => Stop::NotOwner,
     }
 }
 
-/// Looks things up for the fleet: who has what, and what waits.
+/// Reads for the fleet: owners of workflows, and waiting workflows.
 pub(crate) trait FleetReader: Send + Sync {
-    /// Those whose token no longer stands in their row, or that have no row, and what their execution is to be told.
+    /// The owners whose token no longer stands in their row, or that have no row, with the stop for their execution.
     fn lost_among(&self, owners: &[Owner]) -> DbResult<Vec<(Owner, Stop)>>;
     fn outlook(&self, served: &Served) -> DbResult<Outlook>;
     /// The pasts of many workflows with one question for all, as far as they are not large.
     fn pasts(&self, workflows: &[WorkflowId]) -> DbResult<HashMap<WorkflowId, Past>>;
     /// Whether a workflow of this application waits, since then or longer, that has none of these names.
     fn unknown_wait(&self, served: &Served, since: Timestamp) -> DbResult<bool>;
-    /// Those of an application that wait without a thread for something that is there.
+    /// The workflows of an application that wait without a thread for an end or a message that is there.
     fn served_waits(&self, app: &str) -> DbResult<Vec<WorkflowId>>;
-    /// The executors of this engine that have a workflow in `PENDING`, and what stands in the place of one.
+    /// The executors of this engine that have a workflow in `PENDING`, and values in place of an executor's id.
     fn busy_executors(&self) -> DbResult<Vec<BusyExecutor>>;
-    /// All that waits to be taken up, in all applications. It looks at all of it.
+    /// All workflows that wait to be taken up, in all applications. It reads all of them.
     fn census(&self) -> DbResult<Census>;
     /// The waits of an application for workflows that wait themselves, for another one or for a place in a queue.
     fn waits(&self, app: &str) -> DbResult<Waits>;
-    /// What is `PENDING` under this executor.
+    /// The workflows that are `PENDING` under this executor.
     fn owned_by(&self, executor: &ExecutorId) -> DbResult<Vec<Owner>>;
 }
 
-/// Who lives. A stopped process does; a killed one does not, from the moment it is gone.
+/// Liveness of executors. A stopped process lives; a killed one does not, from the moment it is gone.
 pub(crate) trait Liveness: Send + Sync {
     /// Makes this process known under a fresh id, and alive until it dies or leaves.
     fn join(&self, label: Option<&str>, about: &Membership) -> Result<ExecutorId, Error>;
-    /// Puts the traces of an executor of this process back if somebody removed them.
+    /// Puts the traces of an executor of this process back if they were removed.
     fn uphold(&self, executor: &ExecutorId) -> std::io::Result<()>;
-    /// Ends what `join` began: without a trace, or as one of the dead whose workflows others take over.
+    /// Ends the membership of `join`: without a trace, or as a dead executor whose workflows others take over.
     fn leave(&self, executor: &ExecutorId, without_trace: bool);
     /// The executors that died and left traces.
     fn dead(&self) -> Vec<ExecutorId>;
-    /// Those of which there is no trace at all: they left, or somebody removed what they left, or they never were here.
+    /// The executors without any trace: they left, or their traces were removed, or they never were here.
     fn without_trace(&self, executors: Vec<ExecutorId>) -> Vec<ExecutorId>;
     /// Whether an executor that runs nothing should sweep all the same.
     fn calls_for_a_sweep(&self) -> bool;
-    /// Whether all the time since then nobody could have taken an executor of this process for dead.
+    /// Whether at no time since then another executor could have taken this one for dead.
     fn covers(&self, executor: &ExecutorId, since: Stopwatch) -> bool;
-    /// Whether others took an executor of this process for dead since the last call, and refused what only it can run.
+    /// Whether others took an executor of this process for dead since the last call, and refused workflows that only it
+    /// can run.
     fn was_refused(&self) -> bool {
         false
     }
     /// Removes the traces of a dead one, after its workflows were taken over.
     fn forget(&self, executor: &ExecutorId);
-    /// What the living ones can run. An error when that is not known of each of them.
+    /// The workflows that the living executors can run. An error when that is not known of each of them.
     fn members(&self) -> std::io::Result<Vec<Membership>>;
 }
 
@@ -457,6 +459,6 @@ pub(crate) struct SystemDatabase {
     pub(crate) fleet: Arc<Signal>,
     /// How often the fleet sweeps.
     pub(crate) sweep_every: Duration,
-    /// What is known of trouble with the database.
+    /// The known trouble with the database.
     pub(crate) outage: Arc<Outage>,
 }

@@ -1,7 +1,7 @@
 //! Names that the engine writes into rows, the same on every backend.
 
-/// The states from which nothing more happens, as a list in SQL. A state that this program does not know is none of
-/// them: a newer one may go on from it.
+/// The final states, as a list in SQL. A state that this program does not know is none of them: a newer program may go
+/// on from it.
 macro_rules! ended {
     () => {
         "('SUCCESS', 'ERROR', 'CANCELLED', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED')"
@@ -9,19 +9,22 @@ macro_rules! ended {
 }
 pub(super) use ended;
 
-/// The queue of everything that waits for an executor without a queue of its own.
+/// The queue of every workflow that waits for an executor without a queue of its own.
 pub(crate) const INTERNAL_QUEUE: &str = "_dbos_internal_queue";
 
 /// The attribute in which a resume leaves its token, to know itself again.
 #[cfg(feature = "postgres")]
 pub(super) const RESUMED: &str = "piton.resumed";
 
-/// The mark of one that waits for the end of a workflow.
+/// Among the marks of a workflow that is in a race: one of the others is enough for it to go on.
+pub(super) const MARK_OF_A_RACE: &str = "any";
+
+/// The mark of a workflow that waits for the end of another.
 pub(super) fn mark_of_workflow(id: &str) -> String {
     format!("workflow {id}")
 }
 
-/// The mark of one that waits for a message.
+/// The mark of a workflow that waits for a message.
 pub(super) fn mark_of_message(topic: &str) -> String {
     format!("message {topic}")
 }

@@ -11,7 +11,7 @@ use crate::pure::notices::Notices;
 use crate::pure::sync::{lock, say};
 use crate::sysdb::DbError;
 
-/// Who notices: some of them may work while others do not, as on a disk that is full.
+/// The part of the engine that notices: some parts may work while others do not, as on a full disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
     Writes,
@@ -24,7 +24,7 @@ pub(crate) enum Part {
     Steps,
 }
 
-/// The database, or the way to it, fell silent for so long. The connection was given up, and what was asked may have been
+/// The database, or the way to it, fell silent for so long. The connection was given up, and the request may have been
 /// done all the same.
 #[derive(Debug)]
 pub(crate) struct Silent(pub(crate) Duration);
@@ -37,15 +37,15 @@ impl fmt::Display for Silent {
 
 impl std::error::Error for Silent {}
 
-/// What one engine knows of its database's trouble.
+/// The trouble of one engine's database.
 #[derive(Debug)]
 pub(crate) struct Outage {
-    /// Which, for people: a process may have several.
+    /// The name of the database, for people: a process may have several.
     database: String,
-    /// Whether there is any, to be asked without a lock.
+    /// Whether there is trouble; read without a lock.
     lasts: AtomicBool,
     trouble: Mutex<Trouble>,
-    /// What does not pass by itself, and odd rows.
+    /// Trouble that does not pass by itself, and odd rows.
     pub(crate) notices: Notices,
 }
 
@@ -60,7 +60,8 @@ struct Trouble {
 }
 
 impl Trouble {
-    /// Whether this is what was over already: each connection finds out by itself that it fell silent, some of them late.
+    /// Whether this is trouble that was over already: each connection finds out by itself that it fell silent, some of
+    /// them late.
     fn is_old(&self, error: &DbError) -> bool {
         let silent = error.source.downcast_ref::<Silent>();
         self.since.is_none()
@@ -136,7 +137,7 @@ impl Outage {
         self.notices.failed(what, &error.source.to_string());
     }
 
-    /// A row that cannot be read as it is, and what becomes of it.
+    /// Names a row that cannot be read as it is, with the consequence.
     pub(crate) fn names_row(&self, workflow: &WorkflowId, what: &str) {
         self.notices.name(&format!("workflow {workflow}"), what);
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::sysdb::{DbError, DbResult};
 
-/// What a hook sees: the number of the commit in this process, from 1, and the kinds of the writes in it
-/// (`record_step`, `settle`, `start_child`, `transaction_step`, ...).
+/// The commit that a hook sees: its number in this process, from 1, and the kinds of its writes. Kinds are
+/// `record_step`, `settle`, `start_child`, `transaction_step`, and so on.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct CommitPoint<'a> {
@@ -28,7 +28,7 @@ pub enum Moment {
     After,
 }
 
-/// What a hook tells the engine to believe.
+/// The result that a hook makes the engine see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// All is well.
@@ -114,18 +114,18 @@ mod fake_clock {
             Self(Arc::new(Times { wall: time.as_millis().into(), steady: 0.into() }))
         }
 
-        /// Sets it, forward or back, as somebody sets a wall clock: no time passes.
+        /// Sets the clock, forward or back, as an operator sets a wall clock: no time passes.
         pub fn set(&self, time: Timestamp) {
             self.0.wall.store(time.as_millis(), Ordering::SeqCst);
         }
 
-        /// Sets it by this many milliseconds forward, or back if they are negative, as somebody sets a wall clock: no
-        /// time passes. Waits of a running process do not notice; a process that starts later goes by the new date.
+        /// Sets it by this many milliseconds forward, or back if they are negative, as an operator sets a wall clock:
+        /// no time passes. Waits of a running process do not notice; a process that starts later goes by the new date.
         pub fn step(&self, millis: i64) {
             self.0.wall.fetch_add(millis, Ordering::SeqCst);
         }
 
-        /// Moves it; waits that are due end.
+        /// Moves the clock forward; waits that are due end.
         ///
         /// # Panics
         /// When the duration has more milliseconds than an `i64`.

@@ -4,7 +4,7 @@ use crate::pure::sql::{Params, Row, SqlError};
 
 /// An open transaction of the system database, lent to the body of a transaction step.
 ///
-/// What the body writes becomes durable together with the record of the step, or not at all. The body must leave the
+/// The writes of the body become durable together with the record of the step, or not at all. The body must leave the
 /// engine's tables and the transaction itself alone: no `COMMIT`, no `ROLLBACK`.
 ///
 /// Placeholders are `$1` to `$n`, in any order and as often as you like. A parameter is bound as a quoted literal would
@@ -32,7 +32,7 @@ pub enum Native<'a, 't> {
     Postgres(&'a mut postgres::Transaction<'t>),
 }
 
-/// The same as a [`Tx`] holds it.
+/// The driver's transaction, as a [`Tx`] holds it.
 enum Open<'t> {
     #[cfg(feature = "sqlite")]
     Sqlite(&'t rusqlite::Transaction<'t>),
@@ -69,7 +69,7 @@ impl<'t> Tx<'t> {
     /// on PostgreSQL.
     ///
     /// # Errors
-    /// [`SqlError::Database`] with what the database says, [`SqlError::Value`] for a parameter that cannot be bound.
+    /// [`SqlError::Database`] with the database's message, [`SqlError::Value`] for a parameter that cannot be bound.
     pub fn execute(&mut self, sql: &str, params: impl Params) -> Result<u64, SqlError> {
         let values = params.values()?;
         match &mut self.0 {
@@ -137,7 +137,7 @@ impl<'t> Tx<'t> {
         }
     }
 
-    /// The transaction of the driver, for what only SQLite has; `None` on PostgreSQL.
+    /// The transaction of the driver, for features that only SQLite has; `None` on PostgreSQL.
     #[cfg(feature = "sqlite")]
     pub fn sqlite(&self) -> Option<&rusqlite::Transaction<'t>> {
         match &self.0 {
@@ -147,7 +147,7 @@ impl<'t> Tx<'t> {
         }
     }
 
-    /// The transaction of the driver, for what only PostgreSQL has; `None` on SQLite.
+    /// The transaction of the driver, for features that only PostgreSQL has; `None` on SQLite.
     #[cfg(feature = "postgres")]
     pub fn postgres(&mut self) -> Option<&mut postgres::Transaction<'t>> {
         match &mut self.0 {

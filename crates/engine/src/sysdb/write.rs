@@ -6,18 +6,19 @@
 
 use std::sync::Arc;
 
+use super::names::{MARK_OF_A_RACE, mark_of_message, mark_of_workflow};
 use super::{Identity, Outcome, Owner, Served, StepRow};
 use crate::pure::clock::Timestamp;
 use crate::pure::id::{ExecutorId, OwnerToken, StepId, WorkflowId};
 use crate::pure::queue::QueueOptions;
 use crate::pure::status::WorkflowStatus;
 
-/// Everything that the engine makes durable.
+/// Every kind of durable write of the engine.
 #[derive(Debug, Clone)]
 pub(crate) enum Write {
     /// A row for a new workflow, unless its id is taken.
     StartWorkflow(NewWorkflow),
-    /// The same for a child, together with the step of its parent that started it.
+    /// A row for a new child, together with the record of the parent's step that started it.
     StartChild { parent: Owner, step: StepRow, child: NewWorkflow },
     /// The outcome of a step.
     RecordStep { owner: Owner, step: StepRow },
@@ -25,13 +26,15 @@ pub(crate) enum Write {
     Settle { owner: Owner, outcome: Outcome, at: Timestamp },
     /// Leaves the thread until something happens.
     Suspend { owner: Owner, until: Wake, at: Timestamp },
+    /// The verdict of a race, and what its winner records: both if there is no verdict yet, or neither.
+    Decide { owner: Owner, verdict: StepRow, winner: Winner },
     /// Gives a claimed workflow back, to be claimed at once or from a time on.
     Release { owner: Owner, attempt: Attempt, again_at: Option<Timestamp>, at: Timestamp },
     /// Takes waiting workflows: the one door to execution.
     Claim(Claim),
     /// `DELAYED` workflows of the application whose time has come become claimable.
     WakeDue { identity: Arc<Identity>, now: Timestamp },
-    /// The same for these, if what they wait for is there.
+    /// These `DELAYED` workflows become claimable, if the awaited end or message is there.
     WakeServed { waiting: Vec<WorkflowId>, now: Timestamp },
     /// The workflows of a dead executor become claimable.
     Requeue { executor: ExecutorId, at: Timestamp },
@@ -45,16 +48,16 @@ pub(crate) enum Write {
     RegisterQueue { identity: Arc<Identity>, queue: Arc<str>, options: QueueOptions, at: Timestamp },
     /// Stops a workflow, and its descendants if asked to.
     Cancel { workflow: WorkflowId, children: bool, at: Timestamp },
-    /// Makes a workflow claimable, whatever it stands at.
+    /// Makes a workflow claimable, from any status but a final one.
     Resume { workflow: WorkflowId, token: OwnerToken, at: Timestamp },
     /// A message to a workflow, and the step that sent it if a workflow did.
     Send { message: NewMessage, sender: Option<(Owner, StepRow)> },
-    /// Takes the oldest waiting message, and records the step that did.
+    /// Takes the oldest waiting message, and records the step that took it.
     Receive { owner: Owner, topic: String, step: StepRow },
 }
 
 impl Write {
-    /// The workflow of the execution that makes it, and the one that it starts.
+    /// The workflow of the execution that makes the write, and the workflow that it starts.
     #[cfg(feature = "postgres")]
     pub(crate) fn workflows(&self) -> impl Iterator<Item = &WorkflowId> {
         let (by, started) = match self {
@@ -64,11 +67,49 @@ impl Write {
             | Self::Settle { owner, .. }
             | Self::Suspend { owner, .. }
             | Self::Release { owner, .. }
+            | Self::Decide { owner, .. }
             | Self::Receive { owner, .. }
             | Self::Send { sender: Some((owner, _)), .. } => (Some(owner), None),
             _ => (None, None),
         };
         by.map(|owner| &owner.workflow).into_iter().chain(started)
+    }
+
+    /// Tells what came true when this was committed with this verdict: waits for it in this process are over. Of a workflow
+    /// that has ended it tells the outcome, where the write has it.
+    pub(crate) fn fulfils(&self, verdict: &Verdict, mut tell: impl FnMut(&Awaited, Option<&Outcome>)) {
+        match self {
+            Self::Settle { owner, outcome, .. } if matches!(verdict, Verdict::Done | Verdict::Woke) => {
+                tell(&Awaited::Settled(owner.workflow.clone()), Some(outcome));
+            }
+            Self::Send { message, .. } if matches!(verdict, Verdict::Done | Verdict::Woke) => {
+                tell(&Awaited::Message(message.destination.clone(), message.topic.clone()), None);
+            }
+            Self::Cancel { .. } | Self::RefuseUnknown(_) => {
+                if let Verdict::Changed(ended) = verdict {
+                    for workflow in ended {
+                        tell(&Awaited::Settled(workflow.clone()), None);
+                    }
+                }
+            }
+            Self::StartWorkflow(_)
+            | Self::StartChild { .. }
+            | Self::RecordStep { .. }
+            | Self::Settle { .. }
+            | Self::Suspend { .. }
+            | Self::Decide { .. }
+            | Self::Release { .. }
+            | Self::Claim(_)
+            | Self::WakeDue { .. }
+            | Self::WakeServed { .. }
+            | Self::Requeue { .. }
+            | Self::Revive { .. }
+            | Self::RegisterVersion { .. }
+            | Self::RegisterQueue { .. }
+            | Self::Resume { .. }
+            | Self::Send { .. }
+            | Self::Receive { .. } => {}
+        }
     }
 
     /// Whether something may be claimed, or goes on, since this was committed with this verdict.
@@ -80,12 +121,13 @@ impl Write {
         }
     }
 
-    /// Whether it may leave a workflow that can be claimed, or one that wakes up at a time.
+    /// Whether the write may leave a workflow that can be claimed, or that wakes up at a time.
     fn makes_claimable(&self) -> bool {
         match self {
             Self::StartWorkflow(new) | Self::StartChild { child: new, .. } => new.claimed_by.is_none(),
             Self::RecordStep { .. }
             | Self::Settle { .. }
+            | Self::Decide { .. }
             | Self::Claim(_)
             | Self::RegisterVersion { .. }
             | Self::RegisterQueue { .. }
@@ -104,7 +146,7 @@ impl Write {
     }
 }
 
-/// The kinds by name, and who makes them. What an execution makes is bound to its token, and has its rows in the tests of
+/// The kinds by name, and their makers. A write of an execution is bound to its token, and has its rows in the tests of
 /// the fences.
 macro_rules! kinds {
     ($($kind:ident $name:literal by $who:ident,)*) => {
@@ -133,6 +175,7 @@ kinds! {
     RecordStep "record_step" by execution,
     Settle "settle" by execution,
     Suspend "suspend" by execution,
+    Decide "decide" by execution,
     Release "release" by execution,
     Claim "claim" by anybody,
     WakeDue "wake_due" by anybody,
@@ -148,7 +191,7 @@ kinds! {
     Receive "receive" by execution,
 }
 
-/// What becomes a row in `workflow_status`.
+/// The values of a new row in `workflow_status`.
 #[derive(Debug, Clone)]
 pub(crate) struct NewWorkflow {
     pub(crate) id: WorkflowId,
@@ -162,13 +205,13 @@ pub(crate) struct NewWorkflow {
     pub(crate) token: OwnerToken,
     /// Started as claimed, to run at once; otherwise it waits for a worker.
     pub(crate) claimed_by: Option<ExecutorId>,
-    /// Where it waits; the engine's own queue if none is named.
+    /// The queue in which it waits; the engine's own queue if none is named.
     pub(crate) queue: Option<Arc<str>>,
     pub(crate) priority: u32,
     pub(crate) at: Timestamp,
 }
 
-/// Workflows of names that nobody knows, and what to tell of them.
+/// The workflows of unknown names, and the error that they end with.
 #[derive(Debug, Clone)]
 pub(crate) struct Unknown {
     /// With all names that are known.
@@ -178,7 +221,7 @@ pub(crate) struct Unknown {
     pub(crate) at: Timestamp,
 }
 
-/// Who takes how many, and from which queue.
+/// The executor of a claim, its queue, and its number of workflows.
 #[derive(Debug, Clone)]
 pub(crate) struct Claim {
     pub(crate) served: Arc<Served>,
@@ -192,22 +235,90 @@ pub(crate) struct Claim {
     pub(crate) at: Timestamp,
 }
 
-/// What becomes of the attempt that a claim has counted.
+/// Whether the attempt that a claim has counted still counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Attempt {
     Counted,
     GivenBack,
 }
 
-/// What ends a wait without a thread.
-#[derive(Debug, Clone)]
-pub(crate) enum Wake {
-    At(Timestamp),
-    WhenSettled(WorkflowId),
-    WhenMessage { topic: String, deadline: Timestamp },
+/// What a workflow can wait for, besides a time. It is the key of a waiter in this process, the mark in the row of a
+/// workflow that waits without a thread, and the condition under which that wait is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Awaited {
+    /// The end of this workflow.
+    Settled(WorkflowId),
+    /// A message of this topic to this workflow.
+    Message(WorkflowId, String),
 }
 
-/// What becomes a row in `notifications`.
+impl Awaited {
+    pub(super) fn mark(&self) -> String {
+        match self {
+            Self::Settled(workflow) => mark_of_workflow(workflow.as_str()),
+            Self::Message(_, topic) => mark_of_message(topic),
+        }
+    }
+}
+
+/// What ends a wait without a thread: whichever of these is first.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wake {
+    pub(crate) at: Option<Timestamp>,
+    pub(crate) awaited: Vec<Awaited>,
+    /// The workflow is in a race: it can go on although some of what it waits for never comes.
+    pub(crate) any: bool,
+}
+
+impl Wake {
+    /// The marks of all that is awaited, as JSON: a string for one, an array for several.
+    pub(super) fn marks(&self) -> Option<String> {
+        let mut marks: Vec<_> = self.awaited.iter().map(Awaited::mark).collect();
+        if self.any {
+            marks.push(MARK_OF_A_RACE.to_owned());
+        }
+        match marks.as_slice() {
+            [] => None,
+            [mark] => Some(serde_json::json!(mark).to_string()),
+            marks => Some(serde_json::json!(marks).to_string()),
+        }
+    }
+
+    /// The ids of the workflows whose end is awaited.
+    pub(super) fn workflows(&self) -> Vec<&str> {
+        self.awaited
+            .iter()
+            .filter_map(|awaited| match awaited {
+                Awaited::Settled(workflow) => Some(workflow.as_str()),
+                Awaited::Message(..) => None,
+            })
+            .collect()
+    }
+
+    /// The topics of the messages that are awaited.
+    pub(super) fn topics(&self) -> Vec<&str> {
+        self.awaited
+            .iter()
+            .filter_map(|awaited| match awaited {
+                Awaited::Message(_, topic) => Some(topic.as_str()),
+                Awaited::Settled(_) => None,
+            })
+            .collect()
+    }
+}
+
+/// What the winner of a race records.
+#[derive(Debug, Clone)]
+pub(crate) enum Winner {
+    /// Nothing: the time of a sleep was recorded before the wait.
+    Sleep,
+    /// The outcome of a step or of a child.
+    Step(StepRow),
+    /// That it took the oldest waiting message.
+    Receive { topic: String, step: StepRow },
+}
+
+/// The values of a new row in `notifications`.
 #[derive(Debug, Clone)]
 pub(crate) struct NewMessage {
     /// Unique: a message with the same id is sent once.
@@ -218,12 +329,12 @@ pub(crate) struct NewMessage {
     pub(crate) at: Timestamp,
 }
 
-/// What became of a write.
+/// The result of a write.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Verdict {
     /// It is in the database.
     Done,
-    /// It is, and a workflow that waited for it without a thread can go on.
+    /// It is in the database, and a workflow that waited for it without a thread can go on.
     Woke,
     /// The workflow id is taken, by this workflow.
     AlreadyThere(Existing),
@@ -231,7 +342,7 @@ pub(crate) enum Verdict {
     NotOwner,
     /// The condition it was bound to does not hold. Nothing was written.
     Refused(Refusal),
-    /// The claimed ones, oldest first.
+    /// The claimed workflows, oldest first.
     Claimed(Vec<ClaimedRow>),
     /// The workflows that it changed.
     Changed(Vec<WorkflowId>),
@@ -253,12 +364,14 @@ pub(crate) enum Refusal {
     NoSuchWorkflow,
     /// The new child's id is that of a workflow from which its parent descends.
     Ancestor,
-    /// It stands at a status from which this cannot be done.
+    /// The workflow has a status that does not allow the write.
     Stands(WorkflowStatus),
-    /// What the workflow would have waited for is there.
+    /// The end or the message for which the workflow would have waited is there.
     NoNeedToWait,
     /// No message is waiting.
     NoMessage,
+    /// Another branch of the race has won.
+    Decided,
     /// Another outcome stands in the place of this step.
     OtherStep { recorded: String },
     /// The name of the queue belongs to another application.
@@ -271,7 +384,7 @@ pub(crate) struct ClaimedRow {
     pub(crate) workflow: WorkflowId,
     pub(crate) name: String,
     pub(crate) attempts: u32,
-    /// Its id cannot be named in the database: the claim has ended it, and nobody runs it.
+    /// No statement can name its id: the claim has ended the workflow, and no executor runs it.
     pub(crate) unreadable: bool,
 }
 

@@ -24,6 +24,7 @@ mod messages;
 mod outcomes;
 mod ownership;
 mod queues;
+mod races;
 mod recovery;
 mod retries;
 mod shapes;

@@ -73,7 +73,7 @@ fn a_recorded_async_step_never_runs_again() {
     assert_eq!((bodies.get(), app.recorded("w")), (3, vec!["a".to_owned(), "b".to_owned()]));
 }
 
-/// The same records are asked for, so nobody can tell which kind made them.
+/// Both kinds ask for equal records, so a record does not tell which kind made it.
 #[test]
 fn a_run_goes_on_in_the_other_kind() {
     let app = App::new();

@@ -10,7 +10,7 @@ use engine::{Error, Event, Observer, Stop, Workflow};
 
 use crate::backend::WORKFLOW_STATUS;
 use crate::support::{App, Counter, Latch, Result};
-use crate::way::{Context, Engine};
+use crate::way::{Context, Engine, Operation};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -20,7 +20,7 @@ fn before(kind: &'static str, act: impl FnOnce() + Send + 'static) -> Arc<Commit
     refusing("nothing", kind, act)
 }
 
-/// The same, and refuses for good what has a write of another kind.
+/// Acts before the first commit with a write of one kind, and refuses commits with a write of another kind for good.
 fn refusing(
     refused: &'static str,
     kind: &'static str,
@@ -86,6 +86,21 @@ const ROWS: &[(&str, &str, Body)] = &[
         ctx.recv::<u32>("t", HOUR).map(drop)
     }),
     ("receive", "no message", |ctx, _| ctx.recv::<u32>("t", HOUR).map(drop)),
+    ("suspend", "a race", |ctx, child| {
+        let child = ctx.start(child, ())?;
+        let message = Operation::recv("none", HOUR).map(|_: Option<()>| ());
+        ctx.race([message, Operation::sleep(HOUR), Operation::result(&child)])
+    }),
+    ("decide", "a step", |ctx, _| {
+        ctx.race([Operation::sleep(HOUR), Operation::step("s", |_| Ok::<_, Error>(()))])
+    }),
+    ("decide", "a sleep", |ctx, _| ctx.race([Operation::sleep(Duration::ZERO)])),
+    ("decide", "a message", |ctx, _| {
+        let me = ctx.workflow_id().clone();
+        ctx.send(&me, "t", 1)?;
+        ctx.race([Operation::recv("t", HOUR).map(|_: Option<u32>| ())])
+    }),
+    ("decide", "no message", |ctx, _| ctx.race([Operation::recv("t", HOUR).map(|_: Option<u32>| ())])),
     ("release", "of a refused step", |ctx, _| ctx.step("refused", |_| Ok::<_, Error>(()))),
 ];
 

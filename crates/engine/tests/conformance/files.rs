@@ -213,7 +213,7 @@ fn a_shutdown_leaves_one_file_and_a_clone_can_still_look() {
     assert!(matches!(clone.cancel(handles[0].id()), Err(Error::ShuttingDown)));
 }
 
-/// The same for one that was dropped, and for one that was never launched.
+/// Also of an engine that was dropped, and of one that was never launched.
 #[test]
 fn an_engine_that_is_dropped_leaves_one_file() {
     let app = App::new();

@@ -10,7 +10,7 @@ use engine::{AsyncContext, Context, Engine, Error, StepInfo, Workflow};
 
 use crate::support::{App, Counter, Result, eventually};
 
-/// The same map in both kinds: squares of the first `n` numbers, `at_once` at a time.
+/// One map in both kinds: squares of the first `n` numbers, `at_once` at a time.
 fn register(engine: &Engine, name: &str, bodies: &Counter) -> [Workflow<(u64, usize), Vec<u64>>; 2] {
     let (plain, task) = (bodies.clone(), bodies.clone());
     let plain = engine.register(&format!("{name}_plain"), move |ctx: &mut Context, (n, at_once)| {

@@ -208,7 +208,7 @@ fn urls_without_meaning_are_refused() {
     assert!(!elsewhere.contains("secret"), "{elsewhere}");
 }
 
-/// The same file under two names is the same database, with one set of executors.
+/// A file with two names is one database, with one set of executors.
 #[cfg(unix)]
 #[test]
 fn a_symbolic_link_leads_to_the_same_executors() {

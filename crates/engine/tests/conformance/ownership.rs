@@ -62,7 +62,7 @@ fn a_superseded_execution_writes_nothing_and_its_handle_adopts_the_outcome() {
     assert_eq!(app.recorded("w"), ["first", "second"]);
 }
 
-/// The same within one process.
+/// Two engines of one process do it.
 #[test]
 fn a_resume_in_the_same_process_supersedes_the_running_execution() {
     let (app, held) = (App::new(), Held::new());

@@ -32,7 +32,7 @@ impl Ticks {
     }
 }
 
-/// The same on a thread that does nothing else: what the machine does to everybody.
+/// The ticks of a thread that does nothing else: what the machine does to every thread.
 struct Beside {
     ticks: Ticks,
     ended: mpsc::Receiver<()>,

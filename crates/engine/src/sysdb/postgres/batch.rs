@@ -1,5 +1,5 @@
-//! What comes often comes as a set: all starts, steps and ends of a batch are one statement, which is one round trip and
-//! its own transaction.
+//! Frequent writes are sets: all starts, steps and ends of a batch are one statement. It is one round trip and its own
+//! transaction.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -16,12 +16,12 @@ use crate::sysdb::{DbError, DbResult, Owner, StepRow, Verdict};
 /// A kind of write, as a part of a statement. Its parameters are counted from 1.
 pub(super) struct Part {
     pub(super) ctes: &'static str,
-    /// Says what was found: kind, workflow id, flag.
+    /// Returns rows of kind, workflow id, flag.
     pub(super) found: &'static str,
     pub(super) params: usize,
 }
 
-/// What a part found of each workflow that it wrote.
+/// The flag of a part for each workflow that it wrote.
 #[derive(Default)]
 pub(super) struct Found(HashMap<String, bool>);
 
@@ -39,7 +39,7 @@ pub(super) struct Set<'b> {
     pub(super) ends: Vec<End<'b>>,
 }
 
-/// What became of them, in the same order.
+/// The verdicts of the writes, in their order.
 #[derive(Default)]
 pub(super) struct Verdicts {
     pub(super) starts: Vec<Verdict>,
@@ -120,7 +120,7 @@ fn is_duplicate(error: &DbError) -> bool {
         .is_some_and(|error| error.code() == Some(&SqlState::UNIQUE_VIOLATION))
 }
 
-/// What the parts found, by their kinds.
+/// The flags of the parts, by their kinds.
 fn query(session: &mut impl Session, statement: &Statement, params: Params<'_>) -> DbResult<[Found; 3]> {
     let mut all = <[Found; 3]>::default();
     for row in session.query(statement, params)? {
@@ -147,7 +147,7 @@ pub(super) fn record_one(connection: &mut Connection, owner: &Owner, step: &Step
 }
 
 /// Records a step in the transaction that a user wrote in. False when the workflow is not the owner's, or when there is
-/// a record already: then what the user wrote now must not be committed beside it.
+/// a record already. Then the user's writes must not be committed.
 pub(super) fn is_recorded_now(session: &mut impl Session, owner: &Owner, step: &StepRow) -> DbResult<bool> {
     let steps = [(owner, step)];
     let steps = Steps::of(&steps)?;

@@ -1,4 +1,5 @@
-//! What waits, and for whom: for nobody, or in a circle. Looks at all that waits, so they are made now and then.
+//! Waiting workflows that no executor can take up, or that wait in a circle. Looks at all that waits, so they are made
+//! now and then.
 
 use postgres::Row;
 
@@ -9,7 +10,7 @@ use crate::pure::limits::WAITS_MAX;
 use crate::sysdb::names::INTERNAL_QUEUE;
 use crate::sysdb::{Census, DbResult, OpenGroup, Wait, Waits};
 
-/// What an executor of another program had last is for that to take up again.
+/// A workflow whose last executor is of another program is for that program.
 macro_rules! groups {
     ($of:literal) => {
         concat!(
@@ -52,9 +53,9 @@ const WAITS: Statement = Statement {
     name: "waits",
     sql: "
         WITH waiting AS MATERIALIZED (
-             SELECT workflow_uuid AS id,
-                    CASE WHEN jsonb_typeof(attributes) = 'object' THEN attributes ->> 'piton.awaits' END AS mark
+             SELECT workflow_uuid AS id, mark #>> '{}' AS mark
                FROM dbos.workflow_status
+              CROSS JOIN LATERAL jsonb_path_query(attributes, '$.\"piton.awaits\"[*]') AS mark
               WHERE status = 'DELAYED' AND (application_name = $1 OR application_name IS NULL))
         SELECT w.id, a.workflow_uuid, CASE WHEN a.status = 'ENQUEUED' THEN a.queue_name END
           FROM waiting w

@@ -1,4 +1,4 @@
-//! What makes a workflow claimable again, and what became of those that were claimed.
+//! Statements that make a workflow claimable again, and the claims themselves.
 //!
 //! Some conditions on the status are said twice: the partial indexes ask for their own condition.
 
@@ -14,8 +14,8 @@ use crate::sysdb::names::{INTERNAL_QUEUE, ended};
 use crate::sysdb::write::Unknown;
 use crate::sysdb::{BusyExecutor, DbResult, Identity, Membership, Owner, Served, Verdict, loss};
 
-/// A thousand at a time, the first ones first: a statement ends before the server's patience does, and others go on with
-/// those that it does not hold. The rest is still due.
+/// A thousand at a time, the earliest first. So a statement ends before the server's patience does, and other processes
+/// go on with rows that it does not lock. The rest is still due.
 ///
 /// $1 now, $2 application
 const WAKE_DUE: Statement = Statement {
@@ -34,10 +34,9 @@ const WAKE_DUE: Statement = Statement {
         RETURNING s.workflow_uuid",
 };
 
-/// What others did may have ended a wait without waking it: a workflow that is the child of somebody else, a message
-/// that another program wrote, an end or a message that was committed while the wait was. One that has lost its mark,
-/// and has no time to wake at either, looks for itself. One that waits for a workflow in a state that is not known waits
-/// on.
+/// A wait may have ended without being woken. Its workflow is a child of another, its message came from another
+/// program, or the commit came while the wait began. A workflow that has lost its marks, and has no time to wake at
+/// either, looks for itself. A wait for a workflow in a state that is not known goes on.
 ///
 /// $1 application
 const SERVED_WAITS: Statement = Statement {
@@ -46,24 +45,29 @@ const SERVED_WAITS: Statement = Statement {
         "
         WITH waiting AS MATERIALIZED (
              SELECT workflow_uuid AS id, delay_until_epoch_ms AS due,
-                    CASE WHEN jsonb_typeof(attributes) = 'object' THEN attributes ->> 'piton.awaits' END AS mark
+                    CASE WHEN jsonb_typeof(attributes) = 'object' THEN attributes -> 'piton.awaits' END AS marks
                FROM dbos.workflow_status
               WHERE status = 'DELAYED' AND (application_name = $1 OR application_name IS NULL))
         SELECT id FROM waiting
-         WHERE (due IS NULL AND (mark IS NULL OR (mark NOT LIKE 'workflow %' AND mark NOT LIKE 'message %')))
-            OR (mark LIKE 'workflow %'
-                AND NOT EXISTS (SELECT 1 FROM dbos.workflow_status awaited
-                                 WHERE awaited.workflow_uuid = substr(mark, 10)
-                                   AND COALESCE(awaited.status, '') NOT IN ",
+         WHERE (due IS NULL
+                AND NOT EXISTS (SELECT 1 FROM jsonb_path_query(marks, '$[*]') AS mark
+                                 WHERE mark #>> '{}' LIKE 'workflow %' OR mark #>> '{}' LIKE 'message %'))
+            OR (marks IS NOT NULL
+                AND EXISTS (SELECT 1 FROM jsonb_path_query(marks, '$[*]') AS mark
+                     WHERE (mark #>> '{}' LIKE 'workflow %'
+                            AND NOT EXISTS (SELECT 1 FROM dbos.workflow_status awaited
+                                             WHERE awaited.workflow_uuid = substr(mark #>> '{}', 10)
+                                               AND COALESCE(awaited.status, '') NOT IN ",
         ended!(),
         "))
-            OR (mark LIKE 'message %'
-                AND EXISTS (SELECT 1 FROM dbos.notifications
-                             WHERE destination_uuid = id AND topic = substr(mark, 9) AND consumed = FALSE))"
+                        OR (mark #>> '{}' LIKE 'message %'
+                            AND EXISTS (SELECT 1 FROM dbos.notifications
+                                         WHERE destination_uuid = id AND topic = substr(mark #>> '{}', 9)
+                                           AND consumed = FALSE))))"
     ),
 };
 
-/// One that waits for something else by now looks in vain and waits on. $1 ids, $2 now
+/// A workflow that waits for another end or message by now looks in vain and waits on. $1 ids, $2 now
 const WAKE_SERVED: Statement = Statement {
     name: "wake_served",
     sql: "
@@ -75,7 +79,7 @@ const WAKE_SERVED: Statement = Statement {
         RETURNING workflow_uuid",
 };
 
-/// Idempotent: what is claimed by somebody else in the meantime has another executor. One that lives again keeps its
+/// Idempotent: a row that was claimed in the meantime has another executor. An executor that lives again keeps its
 /// workflows. A row that a commit of the dead one still holds is taken by the next sweep. A thousand at a time.
 ///
 /// $1 executor, $2 queue, $3 now
@@ -128,7 +132,7 @@ const REFUSE_UNKNOWN: Statement = Statement {
     ),
 };
 
-/// Those that were refused because nobody knew their names.
+/// The workflows that were refused because no executor knew their names.
 ///
 /// $1 application, $2 version, $3 known names, $4 start of the error
 macro_rules! refused {
@@ -146,8 +150,8 @@ macro_rules! refused {
 const ANY_REFUSED: Statement =
     Statement { name: "any_refused", sql: concat!("SELECT 1 ", refused!(), " LIMIT 1") };
 
-/// The start of an error's text is compared, because a text of somebody else need not be JSON. Ten thousand at a
-/// time, because each time all errors are looked at; one that is locked is looked at again by the next launch.
+/// The start of an error's text is compared, because a text of another program need not be JSON. Ten thousand at a
+/// time, because each time all errors are looked at; a locked row is looked at again by the next launch.
 ///
 /// $1 application, $2 version, $3 known names, $4 start of the error, $5 queue, $6 now
 const REVIVE: Statement = Statement {
@@ -356,8 +360,8 @@ fn owner_row(statement: &Statement, row: &Row) -> DbResult<Owner> {
     })
 }
 
-/// A count that others may have written: what is below or beyond all counts reads as the nearest one, so that one
-/// odd row does not keep the others from being claimed.
+/// A count that another program may have written. A number that is no count reads as the nearest one, so that one odd
+/// row does not stop the claims of the others.
 pub(super) fn count_column(statement: &Statement, row: &Row, index: usize) -> DbResult<u32> {
     let count: i64 = column::<Option<i64>>(statement, row, index)?.unwrap_or_default();
     Ok(u32::try_from(count.max(0)).unwrap_or(u32::MAX))

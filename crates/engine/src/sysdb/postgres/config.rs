@@ -5,7 +5,7 @@ use tokio_postgres::config::{ChannelBinding, SslMode, TargetSessionAttrs};
 
 use crate::sysdb::{PostgresUrl, Tls};
 
-/// What PostgreSQL's own programs read, when the URL has no password.
+/// The files that PostgreSQL's own programs read when the URL has no password.
 const PASSWORD_VARIABLE: &str = "PGPASSWORD";
 
 pub(super) fn of(url: &PostgresUrl) -> Config {

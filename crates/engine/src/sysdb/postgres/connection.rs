@@ -18,14 +18,14 @@ use super::trouble::{faulted, is_of_another_session, is_stale};
 use crate::pure::clock::Stopwatch;
 use crate::sysdb::{DbError, DbResult};
 
-/// One that was used a shorter time ago than this is not looked at before it is used again.
+/// A connection that was used within this time is not checked before it is used again.
 pub(super) const FRESH: Duration = Duration::from_secs(1);
 
 /// An open connection.
 pub(super) struct Connection {
     link: Link,
     manner: Manner,
-    /// What begins each transaction, where no session stays.
+    /// The beginning of each transaction, where no session stays.
     begin: Option<String>,
     schema: Arc<str>,
     road: Arc<Road>,
@@ -36,7 +36,7 @@ pub(super) struct Connection {
     usual: Duration,
     /// How many others had fallen silent when it was made.
     silences: u64,
-    /// Who serves it, and nobody else.
+    /// The process of the server that serves this connection alone.
     process: Option<Process>,
     /// When all must be done.
     deadline: Option<(Stopwatch, Duration)>,
@@ -44,7 +44,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// `begin` is what begins each transaction, if the session does not stay.
+    /// `begin` is the beginning of each transaction, if the session does not stay.
     pub(super) fn new(
         link: Link,
         road: Arc<Road>,
@@ -104,7 +104,7 @@ impl Connection {
         self.ask(statement.name, async |client| client.execute(&prepared, params).await)
     }
 
-    /// One that is composed for this once.
+    /// A statement that is composed for one use.
     pub(super) fn query_once(
         &mut self,
         name: &'static str,
@@ -124,7 +124,7 @@ impl Connection {
         self.ask(name, async |client| client.batch_execute(sql).await)
     }
 
-    /// The same with results, as texts.
+    /// Runs a query whose results are texts.
     pub(super) fn ask_simply(&mut self, name: &'static str, sql: &str) -> DbResult<Vec<SimpleQueryMessage>> {
         self.ask(name, async |client| client.simple_query(sql).await)
     }
@@ -146,7 +146,7 @@ impl Connection {
         let done = work(self).and_then(|value| self.run("commit", "COMMIT").map(|()| value));
         self.in_transaction = false;
         if done.is_err() {
-            // What does not roll back here is rolled back by the server when the connection goes.
+            // A transaction that does not roll back here is rolled back by the server when the connection goes.
             self.broken |= self.link.is_closed() || self.run("rollback", "ROLLBACK").is_err();
         }
         done
@@ -161,7 +161,7 @@ impl Connection {
         self.begin.is_none()
     }
 
-    /// Who serves it, and nobody else.
+    /// The process of the server that serves this connection alone.
     pub(super) fn is_served_by(&mut self, process: Process) {
         self.process = Some(process);
     }
@@ -193,8 +193,8 @@ impl Connection {
         })
     }
 
-    /// The same connection, if it can be used again. One that was closed while nobody used it is no trouble. Not inside an
-    /// async runtime.
+    /// This connection, if it can be used again. A connection that was closed while it was idle is no trouble. Not
+    /// inside an async runtime.
     pub(super) fn if_sound(mut self) -> Option<Self> {
         let trusted = !self.is_spent() && !self.is_doubtful();
         (trusted && (self.used.elapsed() < FRESH || self.link.is_open())).then_some(self)
@@ -231,7 +231,7 @@ impl Connection {
         answer.map_err(|fault| faulted(name, fault))
     }
 
-    /// What begins the transaction that a lone statement needs.
+    /// The beginning of the transaction that a lone statement needs.
     fn alone(&self) -> Option<String> {
         self.begin.clone().filter(|_| !self.in_transaction)
     }
@@ -267,7 +267,7 @@ impl Connection {
         types_told(name, &told)
     }
 
-    /// One round trip: a statement alone is sent together with what begins its transaction and what ends it.
+    /// One round trip: a lone statement is sent together with the beginning and the end of its transaction.
     fn query_whole(
         &mut self,
         name: &'static str,

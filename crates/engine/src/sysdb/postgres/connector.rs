@@ -29,22 +29,22 @@ const KEEPALIVES_RETRIES: u32 = 3;
 /// How long a body may leave its transaction alone, as the settings below say.
 pub(super) const IDLE_MAX: Duration = Duration::from_secs(60);
 
-/// What a connection is for.
+/// The purpose of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// What is made durable.
+    /// Durable writes.
     Writer,
-    /// Looks, and what a caller needs once.
+    /// Looks, and other calls that happen once.
     Reader,
     /// The beats.
     Lease,
-    /// What others tell.
+    /// News of other processes.
     Listener,
     /// Transaction steps: a user's statements take as long as the user's server lets them.
     Steps,
     /// A look at a session that does not answer.
     Watch,
-    /// Whatever the program wants of it.
+    /// Any use by the program.
     Own,
 }
 
@@ -63,7 +63,7 @@ impl Purpose {
     }
 }
 
-/// Within which times the server must do what it is asked.
+/// The times within which the server must do its requests.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     /// A connection is made, its login included.
@@ -73,7 +73,7 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// One that writes is replaced before those who call from outside give up.
+    /// A connection that writes is replaced before callers from outside give up.
     const WRITE: Duration = Duration::from_secs(20);
     const STATEMENT: Duration = Duration::from_secs(30);
     /// So that a statement which takes too long is ended by the server, which says so.
@@ -109,7 +109,7 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    /// What the URL does not say of time-outs is said here. `answers_within` is for tests.
+    /// The defaults for time-outs that the URL does not give. `answers_within` is for tests.
     pub(super) fn new(
         url: &PostgresUrl,
         schema: &str,
@@ -194,7 +194,7 @@ impl Connector {
         })
     }
 
-    /// What begins a transaction in a session of which nothing is known.
+    /// The beginning of a transaction in a session without known settings.
     fn begin(&self, purpose: Purpose) -> String {
         let settings = settings(purpose, self.limits.statement(purpose), Scope::Transaction);
         format!("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {settings}")
@@ -223,8 +223,8 @@ impl Connector {
         Err(last)
     }
 
-    /// A blocking client without any setting. Its login has a limit, and so has each wait of its session if `line` is of
-    /// one that is watched.
+    /// A blocking client without any setting. Its login has a limit, and so has each wait of its session if `line` is
+    /// set, which watches the session.
     pub(super) fn client(&self, purpose: Purpose, line: &Arc<Line>) -> DbResult<Client> {
         const NAME: &str = "connect";
         let mut last = trouble(NAME, "the URL names no host");
@@ -302,10 +302,10 @@ pub(super) enum Scope {
     Transaction,
 }
 
-/// What a session must have, whatever the server or the role has as its default.
+/// The settings that a session must have, against any default of the server or the role.
 ///
-/// The engine looks rows up by their keys, and a plan is made once for each connection, perhaps when the tables are empty:
-/// without the last settings it would be one that reads them whole, and would stay so while they grow.
+/// The engine looks rows up by their keys. A plan is made once for each connection, perhaps while the tables are empty.
+/// Without the last settings it would read them whole, and would stay so while they grow.
 pub(super) fn settings(purpose: Purpose, statement: Duration, scope: Scope) -> String {
     let statement = format!("'{}ms'", statement.as_millis());
     let engine = [

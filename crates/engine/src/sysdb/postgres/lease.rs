@@ -1,7 +1,7 @@
 //! Who lives, told by leases on the server's clock: each executor renews a row of its own.
 //!
-//! A lease says when others may take over; what keeps the two from both writing is the token of each claim. So a
-//! process that was stopped for longer than its lease loses its workflows and nothing else.
+//! A lease says when others may take over. The token of each claim keeps the two from both writing. So a process that
+//! was stopped for longer than its lease loses its workflows and nothing else.
 
 use std::collections::HashMap;
 use std::io;
@@ -75,7 +75,7 @@ const WITHOUT_TRACE: Statement = Statement {
          WHERE NOT EXISTS (SELECT 1 FROM dbos.piton_executors WHERE executor_id = id)",
 };
 
-/// Not while something is left to take over, and not one that lives again. $1 executor
+/// Not while a workflow is left to take over, and not an executor that lives again. $1 executor
 const FORGET: Statement = Statement {
     name: "forget_executor",
     sql: "
@@ -115,15 +115,15 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    /// So that a dead executor's workflows go on elsewhere within `takeover`: its lease has run out, another's next
-    /// beat has seen it, and there is time left to take them up.
+    /// A dead executor's workflows go on elsewhere within `takeover`. Its lease has run out, another's next beat has
+    /// seen that, and there is time left to take them up.
     pub(super) fn within(takeover: Duration) -> Self {
         let every = (takeover / 5).min(Duration::from_secs(1));
         Self { every, lasts: takeover.saturating_sub(every * 2) }
     }
 
-    /// How long the answer to a beat is waited for on the lease's own connection: if none comes, there is time left for
-    /// one over another connection.
+    /// How long the lease's own connection waits for the answer to a beat. If none comes, there is time left for a beat
+    /// over another connection.
     fn answer(self) -> Duration {
         self.lasts / 2
     }
@@ -141,13 +141,13 @@ pub(super) struct Leases {
     around: Arc<Surroundings>,
 }
 
-/// What a lease's thread works with, and what its beats saw.
+/// The state of a lease's thread, and the results of its beats.
 struct Surroundings {
     pool: Arc<Pool>,
     connector: Connector,
     news: Arc<News>,
     outage: Arc<Outage>,
-    /// What calls for a sweep.
+    /// The reasons for a sweep.
     odd: AtomicBool,
     /// The own lease had run out.
     returned: AtomicBool,
@@ -164,8 +164,8 @@ struct Lease {
     held: Mutex<Option<Held>>,
 }
 
-/// How long it was held without a gap, by this process's own clock: a beat counts from before it was sent, so others
-/// wait longer than this.
+/// How long the lease was held without a gap, by this process's own clock. A beat counts from before it was sent, so
+/// others wait longer.
 #[derive(Clone, Copy)]
 struct Held {
     since: Stopwatch,
@@ -174,7 +174,7 @@ struct Held {
     returned: bool,
 }
 
-/// What a beat saw.
+/// The result of a beat.
 struct Beat {
     /// Something to claim, or something that calls for a sweep.
     odd: bool,
@@ -198,8 +198,8 @@ impl Leases {
         Self { terms, held: Mutex::default(), around }
     }
 
-    /// When the database was away, or this process stood still, the leases of the living have run out too. They renew
-    /// them before long, and until then nobody can be told from the dead.
+    /// When the database was away, or this process stood still, the leases of the living have run out too. The
+    /// executors renew them before long. Until then the living cannot be told from the dead.
     fn cannot_tell(&self) -> bool {
         lock(&self.held).values().any(|lease| {
             let held = *lock(&lease.held);
@@ -219,7 +219,7 @@ impl Leases {
 }
 
 impl Lease {
-    /// Renews it and says what there is to do.
+    /// Renews the lease and says which work there is.
     fn beat(&self, connection: &mut Connection) -> DbResult<Beat> {
         let sent = Stopwatch::start();
         let Membership { app, version, workflows, queues } = &self.about;
@@ -248,7 +248,7 @@ impl Lease {
         let over = |own: &mut Connection| own.within(answer, |own| self.beat(own));
         let mut connection: Option<Connection> = None;
         let mut troubled = false;
-        // Since what waits, perhaps for nobody, called for a sweep.
+        // The time since waiting workflows called for a sweep: perhaps no executor can take them up.
         let mut called: Option<Stopwatch> = None;
         loop {
             // A renewal that failed is tried again soon: others wait for no more than the lease.
@@ -292,7 +292,7 @@ impl Lease {
                     }
                     let odd = odd || calls;
                     outage.passed(Part::Lease);
-                    // What stays claimable may be what nobody can run, and only a sweep says so.
+                    // Workflows that stay claimable may be workflows that no executor can run. Only a sweep says so.
                     around.returned.fetch_or(returned, Ordering::SeqCst);
                     around.odd.fetch_or(odd, Ordering::SeqCst);
                     if odd {
@@ -352,7 +352,7 @@ impl Liveness for Leases {
         })
     }
 
-    /// Each beat puts the row back if somebody removed it.
+    /// Each beat puts the row back if it was removed.
     fn uphold(&self, _executor: &ExecutorId) -> io::Result<()> {
         Ok(())
     }
@@ -390,7 +390,7 @@ impl Liveness for Leases {
         if self.cannot_tell() {
             return Vec::new();
         }
-        // Those that cannot be seen now are seen by the next sweep.
+        // Executors that cannot be seen now are seen by the next sweep.
         let grace = self.terms.grace().as_secs_f64();
         let mut dead = self.ids(&DEAD, &[&grace]).unwrap_or_default();
         dead.retain(|executor| !lock(&self.held).contains_key(executor));

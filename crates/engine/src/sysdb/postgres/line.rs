@@ -1,6 +1,6 @@
-//! The line of a transaction step to the server. The driver that a body writes with blocks and has no limits, so what
-//! carries its bytes has them: when an answer does not come, it looks whether the session is still at work for it, and
-//! if not, the driver hears that the server did not answer.
+//! The line of a transaction step to the server. The driver of a body blocks and has no limits, so the carrier of its
+//! bytes has them. When an answer does not come, it looks whether the session is still at work for it. If not, the
+//! driver gets the error that the server did not answer.
 //!
 //! The driver lets a caller carry its bytes only where encryption would: so this stands in the place of encryption, and
 //! encrypts or does not. On a socket of this machine it cannot stand; there is no network in between, either.
@@ -39,7 +39,7 @@ pub(super) trait Look: Send + Sync {
     fn is_lost(&self, serving: Serving) -> bool;
 }
 
-/// What is known of one line.
+/// The state of one line.
 pub(super) struct Line {
     state: Mutex<State>,
     look: Option<Arc<dyn Look>>,
@@ -98,7 +98,7 @@ impl Line {
         state.give_up(silent_for);
     }
 
-    /// What to do while no byte comes: to wait until then, or to look.
+    /// The action while no byte comes: to wait until a time, or to look.
     fn waits(self: &Arc<Self>, waker: &Waker) -> Waits {
         let mut state = lock(&self.state);
         if state.lost.is_some() {
@@ -138,7 +138,7 @@ impl Line {
     fn looked(&self, moved: Stopwatch, lost: bool) {
         let mut state = lock(&self.state);
         state.looking = false;
-        // What came meanwhile shows that it is not lost.
+        // Bytes that came meanwhile show that the answer is not lost.
         if lost && state.moved == moved {
             let silent_for = state.heard.elapsed();
             state.give_up(silent_for);
@@ -163,7 +163,7 @@ impl Line {
 
     fn came(&self, bytes: &[u8]) {
         let mut state = lock(&self.state);
-        // The server is ready; or it waits for a copy, and passes over the end of what began that.
+        // The server is ready. Or it waits for a copy, and passes over the end of the request that began the copy.
         let answers = state.answered.take(bytes, b"ZG");
         if answers > 0 {
             state.login = None;
@@ -208,7 +208,7 @@ enum Waits {
     /// It was given up.
     No,
     For(Duration),
-    /// Until a byte comes or somebody wakes it.
+    /// Waits until a byte comes or another thread wakes it.
     Quietly,
 }
 
@@ -306,7 +306,7 @@ impl TlsConnect<Socket> for Watched {
     }
 }
 
-/// What the driver reads from and writes to.
+/// The stream of the driver.
 pub(super) struct Wire {
     carrier: Carrier,
     line: Arc<Line>,

@@ -19,7 +19,7 @@ use tokio_postgres::{AsyncMessage, Client, Error, Notification};
 pub(super) enum Fault {
     /// None came within this time. Whether the request was done is not known.
     Silence(Duration),
-    /// What the server or the network said.
+    /// The error of the server or the network.
     Said(Error),
     /// The system has no room for another runtime.
     System(io::Error),
@@ -31,7 +31,7 @@ impl From<Error> for Fault {
     }
 }
 
-/// The half of the driver that moves bytes, whatever carries them.
+/// The half of the driver that moves bytes, over any carrier.
 pub(super) trait Driver: Send {
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<AsyncMessage, Error>>>;
 }
@@ -56,14 +56,14 @@ pub(super) struct Link {
     runtime: Runtime,
 }
 
-/// The bytes and what came with them.
+/// The bytes, and the notices among them.
 struct Wire {
     driver: Box<dyn Driver>,
     heard: VecDeque<Notification>,
     ended: bool,
 }
 
-/// A runtime that drives one session, while somebody waits for it.
+/// A runtime that drives one session, while a thread waits for it.
 pub(super) struct Runtime(Option<runtime::Runtime>);
 
 impl Runtime {
@@ -150,7 +150,7 @@ impl Link {
         }
     }
 
-    /// Whether the server has not closed it meanwhile: reads what has come, and waits for nothing.
+    /// Whether the server has left the connection open: reads the bytes that have come, without waiting.
     pub(super) fn is_open(&mut self) -> bool {
         let Some(wire) = &mut self.wire else { return false };
         let mut looked = false;
@@ -159,14 +159,14 @@ impl Link {
             if wire.ended || std::mem::replace(&mut looked, true) {
                 return Poll::Ready(Ok(!wire.ended));
             }
-            // Once more, after the runtime has asked the system what there is to read.
+            // Once more, after the runtime has asked the system for readable bytes.
             cx.waker().wake_by_ref();
             Poll::Pending
         });
         self.runtime.within(Duration::MAX, looks).unwrap_or(false)
     }
 
-    /// Whether it is known that the session has ended: nobody would answer.
+    /// Whether it is known that the session has ended, so that no answer would come.
     pub(super) fn is_closed(&self) -> bool {
         let ended = self.wire.as_ref().is_none_or(|wire| wire.ended);
         ended || self.client.as_ref().is_none_or(Client::is_closed)

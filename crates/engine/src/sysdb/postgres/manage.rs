@@ -1,4 +1,4 @@
-//! What an operator does to workflows: look, cancel, resume.
+//! The calls of an operator: look, cancel, resume.
 
 use std::fmt::Write as _;
 
@@ -40,7 +40,7 @@ const CANCEL: Statement = Statement {
 };
 
 /// An ERROR may go on when its failure is about the program, not about the work. The token stays, so that a resume
-/// whose answer was lost does not undo what came after it.
+/// whose answer was lost does not undo later changes.
 ///
 /// $1 id, $2 queue, $3 now, $4 starts of such errors, $5 attribute of the token, $6 token
 const RESUME: Statement = Statement {
@@ -174,7 +174,8 @@ pub(super) fn list(
     filter: &WorkflowFilter,
 ) -> DbResult<Vec<WorkflowInfo>> {
     let mut conditions = Conditions::of(app, filter);
-    // Within a millisecond, the tokens that were made with the rows tell what one process started first.
+    // Within a millisecond, the tokens that were made with the rows tell the order in which one process started
+    // workflows.
     let direction = if filter.newest_first { "DESC" } else { "ASC" };
     let limit = conditions.value(filter.limit.map(i64::from));
     let offset = conditions.value(i64::from(filter.offset));
@@ -276,7 +277,7 @@ const fn named(name: &'static str) -> Statement {
     Statement { name, sql: "" }
 }
 
-/// The server keeps the types of the columns; what a row can hold besides is a status that is not known, and no name.
+/// The server keeps the types of the columns; besides, a row can hold an unknown status, or no name.
 fn workflow_info(row: &Row) -> DbResult<WorkflowInfo> {
     const OF: Statement = named(LIST);
     let text = |index| column::<Option<String>>(&OF, row, index);

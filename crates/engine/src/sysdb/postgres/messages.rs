@@ -5,12 +5,11 @@ use postgres::Row;
 use super::connection::{Connection, Statement, column, trouble};
 use super::{batch, steps, workflows};
 use crate::pure::id::WorkflowId;
-use crate::sysdb::names::mark_of_message;
-use crate::sysdb::write::{NewMessage, Refusal};
+use crate::sysdb::write::{Awaited, NewMessage, Refusal};
 use crate::sysdb::{DbResult, Owner, StepRow, Verdict};
 
-/// The same message id is sent once. Its time is the server's, so that messages of several hosts have one order. Wakes a
-/// receiver that waits without a thread.
+/// A message id is sent once. The message's time is the server's, so that messages of several hosts have one order.
+/// Wakes a receiver that waits without a thread.
 ///
 /// $1 id, $2 destination, $3 topic, $4 message, $5 now, $6 mark of the wait
 const SEND: Statement = Statement {
@@ -28,7 +27,7 @@ const SEND: Statement = Statement {
                 SET status = 'ENQUEUED', delay_until_epoch_ms = NULL, updated_at = $5,
                     attributes = attributes - 'piton.awaits'
               WHERE workflow_uuid IN (SELECT destination_uuid FROM sent) AND (status = 'DELAYED') IS TRUE
-                AND jsonb_typeof(attributes) = 'object' AND attributes ->> 'piton.awaits' = $6
+                AND jsonb_typeof(attributes) = 'object' AND attributes -> 'piton.awaits' ? $6
              RETURNING 1)
         SELECT EXISTS (SELECT 1 FROM dbos.workflow_status WHERE workflow_uuid = $2), EXISTS (SELECT 1 FROM woken)",
 };
@@ -40,8 +39,8 @@ const DESTINATION: Statement = Statement {
 };
 
 /// In the order of their times, and within a millisecond in that of their transactions. Each send of a caller is a
-/// transaction of its own, begun after the one before had committed, so what one caller sends in order arrives in
-/// order. Ids do not tell: callers choose them.
+/// transaction of its own, begun after the commit of the last. So messages of one caller arrive in order. Ids do not
+/// tell: callers choose them.
 ///
 /// $1 receiver, $2 topic, $3 step id
 const TAKE: Statement = Statement {
@@ -91,7 +90,7 @@ pub(super) fn send(
 }
 
 fn send_alone(connection: &mut Connection, message: &NewMessage) -> DbResult<Verdict> {
-    let mark = mark_of_message(&message.topic);
+    let mark = Awaited::Message(message.destination.clone(), message.topic.clone()).mark();
     let (destination, at) = (message.destination.as_str(), message.at.as_millis());
     let row =
         connection.first(&SEND, &[&message.id, &destination, &message.topic, &message.text, &at, &mark])?;
@@ -129,13 +128,13 @@ pub(super) fn receive(
         };
         match batch::record_one(connection, owner, &step)? {
             Verdict::Done => Ok(Verdict::Received { text, serialization }),
-            // Rolled back, so that the message is there for whoever looks next.
+            // Rolled back, so that the message is there for the next receive.
             _ => Err(trouble(TAKE.name, "the place of its record was taken meanwhile")),
         }
     })
 }
 
-/// What the same receive took when its answer was lost.
+/// The message that an earlier try of this receive took, whose answer was lost.
 fn earlier_try(connection: &mut Connection, owner: &Owner, step: &StepRow) -> DbResult<Option<Verdict>> {
     let found = steps::recorded_at(connection, owner, step.step_id)?;
     Ok(found.map(|found| found.received_before(step)))

@@ -1,12 +1,12 @@
-//! The system database on PostgreSQL: one connection that writes, a few that read, one that renews the lease, one that
-//! hears what others did.
+//! The system database on PostgreSQL: one connection for writes, a few for reads, one for the lease, one for news of
+//! other processes.
 //!
-//! Rows are found by their keys. Where a condition on the status stands beside a key, it is written `(...) IS TRUE`: no
-//! partial index matches that, so no plan goes through all that run or wait in order to find one of them.
+//! Rows are found by their keys. A condition on the status beside a key is written `(...) IS TRUE`. No partial index
+//! matches that, so no plan reads all running or waiting rows to find one.
 //!
-//! A lone write is one round trip; what gathers meanwhile is one statement for each kind of write. Statements are
-//! prepared once on each connection, or sent whole where a pooler keeps no session. A driver call blocks, so none is made
-//! inside an async runtime, and none waits longer for the server than its limit.
+//! A lone write is one round trip. Writes that gather meanwhile are one statement for each kind. Statements are
+//! prepared once on each connection, or sent whole where a pooler keeps no session. A driver call blocks, so none is
+//! made inside an async runtime, and none waits longer for the server than its limit.
 
 mod batch;
 mod census;
@@ -25,6 +25,7 @@ mod own;
 mod pool;
 mod pooler;
 mod queues;
+mod races;
 mod reader;
 mod schema;
 mod statements;
@@ -37,8 +38,8 @@ pub(crate) mod tx;
 mod workflows;
 mod writer;
 
-/// The condition of rows that programs of version $3 of application $2 may take: those of their version, and those
-/// without one if theirs is the newest.
+/// The condition of rows that programs of version $3 of application $2 may take: rows of their version. If it is the
+/// newest, rows without a version, too.
 macro_rules! served_version {
     () => {
         "(application_version = $3
@@ -124,8 +125,8 @@ mod tests {
         rows.iter().filter_map(line).collect::<Vec<_>>().join("\n")
     }
 
-    /// A statement that names a column which does not exist fails here and not in the field; what one costs may depend
-    /// on how many workflows run, never on how many ever ran.
+    /// A statement with a wrong column fails here and not in the field. Its cost may depend on the number of running
+    /// workflows, never on the number of all.
     #[test]
     fn every_statement_prepares_and_none_reads_a_whole_table() {
         let Some((mut connection, statements)) = every_statement() else { return };

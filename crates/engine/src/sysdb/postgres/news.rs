@@ -1,7 +1,7 @@
-//! Who tells whom: what this process committed is told to the others by NOTIFY, and theirs is heard.
+//! News between processes: this one tells the others of its commits by NOTIFY, and hears of theirs.
 //!
-//! NOTIFY takes a lock of the whole server when its transaction commits, so it is never part of one of ours: what was
-//! committed within a few milliseconds is told at once, by a thread of its own. Nothing depends on it: an executor's
+//! NOTIFY takes a lock of the whole server when its transaction commits, so it is never part of a transaction of ours.
+//! A thread of its own tells of all commits within a few milliseconds at once. Nothing depends on it: an executor's
 //! beat and the fleet's sweep find the same, within a second.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +22,7 @@ use crate::pure::sync::{Signal, contained, lock, say};
 use crate::sysdb::outage::Part;
 use crate::sysdb::{DbResult, Verdict, Write};
 
-/// What is committed within this time is told together.
+/// Commits within this time are told together.
 const GAP: Duration = Duration::from_millis(5);
 /// How long a thread that hears waits before it sees whether the engine has ended.
 const HEARING: Duration = Duration::from_millis(500);
@@ -36,10 +36,10 @@ const RECONNECT_MAX: Duration = Duration::from_secs(1);
 /// The channel of messages to workflows; a trigger of the DBOS schema tells there.
 const MESSAGES: &str = "dbos_notifications_channel";
 
-/// $1 channel, $2 what is told
+/// $1 channel, $2 the text
 const TELL: Statement = Statement { name: "notify", sql: "SELECT pg_notify($1, $2)" };
 
-/// What one engine tells and has heard.
+/// The news that one engine tells and has heard.
 pub(super) struct News {
     /// Ours among all words.
     us: String,
@@ -52,7 +52,7 @@ pub(super) struct News {
     fleet: Arc<Signal>,
 }
 
-/// What waits to be told, and what was told and not heard.
+/// News that wait to be told, and news that were told and not heard.
 #[derive(Default)]
 struct Told {
     something: bool,
@@ -75,7 +75,7 @@ impl News {
         })
     }
 
-    /// If `listen` is set the thread that tells, and the one that hears where anything is to be heard.
+    /// If `listen` is set, starts the thread that tells, and the thread that hears where NOTIFY arrives.
     pub(super) fn spawn(
         self: &Arc<Self>,
         pool: &Arc<Pool>,
@@ -98,7 +98,9 @@ impl News {
     /// Others may want to know of this batch.
     pub(super) fn tell(&self, batch: &[Write], verdicts: &[Verdict]) {
         let interesting = batch.iter().zip(verdicts).any(|(write, verdict)| {
-            write.leaves_work(verdict) || matches!((write, verdict), (Write::Settle { .. }, Verdict::Done))
+            let mut interests = write.leaves_work(verdict);
+            write.fulfils(verdict, |_, _| interests = true);
+            interests
         });
         if interesting {
             lock(&self.told).something = true;
@@ -134,7 +136,7 @@ impl News {
                 continue;
             }
             lock(&self.told).word.get_or_insert_with(Stopwatch::start);
-            // What is not told is found by those whom it concerns.
+            // News that are not told are found by the processes that need them.
             let told = pool.with(|connection| connection.execute(&TELL, &[&self.channel, &self.us]));
             self.was_taken(told.is_ok());
             block_for(GAP);
@@ -181,14 +183,14 @@ impl News {
                     pause = TEST_WITHIN * 10;
                 }
                 Ok(Heard::Ended) => return,
-                // Of other trouble those who read and write say why.
+                // For other trouble the reads and writes give the reason.
                 Err(error) if is_silence(error) => pool.outage().failed(Part::News, error),
                 Err(error) => say!(debug, "{error}; listening again"),
             }
             if !heard.as_ref().is_err_and(is_silence) {
                 pool.outage().passed(Part::News);
             }
-            // What was told meanwhile was not heard.
+            // News of the meantime were not heard.
             self.hear();
             let nap = Duration::from_millis(50);
             for _ in 0..pause.as_millis().div_ceil(nap.as_millis()) {
@@ -216,7 +218,7 @@ impl News {
         connection.run(NAME, &listen)?;
         *pause = RECONNECT_MIN;
         self.forget_word();
-        // Behind a pooler a word may be told to another session than the one that listens.
+        // Behind a pooler a word may reach another session than the listening one.
         let test = format!("test {}", self.us);
         pool.with(|connection| connection.execute(&TELL, &[&self.channel, &test]))?;
         let word_within = connector.limits.answer(Purpose::Listener).min(WORD_WITHIN);

@@ -23,7 +23,7 @@ use crate::pure::sync::{Signal, say};
 use crate::sysdb::outage::Outage;
 use crate::sysdb::{DbError, DbResult, PostgresUrl, SystemDatabase};
 
-/// What the caller of [`open`] decides.
+/// The settings of [`open`].
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) schema: String,
@@ -37,7 +37,7 @@ pub(crate) struct Settings {
 /// The pool's size when the URL says nothing.
 const CONNECTIONS_MAX: usize = 8;
 
-/// What must hold for a commit to be durable, and for us to write at all.
+/// The conditions for durable commits, and for any writes.
 const SERVER: Statement = Statement {
     name: "look_at_server",
     sql: "
@@ -142,8 +142,8 @@ fn connect(connector: &Connector, create: bool) -> std::result::Result<Connectio
     }
 }
 
-/// Finds out whether the pooler keeps sessions, and connects again if it does. One that lends no second connection
-/// meanwhile is taken for one that does not, because that is right behind either.
+/// Finds out whether the pooler keeps sessions, and connects again if it does. A pooler that lends no second connection
+/// meanwhile is taken for one without sessions that stay: that is right behind either.
 fn behind_a_pooler(connector: &Connector, mut connection: Connection) -> DbResult<Connection> {
     let tells = connector.connect(Purpose::Reader);
     let stay = tells.and_then(|mut tells| connector.road.test(&mut connection, &mut tells));
@@ -153,7 +153,7 @@ fn behind_a_pooler(connector: &Connector, mut connection: Connection) -> DbResul
     }
 }
 
-/// Others may create it at the same time; whoever is late finds it there.
+/// Others may create it at the same time; the later process finds it there.
 fn create_database(connector: &Connector) -> DbResult<()> {
     let sql = format!("CREATE DATABASE {}", super::connection::quoted(connector.database()));
     let created = connector.to_database("postgres").connect(Purpose::Writer);

@@ -7,8 +7,8 @@ use super::line::Line;
 use crate::pure::error::{Error, Result};
 use crate::sysdb::{DbError, Url};
 
-/// Connections of a program's own to the database of an engine's URL: what the engine reads in the URL, and what it
-/// refuses there, hold for them too.
+/// Connections of a program's own to the database of an engine's URL. The engine's options and refusals for the URL
+/// hold for them, too.
 ///
 /// # Example
 /// ```no_run
@@ -29,8 +29,8 @@ impl PgConnector {
     /// Reads the URL. Nothing is connected yet.
     ///
     /// # Errors
-    /// [`Error::InvalidUrl`] when it cannot be read; [`Error::Open`] when it is one of a file, or asks for what this
-    /// program was built without.
+    /// [`Error::InvalidUrl`] when it cannot be read; [`Error::Open`] when it is one of a file, or needs a feature that
+    /// this program was built without.
     pub fn new(url: &str) -> Result<Self> {
         let url = match Url::parse(url)? {
             Url::Postgres(url) => url,
@@ -48,7 +48,7 @@ impl PgConnector {
     /// Connects. The session has the server's own settings. The driver blocks: not for the inside of an async runtime.
     ///
     /// # Errors
-    /// [`Error::Open`] with what the server or the network says.
+    /// [`Error::Open`] with the error of the server or the network.
     pub fn connect(&self) -> Result<Client> {
         let refuse = |error: DbError| Error::Open {
             database: self.database.clone(),

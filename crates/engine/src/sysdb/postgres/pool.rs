@@ -16,9 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
-/// What a pool lends.
+/// The connections that a pool lends.
 pub(super) trait Pooled: Sized {
-    /// The same one, if it can be used again.
+    /// This connection, if it can be used again.
     fn if_sound(self) -> Option<Self>;
 
     /// Whether it is known that it cannot.
@@ -57,8 +57,8 @@ impl Pool<Connection> {
         Self::new(move || connector.connect(Purpose::Reader), max, answer, outage)
     }
 
-    /// Looks something up. A server that restarts is waited for, within a bound: the look is made again. After a silence
-    /// it is made once more at least: what fell silent may be the connection and not the server.
+    /// Looks something up. A server that restarts is waited for, within a bound: the look is made again. After a
+    /// silence it is made once more at least: the connection may have fallen silent, and not the server.
     pub(super) fn read<T: Send>(
         &self,
         mut look: impl FnMut(&mut Connection) -> DbResult<T> + Send,
@@ -93,7 +93,7 @@ impl Pool<Connection> {
         self.with_within(self.answer, work)
     }
 
-    /// The same, where no request and no wait for a connection may take longer than `limit`.
+    /// Makes a call of the pool in which no request and no wait for a connection may take longer than `limit`.
     pub(super) fn with_within<T: Send>(
         &self,
         limit: Duration,

@@ -1,5 +1,5 @@
-//! What lies between this process and the server: nothing, a pooler that gives each client a session, or one that gives
-//! each transaction another.
+//! The way between this process and the server: direct, a pooler with a session for each client, or a pooler with
+//! another session for each transaction.
 //!
 //! The key that a client is given at its login, with which it could cancel its statements, names the process that
 //! serves it. A pooler gives out keys of its own, because many clients share a session: then the process that answers is
@@ -47,13 +47,13 @@ pub(super) struct Answering {
 }
 
 impl Answering {
-    /// The process, if it serves nobody else.
+    /// The process, if it serves no other client.
     pub(super) fn own_process(&self) -> Option<Process> {
         self.process.filter(|_| self.direct)
     }
 }
 
-/// What is known of the way to one database, shared by all connections to it.
+/// The known state of the way to one database, shared by all connections to it.
 #[derive(Default)]
 pub(super) struct Road {
     /// Whether the last connection was one to the server itself.
@@ -62,7 +62,7 @@ pub(super) struct Road {
     pooler_keeps: AtomicBool,
     /// How many connections fell silent.
     silences: AtomicU64,
-    /// The processes that served them and may still be at what they were asked.
+    /// The processes that served them and may still be at their requests.
     left_behind: Mutex<Vec<Process>>,
     pub(super) types: Arc<Types>,
 }
@@ -74,7 +74,7 @@ impl Road {
         self.do_sessions_stay()
     }
 
-    /// The same as the last connection was.
+    /// The way of the last connection.
     pub(super) fn do_sessions_stay(&self) -> bool {
         self.direct.load(Ordering::SeqCst) || self.pooler_keeps.load(Ordering::SeqCst)
     }
@@ -84,7 +84,7 @@ impl Road {
         self.pooler_keeps.store(false, Ordering::SeqCst);
     }
 
-    /// A connection fell silent. Those that were made before it are not to be trusted, either.
+    /// A connection fell silent. Connections that were made before it are not to be trusted, either.
     pub(super) fn fell_silent(&self) {
         self.silences.fetch_add(1, Ordering::SeqCst);
     }
@@ -94,8 +94,8 @@ impl Road {
         lock(&self.left_behind).push(process);
     }
 
-    /// Ends those that were left behind, over a connection that works: what they were asked shall not happen later, and
-    /// nobody shall wait for their locks.
+    /// Ends the sessions that were left behind, over a connection that works. Their requests shall not happen later,
+    /// and no transaction shall wait for their locks.
     pub(super) fn end_left_behind(&self, connection: &mut Connection) -> DbResult<()> {
         let left = lock(&self.left_behind).clone();
         if left.is_empty() {
@@ -129,7 +129,7 @@ impl Road {
         listens.run(NAME, &format!("LISTEN {channel}"))?;
         tells.run(NAME, &format!("NOTIFY {channel}"))?;
         let stay = listens.hear(NAME, WORD_WITHIN)?.is_some_and(|word| word.channel() == channel);
-        // Where they do not stay this reaches another session, and the channel is one that nobody tells on again.
+        // Where they do not stay this reaches another session, and no process uses the channel again.
         listens.run(NAME, &format!("UNLISTEN {channel}"))?;
         self.pooler_keeps.store(stay, Ordering::SeqCst);
         Ok(stay)

@@ -1,4 +1,4 @@
-//! Queues: what waits in them, and who takes it.
+//! Queues: their waiting workflows, and the claims.
 
 use postgres::Row;
 use postgres::types::ToSql;
@@ -20,9 +20,9 @@ macro_rules! running {
     };
 }
 
-/// Rows that another executor is taking right now are passed over. What an earlier try of the same claim took is found
-/// by the token. Where there is a limit, the queue is locked, so that the count is right until the commit. What one caller
-/// enqueued in order is taken in order: within a millisecond the tokens that were made with the rows tell.
+/// Rows that another executor is taking right now are passed over. The rows of an earlier try of this claim are found
+/// by the token. Where there is a limit, the queue is locked, so that the count is right until the commit. Workflows
+/// that one caller enqueued in order are taken in order: within a millisecond the tokens of their rows tell.
 ///
 /// $1 queue, $2 application, $3 version, $4 names, $5 limit, $6 executor, $7 token, $8 now, $9 how many may run at once
 macro_rules! claim {
@@ -73,7 +73,7 @@ macro_rules! claim {
 
 const CLAIM: Statement = Statement { name: "claim", sql: claim!("", "", "") };
 
-/// Of a queue with a limit of those in flight: the ones that have a place already.
+/// For a queue with an `in_flight` limit: workflows that have a place already.
 const CLAIM_BEGUN: Statement = Statement {
     name: "claim_begun",
     sql: claim!(
@@ -84,8 +84,8 @@ const CLAIM_BEGUN: Statement = Statement {
     ),
 };
 
-/// How many of a queue have begun and not ended: those with a place, and those that run without, as another program
-/// claimed them.
+/// The number of workflows of a queue that have begun and not ended: workflows with a place, and workflows that another
+/// program claimed without one.
 macro_rules! in_flight {
     ($queue:literal) => {
         concat!(
@@ -104,7 +104,7 @@ macro_rules! in_flight {
     };
 }
 
-/// Those that need one, and take it. What it gives back are all that were claimed. $10 how many may be in flight
+/// The workflows that need a place, and take it. The statement returns all claimed rows. $10 how many may be in flight
 const CLAIM_FRESH: Statement = Statement {
     name: "claim_fresh",
     sql: claim!(
@@ -133,9 +133,9 @@ const FREE_PLACES: Statement = Statement {
 const LOCK: Statement =
     Statement { name: "lock_queue", sql: "SELECT 1 FROM dbos.queues WHERE name = $1 FOR NO KEY UPDATE" };
 
-/// A queue that nobody registered, or that was removed, is closed; the engine's own has no row. One that is full of what
-/// has begun is open for that; those are counted, because an EXISTS beside an OR is planned as one look at all workflows.
-/// The first row says when the next wait is over.
+/// A queue that is not registered, or that was removed, is closed; the engine's own has no row. A queue that is full of
+/// begun workflows is open for them. They are counted, because an EXISTS beside an OR is planned as a look at all
+/// workflows. The first row says when the next wait is over.
 ///
 /// $1 queues, $2 application, $3 version, $4 names, $5 the engine's own queue
 const OUTLOOK: Statement = Statement {
@@ -205,7 +205,7 @@ const LIMIT_IN_FLIGHT: Statement = Statement {
             ON CONFLICT (name) DO UPDATE SET in_flight = excluded.in_flight",
 };
 
-/// What had begun before there was a limit has its place, too. $1 queue, $2 prefix of this engine's ids
+/// Workflows that began before there was a limit get a place, too. $1 queue, $2 prefix of this engine's ids
 const ADOPT: Statement = Statement {
     name: "adopt_begun",
     sql: "
@@ -257,7 +257,7 @@ pub(super) fn claim(connection: &mut Connection, claim: &Claim) -> DbResult<Verd
         if claim.in_flight.is_none() {
             return take(connection, &CLAIM, claim);
         }
-        // What has begun goes on first; what has not begins while there are places.
+        // Workflows that have begun go on first. Others begin while there are places.
         connection.execute(&FREE_PLACES, &[&claim.queue])?;
         take(connection, &CLAIM_BEGUN, claim)?;
         take(connection, &CLAIM_FRESH, claim)
@@ -321,7 +321,7 @@ pub(super) fn register(
     let (all, one) = (limit(options.concurrency), limit(options.worker_concurrency));
     let params: super::connection::Params<'_> =
         &[&id.as_str(), &&**app, &&**version, &queue, &all, &one, &at.as_millis()];
-    // The row stays locked until the commit, so nobody claims between the limit and the places.
+    // The row stays locked until the commit, so no claim comes between the limit and the places.
     let registered = connection.atomically(|connection| {
         if connection.execute(&REGISTER, params)? == 0 {
             return Ok(false);

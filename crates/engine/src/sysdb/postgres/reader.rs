@@ -76,7 +76,7 @@ impl Reader for Readers {
         self.pool.read(|connection| manage::progress(connection, workflow))
     }
 
-    fn waits_of(&self, workflow: &WorkflowId) -> DbResult<Vec<WorkflowId>> {
+    fn waits_of(&self, workflow: &WorkflowId) -> DbResult<Vec<(WorkflowId, WorkflowId)>> {
         self.pool.read(|connection| workflows::waits_of(connection, workflow))
     }
 }

@@ -1,4 +1,4 @@
-//! Bringing the tables up, and recognising what is in the database.
+//! Bringing the tables up, and recognising the tables that are there.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ const CREATE: &str = include_str!("schema_v125.sql");
 const OWN: &str = include_str!("own_tables.sql");
 const OWN_TABLES: [&str; 3] = ["piton_executors", "piton_places", "piton_queues"];
 
-/// The lock under which every DBOS program brings the tables up. Tried, not waited for: a statement that waits keeps
-/// a snapshot, and the `CREATE INDEX CONCURRENTLY` of whoever has the lock would wait for that.
+/// The lock under which every DBOS program brings the tables up. Tried, not waited for: a statement that waits keeps a
+/// snapshot, and the `CREATE INDEX CONCURRENTLY` of the lock's holder would wait for that.
 const TRY_LOCK: Statement =
     Statement { name: "bring_up_lock", sql: "SELECT pg_try_advisory_xact_lock(1234567890)" };
 
@@ -34,7 +34,7 @@ const LOOK: Statement = Statement {
 const READ_VERSION: Statement =
     Statement { name: "schema_version", sql: "SELECT max(version) FROM dbos.dbos_migrations" };
 
-/// What the schema holds.
+/// The contents of the schema.
 struct Content {
     /// The version of the DBOS tables; `None` when there are none.
     version: Option<i64>,
@@ -42,8 +42,8 @@ struct Content {
     own: bool,
 }
 
-/// Looks, and creates what is missing if `migrate` is set, in one transaction: it is there as a whole or not at all,
-/// whenever the process dies. What is not usable may be half made by another program, so it is judged under the lock.
+/// Looks at the schema, and creates missing parts if `migrate` is set, in one transaction: all of it or none, if the
+/// process dies. A schema that is not usable may be half made by another program, so it is judged under the lock.
 pub(super) fn bring_up(connection: &mut Connection, schema: &str, migrate: bool) -> Result<(), String> {
     const NAP: Duration = Duration::from_millis(50);
     let watch = Stopwatch::start();
@@ -82,7 +82,7 @@ fn under_the_lock(connection: &mut Connection, schema: &str, migrate: bool) -> R
     completed.map_err(|e| format!("its tables cannot be created: {}", words(&e)))?
 }
 
-/// Creates what is missing.
+/// Creates the missing parts.
 fn complete(connection: &mut Connection, schema: &str, migrate: bool) -> DbResult<Result<(), String>> {
     let content = match look(connection, schema)? {
         Ok(content) => content,

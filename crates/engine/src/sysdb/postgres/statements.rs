@@ -23,7 +23,7 @@ pub(super) type Params<'p> = &'p [&'p (dyn ToSql + Sync)];
 /// Parameters with the types that the server expects.
 pub(super) type Typed<'p> = Vec<(&'p (dyn ToSql + Sync), Type)>;
 
-/// What runs statements: a connection of the engine's, or the transaction of a step.
+/// A place to run statements: a connection of the engine's, or the transaction of a step.
 pub(super) trait Session {
     fn query(&mut self, statement: &Statement, params: Params<'_>) -> DbResult<Vec<Row>>;
 
@@ -70,7 +70,7 @@ pub(super) fn ask_for_types(sql: &str) -> String {
     )
 }
 
-/// What the server says to [`ask_for_types`].
+/// The server's answer to [`ask_for_types`].
 pub(super) fn types_told(name: &'static str, told: &[SimpleQueryMessage]) -> DbResult<Arc<[Type]>> {
     let row = told.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0),

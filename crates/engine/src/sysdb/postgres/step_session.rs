@@ -23,8 +23,8 @@ const FORGET: &str = "
     RESET ROLE; RESET SESSION AUTHORIZATION; RESET ALL; CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES;
     SELECT pg_advisory_unlock_all();";
 
-/// Where each transaction has another session: of the statements that the driver prepares some stay behind there, and one
-/// of another process has the same name.
+/// Where each transaction has another session, statements that the driver prepares stay behind there. A statement of
+/// another process may have the same name.
 const FORGET_PREPARED: &str = "
     DO $$ DECLARE left_behind text; BEGIN
         FOR left_behind IN SELECT name FROM pg_prepared_statements WHERE name ~ '^s[0-9]+$' LOOP
@@ -37,7 +37,7 @@ pub(super) struct StepSession {
     pub(super) manner: Manner,
     pub(super) schema: Arc<str>,
     pub(super) line: Arc<Line>,
-    /// What makes the session as new, inside of the transaction.
+    /// The statements that make the session as new, inside of the transaction.
     pub(super) renew: String,
     keeps_its_session: bool,
     connector: Connector,
@@ -97,12 +97,12 @@ impl StepSession {
 }
 
 impl Pooled for StepSession {
-    /// One that was closed while nobody used it is no trouble.
+    /// A connection that was closed while it was idle is no trouble.
     fn if_sound(mut self) -> Option<Self> {
         if self.used.elapsed() >= FRESH
             && let Some(client) = &mut self.client
         {
-            // Reads what has come, which may be the end.
+            // Reads the bytes that have come, which may be the end.
             let _ = client.notifications().timeout_iter(Duration::from_millis(1)).next();
         }
         (!self.is_spent()).then_some(self)

@@ -1,4 +1,4 @@
-//! `operation_outputs`: what each durable operation of a workflow came to.
+//! `operation_outputs`: the outcome of each durable operation of a workflow.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -14,8 +14,8 @@ use crate::pure::limits::{PASTS_BYTES_MAX, PASTS_ROWS_MAX};
 use crate::sysdb::write::{BEFORE_FIRST_STEP, Refusal};
 use crate::sysdb::{DbResult, Owner, Past, StepRow, StoredInput, Verdict};
 
-/// Records outcomes once, and only for the owner, whose row is locked meanwhile: nobody takes the workflow over between
-/// the look and the commit. No row: not the owner. False: recorded before.
+/// Records outcomes once, and only for the owner, whose row is locked meanwhile: no executor takes the workflow over
+/// between the look and the commit. No row: not the owner. False: recorded before.
 ///
 /// Arrays: $1 workflow, $2 token, $3 step id, $4 name, $5 output, $6 error, $7 child, $8 started, $9 completed,
 /// $10 serialization
@@ -43,8 +43,8 @@ pub(super) const RECORD: Part = Part {
     params: 10,
 };
 
-/// The same for one step, which takes the server a good deal less than a set of one. If it records nothing, the set says
-/// why.
+/// Records the outcome of one step. It takes the server a good deal less than a set of one. If it records nothing, the
+/// set says why.
 ///
 /// $1 workflow, $2 token, $3 step id, $4 name, $5 output, $6 error, $7 child, $8 started, $9 completed, $10 serialization
 macro_rules! record_one {
@@ -81,8 +81,8 @@ const READ: Statement = Statement {
          ORDER BY function_id LIMIT $3",
 };
 
-/// Only what is not too much: of all that is asked for, the rows up to a number and a size, in the order of the ids. Of
-/// each workflow first a row without a step, which has the input in the place of an output, then its steps.
+/// Reads the steps of several workflows in the order of their ids, up to a number of rows and a size. Of each workflow
+/// first a row without a step, which has the input in the place of an output, then its steps.
 ///
 /// $1 ids, $2 rows at most, $3 bytes at most
 const READ_PASTS: Statement = Statement {
@@ -111,7 +111,7 @@ const READ_PASTS: Statement = Statement {
 #[cfg(test)]
 pub(super) const ALL: &[Statement] = &[RECORD_ONE, RECORD_LONE, READ, READ_PASTS];
 
-/// What became of steps, of which these were recorded.
+/// The verdicts of steps, of which these were recorded.
 pub(super) fn recorded(
     session: &mut impl Session,
     steps: &[(&Owner, &StepRow)],
@@ -122,7 +122,7 @@ pub(super) fn recorded(
         verdicts.push(match found.get(owner.workflow.as_str()) {
             Some(true) => Verdict::Done,
             None => Verdict::NotOwner,
-            // Only the owner writes here, and it takes each step id once: what is there is its own earlier try.
+            // Only the owner writes here, and it takes each step id once: a row that is there is its own earlier try.
             Some(false) => match recorded_at(session, owner, step.step_id)? {
                 Some(found) if step.is_same_write(&found) => Verdict::Done,
                 Some(found) => Verdict::Refused(Refusal::OtherStep { recorded: found.name.into_owned() }),
@@ -133,7 +133,7 @@ pub(super) fn recorded(
     Ok(verdicts)
 }
 
-/// What is recorded in this place.
+/// The record in this place.
 pub(super) fn recorded_at(
     session: &mut impl Session,
     owner: &Owner,
@@ -144,7 +144,7 @@ pub(super) fn recorded_at(
     Ok(found.filter(|found| found.step_id == at))
 }
 
-/// The recorded steps after `after`, in order. From the first on, with what stands where no step can.
+/// The recorded steps after `after`, in order. From the first row on, with rows in places that no step can have.
 pub(super) fn read(
     connection: &mut Connection,
     workflow: &WorkflowId,

@@ -17,7 +17,7 @@ use super::link::{Driver, Halves};
 use crate::pure::error::BoxError;
 use crate::sysdb::{PostgresUrl, Tls};
 
-/// What the URL asks for, ready to connect with.
+/// The encryption that the URL asks for, ready to connect with.
 #[derive(Clone)]
 pub(super) enum Encryption {
     None,
@@ -32,7 +32,7 @@ pub(super) enum Carrier {
     Encrypted(Box<<tokio_postgres_rustls::MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>),
 }
 
-/// What both have.
+/// The parts of both.
 trait Stream: AsyncRead + AsyncWrite + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 
@@ -94,7 +94,7 @@ impl Encryption {
                 let config = rustls_config::of(tls, url.root_certificate.as_deref())?;
                 Ok(Self::Rustls(Box::new(tokio_postgres_rustls::MakeRustlsConnect::new(config))))
             }
-            // Refused before, but for what may go without.
+            // A URL that needs encryption was refused before.
             #[cfg(not(feature = "tls"))]
             Tls::Prefer | Tls::Require | Tls::VerifyFull => Ok(Self::None),
         }
@@ -110,7 +110,7 @@ impl Encryption {
     }
 
     #[cfg_attr(not(feature = "tls"), expect(clippy::unused_async, reason = "TLS waits for the server"))]
-    /// The same for one half alone: what carries the bytes on a socket to a server that was asked for nothing yet.
+    /// The carrier for one driver alone: it moves the bytes on a socket to a server that has had no request yet.
     pub(super) async fn carry(
         &self,
         socket: Socket,
@@ -174,8 +174,8 @@ mod rustls_config {
     /// The name that libpq gives to the certificates of the system.
     const SYSTEM: &str = "system";
 
-    /// The server's certificate is checked against a file of roots or those of the system, and always with its name;
-    /// with `prefer`, and with `require` without a file, it is not, as libpq has it.
+    /// The server's certificate and its name are checked against a file of roots or the system's roots. As in libpq,
+    /// `prefer` checks neither, nor does `require` without a file.
     pub(super) fn of(tls: Tls, roots: Option<&Path>) -> Result<ClientConfig, String> {
         let provider = Arc::new(ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone());
@@ -196,7 +196,7 @@ mod rustls_config {
         Ok(builder.with_no_client_auth())
     }
 
-    /// Trusts what the certificates of a file signed, and each of them as the server's own.
+    /// Trusts certificates that a certificate of the file signed, and each of these as the server's own.
     #[derive(Debug)]
     struct FromFile {
         certificates: Vec<CertificateDer<'static>>,
@@ -221,8 +221,8 @@ mod rustls_config {
     }
 
     impl ServerCertVerifier for FromFile {
-        /// A certificate that a server signed for itself is mostly one that may sign others. As that of a server it is
-        /// refused for this alone, after its dates were found good. In the file it says that it is the server's.
+        /// A certificate that a server signed for itself may mostly sign others. As that of a server it is refused for
+        /// this alone, after its dates were found good. In the file it says that it is the server's.
         fn verify_server_cert(
             &self,
             server: &CertificateDer<'_>,
@@ -266,7 +266,7 @@ mod rustls_config {
         }
     }
 
-    /// Encrypts to whoever answers: safe from those who listen, not from those in between.
+    /// Encrypts to any server that answers: safe from listeners, not from a party in between.
     #[derive(Debug)]
     struct Anyone(Arc<CryptoProvider>);
 

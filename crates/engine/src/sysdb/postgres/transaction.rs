@@ -62,8 +62,9 @@ impl TransactionSteps {
         Self { pool: Pool::new(make, connections_max, answer, outage) }
     }
 
-    /// Runs `body` in a transaction and commits it with the step row that it returns. After an error it is not
-    /// known what was committed; try again with the place of the record as `earlier`, and it is looked up first.
+    /// Runs `body` in a transaction and commits it with the step row that it returns. After an error it is not known
+    /// whether the transaction was committed. Try again with the place of the record as `earlier`: the record is looked
+    /// up first.
     pub(crate) fn attempt<T, E>(
         &self,
         owner: &Owner,
@@ -76,7 +77,8 @@ impl TransactionSteps {
                 "it blocks, so it cannot be called inside an async runtime; call it outside of block_on";
             return Err(DbError { may_pass: false, ..trouble("transaction_step", reason) });
         }
-        // Others of this process have all of them: nobody's fault, and the caller may have been told to stop.
+        // Other steps of this process have all connections. The body is not to blame, and the caller may have been told
+        // to stop.
         let Some(mut lent) = self.pool.take_within(TURN)? else { return Ok(Transacted::Conflict) };
         let session = lent.connection()?;
         let tried = session.watched(|session| try_once(session, owner, earlier, gate, body));
@@ -90,7 +92,7 @@ impl TransactionSteps {
         match tried {
             Err(error) if is_conflict(source_of(error.source.as_ref())) => Ok(Transacted::Conflict),
             tried => {
-                // One that was misused may have lost a setting that makes it safe.
+                // A connection that was misused may have lost a setting that makes it safe.
                 if matches!(tried, Ok(Transacted::Misused(_) | Transacted::Lost { .. })) {
                     session.give_up();
                 }
@@ -155,7 +157,7 @@ fn try_once<T, E>(
         Err(error) => return Err(error),
     }
     if !batch::is_recorded_now(&mut ours, owner, &step)? {
-        // What is there is of an earlier try whose answer was lost. The effect of this one is rolled back.
+        // A record that is there is of an earlier try whose answer was lost. The effect of this one is rolled back.
         return Ok(match steps::recorded_at(&mut ours, owner, step.step_id)? {
             Some(recorded) => Transacted::Recorded(recorded),
             None => Transacted::NotOwner,
@@ -188,7 +190,7 @@ fn begin<'c>(client: &'c mut Client, renew: &str) -> DbResult<Transaction<'c>> {
     Ok(transaction)
 }
 
-/// Commits, or says why the server refuses what the body wrote.
+/// Commits, or gives the reason why the server refuses the body's writes.
 fn commit(transaction: Transaction<'_>, gate: &Gate) -> Result<DbResult<()>, String> {
     let mut refused = None;
     let committed = gate.around(
@@ -213,7 +215,7 @@ fn open(session: &mut impl Session, owner: &Owner) -> DbResult<Option<Serving>> 
     Ok(column::<bool>(&OPEN, row, 1)?.then_some(serving))
 }
 
-/// What makes it impossible to commit the effect together with its record.
+/// The reason why the effect cannot be committed together with its record.
 fn misuse(session: &mut impl Session, owner: &Owner) -> DbResult<Option<&'static str>> {
     let rows = match session.query(&CLOSE, &[]) {
         Ok(rows) => rows,
@@ -251,9 +253,9 @@ fn has_code(error: &DbError, code: &SqlState) -> bool {
     source_of::<postgres::Error>(error.source.as_ref()).is_some_and(|error| error.code() == Some(code))
 }
 
-/// How often a body that fails with this error is run at most. A conflict with another transaction is nobody's fault,
-/// and the same body succeeds later; nor is it when its connection is `lost`, unless it took longer than a transaction
-/// may. Another one that is gone may be one that the body opened itself.
+/// How often a body that fails with this error is run at most. After a conflict with another transaction the same body
+/// succeeds later. So it does when its connection is `lost`, unless it took longer than a transaction may. Another lost
+/// connection may be one that the body opened itself.
 pub(crate) fn tries_max(error: &(dyn StdError + 'static), lost: bool) -> u32 {
     let Some(error) = source_of::<postgres::Error>(error) else { return if lost { u32::MAX } else { 1 } };
     match error.code() {

@@ -1,4 +1,4 @@
-//! Errors of the database, and what they mean: whether the same may work later, or on another connection.
+//! Errors of the database, and their meaning: whether the call may work later, or on another connection.
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub(super) fn failed(statement: &'static str, error: postgres::Error) -> DbError
     DbError { statement, may_pass, source: Arc::new(Told(error)) }
 }
 
-/// The same of a request under a limit.
+/// The error of a request under a limit.
 pub(super) fn faulted(statement: &'static str, fault: Fault) -> DbError {
     match fault {
         Fault::Said(error) => failed(statement, error),
@@ -45,7 +45,7 @@ pub(super) fn is_silence(error: &DbError) -> bool {
     source_of::<Silent>(error.source.as_ref()).is_some()
 }
 
-/// The server may come back, a conflict may not happen again; what is wrong with a value or a table stays wrong.
+/// The server may come back, a conflict may not happen again. A fault of a value or a table stays.
 fn may_pass(error: &postgres::Error) -> bool {
     let Some(code) = error.code() else {
         // Without an answer of the server it is the connection, unless it is a value that the driver refuses.
@@ -58,8 +58,8 @@ fn may_pass(error: &postgres::Error) -> bool {
 const PASSING: [SqlState; 2] =
     [SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT, SqlState::IN_FAILED_SQL_TRANSACTION];
 
-/// What a fresh connection does not have: a prepared statement that is gone, as behind a pooler; one that no longer fits
-/// tables which others have changed; a server that is a standby by now.
+/// Trouble that a fresh connection does not have. A prepared statement is gone, as behind a pooler, or no longer fits
+/// changed tables. Or the server is a standby by now.
 const STALE: [SqlState; 4] = [
     SqlState::INVALID_SQL_STATEMENT_NAME,
     SqlState::DUPLICATE_PSTATEMENT,
@@ -82,7 +82,7 @@ pub(super) fn is_of_another_session(error: &DbError) -> bool {
     })
 }
 
-/// One that cannot be made, or that is gone.
+/// A connection that cannot be made, or that is gone.
 fn is_about_the_connection(error: &postgres::Error) -> bool {
     let text = error.to_string();
     error.is_closed()
@@ -107,7 +107,7 @@ pub(super) fn words(error: &DbError) -> String {
     source_of::<postgres::Error>(error.source.as_ref()).map_or_else(|| error.source.to_string(), in_words)
 }
 
-/// What the server said; the driver's own text is only "db error".
+/// The server's message; the driver's own text is only "db error".
 #[derive(Debug)]
 struct Told(postgres::Error);
 

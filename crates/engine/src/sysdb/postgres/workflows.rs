@@ -13,12 +13,12 @@ use crate::pure::codec;
 use crate::pure::id::{ExecutorId, WorkflowId};
 use crate::pure::limits::WAITS_LOOKED_AT;
 use crate::pure::status::WorkflowStatus;
-use crate::sysdb::names::{INTERNAL_QUEUE, ended, mark_of_message, mark_of_workflow};
+use crate::sysdb::names::{INTERNAL_QUEUE, ended};
 use crate::sysdb::write::{Attempt, Existing, NewWorkflow, Refusal, Wake};
 use crate::sysdb::{DbResult, Outcome, Owner, StepRow, StoredInput, Verdict};
 
-/// Inserts those that are new; where the id is taken, no row comes back. In the order of their ids, so that two processes
-/// that start the same ones do not wait for each other in a circle.
+/// Inserts the workflows that are new; for a taken id, no row comes back. In the order of their ids, so that two
+/// processes that start the same ones do not wait for each other in a circle.
 ///
 /// Arrays: $1 id, $2 status, $3 name, $4 executor, $5 now, $6 version, $7 attempts, $8 queue, $9 owner, $10 parent,
 /// $11 application, $12 creator, $13 input, $14 priority
@@ -57,8 +57,8 @@ const TAKEN_BY: Statement = Statement {
          WHERE s.workflow_uuid = ANY ($1)",
 };
 
-/// Locks the row until the end of the transaction: nobody takes the workflow from its owner meanwhile, and an earlier try
-/// of the same write, whose answer was lost while it commits, is waited for.
+/// Locks the row until the end of the transaction, so the workflow stays with its owner. An earlier try of the same
+/// write that still commits is waited for.
 ///
 /// $1 id, $2 token
 const HOLD: Statement = Statement {
@@ -68,8 +68,8 @@ const HOLD: Statement = Statement {
          WHERE workflow_uuid = $1 AND (status = 'PENDING') IS TRUE AND owner_xid = $2 FOR NO KEY UPDATE",
 };
 
-/// Ends those that are the owner's to end; of others no row comes back. A parent that waits without a thread for one of
-/// these is woken, and then the row says so.
+/// Ends the workflows that are the owner's; for others no row comes back. A parent that waits without a thread for one
+/// of these is woken, and then the row says so.
 ///
 /// Arrays: $1 id, $2 token, $3 status, $4 now, $5 serialization, $6 output, $7 error
 pub(super) const SETTLE: Part = Part {
@@ -97,7 +97,7 @@ pub(super) const SETTLE: Part = Part {
                FROM settled c
               WHERE p.workflow_uuid = c.parent AND (p.status = 'DELAYED') IS TRUE
                 AND jsonb_typeof(p.attributes) = 'object'
-                AND p.attributes ->> 'piton.awaits' = 'workflow ' || c.id
+                AND p.attributes -> 'piton.awaits' ? ('workflow ' || c.id)
              RETURNING c.id)",
     found: "SELECT 3, id, id IN (SELECT id FROM woken) FROM settled",
     params: 7,
@@ -113,34 +113,35 @@ const WAKE_PARENTS: Statement = Statement {
           FROM unnest($1::text[], $2::text[]) AS c (id, parent)
          WHERE p.workflow_uuid = c.parent AND (p.status = 'DELAYED') IS TRUE
                 AND jsonb_typeof(p.attributes) = 'object'
-           AND p.attributes ->> 'piton.awaits' = 'workflow ' || c.id",
+           AND p.attributes -> 'piton.awaits' ? ('workflow ' || c.id)",
 };
 
 /// The attempt is given back: leaving a thread in order is not a crash. Attributes that are no JSON object cannot
-/// carry the mark, and without it nothing wakes the workflow, so it takes their place. The awaited row is locked: one
-/// that is being ended right now is waited for, and is seen to have ended.
+/// carry the marks, and without them nothing wakes the workflow, so they take their place. The awaited rows are locked: a
+/// workflow that is being ended right now is waited for, and is seen to have ended.
 ///
-/// $1 id, $2 token, $3 due, $4 queue, $5 now, $6 mark, $7 awaited workflow, $8 awaited topic
+/// $1 id, $2 token, $3 due, $4 queue, $5 now, $6 marks as JSON, $7 awaited workflows, $8 awaited topics
 const SUSPEND: Statement = Statement {
     name: "suspend",
     sql: concat!(
         "
         WITH awaited AS MATERIALIZED (
-             SELECT status FROM dbos.workflow_status WHERE workflow_uuid = $7::text FOR SHARE)
+             SELECT status FROM dbos.workflow_status WHERE workflow_uuid = ANY ($7::text[])
+              ORDER BY workflow_uuid FOR SHARE)
         UPDATE dbos.workflow_status
            SET status = 'DELAYED', delay_until_epoch_ms = $3::int8, queue_name = COALESCE(queue_name, $4),
                owner_xid = NULL, started_at_epoch_ms = NULL, updated_at = $5,
                recovery_attempts = greatest(recovery_attempts, 1) - 1,
                attributes = CASE WHEN $6::text IS NULL THEN attributes
                                  WHEN jsonb_typeof(attributes) = 'object'
-                                 THEN attributes || jsonb_build_object('piton.awaits', $6::text)
-                                 ELSE jsonb_build_object('piton.awaits', $6::text) END
+                                 THEN attributes || jsonb_build_object('piton.awaits', $6::text::jsonb)
+                                 ELSE jsonb_build_object('piton.awaits', $6::text::jsonb) END
          WHERE workflow_uuid = $1 AND (status = 'PENDING') IS TRUE AND owner_xid = $2
            AND NOT EXISTS (SELECT 1 FROM awaited WHERE status IN ",
         ended!(),
         ")
            AND NOT EXISTS (SELECT 1 FROM dbos.notifications
-                            WHERE destination_uuid = $1 AND topic = $8::text AND consumed = FALSE)"
+                            WHERE destination_uuid = $1 AND topic = ANY ($8::text[]) AND consumed = FALSE)"
     ),
 };
 
@@ -156,7 +157,7 @@ const RELEASE: Statement = Statement {
          WHERE workflow_uuid = $1 AND (status = 'PENDING') IS TRUE AND owner_xid = $2",
 };
 
-/// $1 workflow, $2 one that may be among those it descends from
+/// $1 workflow, $2 an id that may be of an ancestor
 const DESCENDS_FROM: Statement = Statement {
     name: "descends_from",
     sql: "
@@ -168,18 +169,22 @@ const DESCENDS_FROM: Statement = Statement {
         SELECT 1 FROM line WHERE id = $2",
 };
 
-/// What it waits for without a thread, and what that waits for, and so on. $1 id, $2 how far
+/// Which workflows the first one waits for without a thread, and which those wait for, and so on: waiter and awaited. A
+/// workflow in a race can go on without one of them, so it is left out.
+///
+/// $1 id, $2 how many at most
 const WAITS_OF: Statement = Statement {
     name: "waits_of",
     sql: "
-        WITH RECURSIVE line (id, hops) AS (
-             SELECT $1::text, 0::int8
-              UNION ALL
-             SELECT substr(s.attributes ->> 'piton.awaits', 10), line.hops + 1
-               FROM line JOIN dbos.workflow_status s ON s.workflow_uuid = line.id
-              WHERE line.hops < $2 AND (s.status = 'DELAYED') IS TRUE AND jsonb_typeof(s.attributes) = 'object'
-                AND s.attributes ->> 'piton.awaits' LIKE 'workflow %')
-        SELECT id FROM line ORDER BY hops",
+        WITH RECURSIVE waits (waiter, awaited) AS (
+             SELECT NULL::text, $1::text
+              UNION
+             SELECT s.workflow_uuid, substr(mark #>> '{}', 10)
+               FROM waits
+               JOIN dbos.workflow_status s ON s.workflow_uuid = waits.awaited AND (s.status = 'DELAYED') IS TRUE
+              CROSS JOIN LATERAL jsonb_path_query(s.attributes, '$.\"piton.awaits\"[*]') AS mark
+              WHERE mark #>> '{}' LIKE 'workflow %' AND NOT s.attributes -> 'piton.awaits' ? 'any')
+        SELECT waiter, awaited FROM waits WHERE waiter IS NOT NULL LIMIT $2",
 };
 
 /// $1 id
@@ -204,12 +209,12 @@ const OUTCOMES: Statement = Statement {
 pub(super) const ALL: &[Statement] =
     &[TAKEN_BY, HOLD, WAKE_PARENTS, SUSPEND, DESCENDS_FROM, WAITS_OF, RELEASE, INPUT, OUTCOMES];
 
-/// Holds the workflow for its owner until the end of the transaction; false if it is somebody else's.
+/// Holds the workflow for its owner until the end of the transaction; false if it is another owner's.
 pub(super) fn hold(connection: &mut Connection, owner: &Owner) -> DbResult<bool> {
     Ok(connection.first(&HOLD, &[&owner.workflow.as_str(), &owner.token.as_str()])?.is_some())
 }
 
-/// What became of new workflows, of which these were inserted.
+/// The verdicts of new workflows, of which these were inserted.
 pub(super) fn started(
     connection: &mut Connection,
     new: &[&NewWorkflow],
@@ -276,7 +281,7 @@ pub(super) fn start_child(
 /// One end of a workflow, as its owner reports it.
 pub(super) type End<'e> = (&'e Owner, &'e Outcome, Timestamp);
 
-/// What became of ends, of which these were written.
+/// The verdicts of ends, of which these were written.
 pub(super) fn settled(
     connection: &mut Connection,
     ends: &[End<'_>],
@@ -321,17 +326,11 @@ pub(super) fn suspend(
     until: &Wake,
     at: Timestamp,
 ) -> DbResult<Verdict> {
-    let (due, mark, awaited, topic) = match until {
-        Wake::At(due) => (Some(*due), None, None, None),
-        Wake::WhenSettled(id) => (None, Some(mark_of_workflow(id.as_str())), Some(id.as_str()), None),
-        Wake::WhenMessage { topic, deadline } => {
-            (Some(*deadline), Some(mark_of_message(topic)), None, Some(topic.as_str()))
-        }
-    };
     let (id, token) = (owner.workflow.as_str(), owner.token.as_str());
-    let (due, at) = (due.map(Timestamp::as_millis), at.as_millis());
-    let left =
-        connection.execute(&SUSPEND, &[&id, &token, &due, &INTERNAL_QUEUE, &at, &mark, &awaited, &topic])?;
+    let (due, at) = (until.at.map(Timestamp::as_millis), at.as_millis());
+    let (marks, awaited, topics) = (until.marks(), until.workflows(), until.topics());
+    let left = connection
+        .execute(&SUSPEND, &[&id, &token, &due, &INTERNAL_QUEUE, &at, &marks, &awaited, &topics])?;
     if left == 1 {
         return Ok(Verdict::Done);
     }
@@ -354,9 +353,13 @@ pub(super) fn release(
     Ok(if released == 1 { Verdict::Done } else { Verdict::NotOwner })
 }
 
-pub(super) fn waits_of(connection: &mut Connection, workflow: &WorkflowId) -> DbResult<Vec<WorkflowId>> {
+pub(super) fn waits_of(
+    connection: &mut Connection,
+    workflow: &WorkflowId,
+) -> DbResult<Vec<(WorkflowId, WorkflowId)>> {
     let rows = connection.query(&WAITS_OF, &[&workflow.as_str(), &WAITS_LOOKED_AT])?;
-    super::claims::ids(&WAITS_OF, &rows)
+    let id = |row, index| Ok(WorkflowId::stored(column(&WAITS_OF, row, index)?));
+    rows.iter().map(|row| Ok((id(row, 0)?, id(row, 1)?))).collect()
 }
 
 /// Nothing where there is no such workflow.

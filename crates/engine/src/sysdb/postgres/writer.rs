@@ -8,7 +8,7 @@ use super::batch::Set;
 use super::connection::{Connection, outside_async};
 use super::connector::{Connector, Purpose};
 use super::news::News;
-use super::{batch, claims, manage, messages, queues, workflows};
+use super::{batch, claims, manage, messages, queues, races, workflows};
 use crate::sysdb::{DbResult, Verdict, Write, Writer};
 
 pub(super) struct PostgresWriter {
@@ -79,8 +79,9 @@ struct Wave<'b> {
     others: Vec<usize>,
 }
 
-/// The writes of a batch come from threads and tasks that wait for them, so their order is free. Only those of one workflow
-/// keep it: a set has at most one of each workflow and comes first, so what may not overtake waits for the next wave.
+/// The writes of a batch come from threads and tasks that wait for them, so their order is free. Only writes of one
+/// workflow keep their order. A set has at most one write of each workflow and comes first. So a write that may not
+/// overtake waits for the next wave.
 fn waves(batch: &[Write]) -> Vec<Wave<'_>> {
     let mut waves = Vec::new();
     let mut rest: Vec<usize> = (0..batch.len()).collect();
@@ -153,6 +154,7 @@ fn apply_one(connection: &mut Connection, write: &Write) -> DbResult<Verdict> {
         Write::StartWorkflow(_) | Write::RecordStep { .. } | Write::Settle { .. } => Ok(Verdict::NotOwner),
         Write::StartChild { parent, step, child } => workflows::start_child(connection, parent, step, child),
         Write::Suspend { owner, until, at } => workflows::suspend(connection, owner, until, *at),
+        Write::Decide { owner, verdict, winner } => races::decide(connection, owner, verdict, winner),
         Write::Release { owner, attempt, again_at, at } => {
             workflows::release(connection, owner, *attempt, *again_at, *at)
         }

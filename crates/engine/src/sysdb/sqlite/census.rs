@@ -1,4 +1,5 @@
-//! What waits, and for whom: for nobody, or in a circle. Looks at all that waits, so they are made now and then.
+//! Waiting workflows that no executor can take up, or that wait in a circle. Looks at all that waits, so they are made
+//! now and then.
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, params};
@@ -11,7 +12,7 @@ use crate::pure::limits::WAITS_MAX;
 use crate::sysdb::names::INTERNAL_QUEUE;
 use crate::sysdb::{Census, DbResult, OpenGroup, Wait, Waits};
 
-/// What an executor of another program had last is for that to take up again.
+/// A workflow whose last executor is of another program is for that program.
 macro_rules! groups {
     ($of:literal) => {
         concat!(
@@ -49,17 +50,16 @@ const OTHERS: Statement = Statement {
          WHERE status = 'PENDING' AND executor_id IS NOT NULL AND substr(executor_id, 1, length(?1)) <> ?1",
 };
 
-/// ?1 path of the mark, ?2 application, ?3 limit
+/// ?1 path of the marks, ?2 application, ?3 limit
 const WAITS: Statement = Statement {
     name: "waits",
     sql: "
         SELECT s.workflow_uuid, a.workflow_uuid, CASE WHEN a.status = 'ENQUEUED' THEN a.queue_name END
           FROM workflow_status s
-          JOIN workflow_status a
-            ON a.workflow_uuid = substr(CASE WHEN json_valid(s.attributes)
-                                             THEN json_extract(s.attributes, ?1) END, 10)
+          JOIN json_each(CASE WHEN json_valid(s.attributes) THEN s.attributes -> ?1 END) AS mark
+          JOIN workflow_status a ON a.workflow_uuid = substr(mark.value, 10)
          WHERE s.status = 'DELAYED' AND (s.application_name = ?2 OR s.application_name IS NULL)
-           AND CASE WHEN json_valid(s.attributes) THEN json_extract(s.attributes, ?1) END LIKE 'workflow %'
+           AND mark.value LIKE 'workflow %'
            AND (a.status = 'DELAYED'
                 OR (a.status = 'ENQUEUED' AND EXISTS (SELECT 1 FROM piton_queues l WHERE l.name = a.queue_name)
                     AND NOT EXISTS (SELECT 1 FROM piton_places p
@@ -100,7 +100,7 @@ pub(super) fn census(connection: &Connection) -> DbResult<Census> {
     Ok(Census { groups, of_others })
 }
 
-/// A text that anybody may have written, as far as it can be read: it is only shown.
+/// A text of any program, as far as it can be read: it is only shown.
 fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
     Ok(match row.get_ref(column)? {
         ValueRef::Null => None,

@@ -1,4 +1,4 @@
-//! What makes a workflow claimable again, and what became of those that were claimed.
+//! Statements that make a workflow claimable again, and the claims themselves.
 //!
 //! SQLite uses a partial index only where the query repeats the index's own condition, so some conditions on the
 //! status are said twice.
@@ -31,35 +31,41 @@ const WAKE_DUE: Statement = Statement {
         RETURNING workflow_uuid",
 };
 
-/// What others did may have ended a wait without waking it: a workflow that is the child of somebody else, a message
-/// that another program wrote. One that has lost its mark, and has no time to wake at either, looks for itself. One that
-/// waits for a workflow in a state that is not known waits on.
+/// A wait may have ended without being woken: its workflow is a child of another, or its message came from another
+/// program. A workflow that has lost its marks, and has no time to wake at either, looks for itself. A wait for a
+/// workflow in a state that is not known goes on.
 ///
-/// ?1 path of the mark, ?2 application
+/// ?1 path of the marks, ?2 application
 const SERVED_WAITS: Statement = Statement {
     name: "served_waits",
     sql: concat!(
         "
         WITH waiting AS (
              SELECT workflow_uuid AS id, delay_until_epoch_ms AS due,
-                    CASE WHEN json_valid(attributes) THEN json_extract(attributes, ?1) END AS mark
+                    CASE WHEN json_valid(attributes) THEN attributes -> ?1 END AS marks
                FROM workflow_status
               WHERE status = 'DELAYED' AND (application_name = ?2 OR application_name IS NULL))
         SELECT id FROM waiting
-         WHERE (due IS NULL AND (mark IS NULL OR (mark NOT LIKE 'workflow %' AND mark NOT LIKE 'message %')))
-            OR (mark LIKE 'workflow %'
-                AND NOT EXISTS (SELECT 1 FROM workflow_status awaited
-                                 WHERE awaited.workflow_uuid = substr(mark, 10)
-                                   AND COALESCE(awaited.status, '') NOT IN ",
+         WHERE (due IS NULL
+                AND NOT EXISTS (SELECT 1 FROM json_each(marks)
+                                 WHERE value LIKE 'workflow %' OR value LIKE 'message %'))
+            OR (marks IS NOT NULL
+                AND EXISTS (SELECT 1 FROM json_each(marks) AS mark
+                     WHERE (mark.value LIKE 'workflow %'
+                            AND NOT EXISTS (SELECT 1 FROM workflow_status awaited
+                                             WHERE awaited.workflow_uuid = substr(mark.value, 10)
+                                               AND COALESCE(awaited.status, '') NOT IN ",
         ended!(),
         "))
-            OR (mark LIKE 'message %'
-                AND EXISTS (SELECT 1 FROM notifications
-                             WHERE destination_uuid = id AND topic = substr(mark, 9) AND consumed = FALSE))"
+                        OR (mark.value LIKE 'message %'
+                            AND EXISTS (SELECT 1 FROM notifications
+                                         WHERE destination_uuid = id AND topic = substr(mark.value, 9)
+                                           AND consumed = FALSE))))"
     ),
 };
 
-/// One that waits for something else by now looks in vain and waits on. ?1 JSON array of ids, ?2 path of the mark, ?3 now
+/// A workflow that waits for another end or message by now looks in vain and waits on. ?1 JSON array of ids, ?2 path of
+/// the mark, ?3 now
 const WAKE_SERVED: Statement = Statement {
     name: "wake_served",
     sql: "
@@ -71,7 +77,7 @@ const WAKE_SERVED: Statement = Statement {
         RETURNING workflow_uuid",
 };
 
-/// Idempotent: what is claimed by somebody else in the meantime has another executor. ?1 executor, ?2 queue, ?3 now
+/// Idempotent: a row that was claimed in the meantime has another executor. ?1 executor, ?2 queue, ?3 now
 const REQUEUE: Statement = Statement {
     name: "requeue",
     sql: "
@@ -343,7 +349,7 @@ pub(super) fn lost_among(connection: &Connection, owners: &[Owner]) -> DbResult<
     LOST_AMONG.all(connection, [serde_json::json!(pairs).to_string()], read)
 }
 
-/// For people: what the row holds in place of an id, if it is none.
+/// For people: the value in the row in place of an id.
 pub(super) fn id_column(row: &Row<'_>) -> rusqlite::Result<WorkflowId> {
     Ok(column::id(row, 0)?.shown())
 }

@@ -1,5 +1,5 @@
-//! Values of columns as other programs may have left them. SQLite keeps a value of any type in a column of any type,
-//! so no value fails to be read here: what is none of the expected type is shown, or read as the nearest that is.
+//! Values of columns as other programs may have left them. SQLite keeps a value of any type in a column of any type, so
+//! no value fails to be read here. A value of another type is shown, or read as the nearest value of the expected type.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ use crate::pure::clock::Timestamp;
 use crate::pure::id::WorkflowId;
 use crate::pure::status::WorkflowStatus;
 
-/// A text. What is none is shown as an SQL literal, which no codec decodes and no name equals.
+/// A text. A value that is no text is shown as an SQL literal, which no codec decodes and no name equals.
 pub(super) fn text(row: &Row<'_>, column: usize) -> Result<Option<String>> {
     Ok(match row.get_ref(column)? {
         ValueRef::Null => None,
@@ -25,7 +25,7 @@ pub(super) fn text(row: &Row<'_>, column: usize) -> Result<Option<String>> {
     })
 }
 
-/// A text that is one, or nothing: for what is compared or written again.
+/// The text, or `None` for a value of another type: for texts that are compared or written again.
 pub(super) fn sound_text(row: &Row<'_>, column: usize) -> Result<Option<String>> {
     Ok(match row.get_ref(column)? {
         ValueRef::Text(bytes) => std::str::from_utf8(bytes).ok().map(str::to_owned),
@@ -33,7 +33,7 @@ pub(super) fn sound_text(row: &Row<'_>, column: usize) -> Result<Option<String>>
     })
 }
 
-/// The id of a row, as far as it is one that a statement can name.
+/// The id of a row, if a statement can name it.
 pub(super) fn id(row: &Row<'_>, column: usize) -> Result<StoredId> {
     Ok(match sound_text(row, column)? {
         Some(id) => StoredId::Sound(id),
@@ -45,12 +45,12 @@ pub(super) fn id(row: &Row<'_>, column: usize) -> Result<StoredId> {
 #[derive(Debug)]
 pub(super) enum StoredId {
     Sound(String),
-    /// What it holds in place of a text, for people.
+    /// The value in place of a text, for people.
     Unreadable(String),
 }
 
 impl StoredId {
-    /// For people, and for what was found by this id.
+    /// The id for people, and for rows that were found by it.
     pub(super) fn shown(self) -> WorkflowId {
         let (Self::Sound(id) | Self::Unreadable(id)) = self;
         WorkflowId::stored(id)
@@ -67,7 +67,7 @@ pub(super) fn number(row: &Row<'_>, column: usize) -> Result<Option<i64>> {
     })
 }
 
-/// A count: what is below or beyond all counts reads as the nearest one.
+/// A count: a number that is no count reads as the nearest one.
 pub(super) fn count(row: &Row<'_>, column: usize) -> Result<u32> {
     let count = number(row, column)?.unwrap_or_default();
     Ok(u32::try_from(count.max(0)).unwrap_or(u32::MAX))
@@ -85,7 +85,7 @@ pub(super) fn serialization(row: &Row<'_>, column: usize) -> Result<Option<Cow<'
     Ok(text(row, column)?.map(Cow::Owned))
 }
 
-/// What the column should hold.
+/// The expected type of the column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Text,
@@ -93,7 +93,7 @@ pub(super) enum Kind {
     Status,
 }
 
-/// What is wrong with the value of a column, if anything is; `null` says whether it may be missing.
+/// The fault of a column's value, if there is one; `null` says whether the value may be missing.
 pub(super) fn fault(row: &Row<'_>, column: usize, kind: Kind, null: bool) -> Result<Option<String>> {
     let held = row.get_ref(column)?;
     let sound = match (kind, held) {

@@ -1,11 +1,11 @@
 //! Who lives, told by the kernel: each executor holds the lock of a file of its own.
 //!
-//! The files lie beside the database in `NAME-executors/`. The kernel frees the lock when the process dies,
-//! whatever killed it, and keeps it while the process is merely stopped. So a living executor is never taken for
-//! dead, whatever the clock says. The lock is per kernel: all processes must run on one machine.
+//! The files lie beside the database in `NAME-executors/`. The kernel frees the lock when the process dies, for any
+//! reason, and keeps it while the process is merely stopped. No clock is involved, so a living executor is never taken
+//! for dead. The lock is per kernel: all processes must run on one machine.
 //!
-//! The files have the owner and the rights of the database, as SQLite's own files beside it: who may use the database
-//! can tell whether an executor lives.
+//! The files have the owner and the rights of the database, as SQLite's own files beside it: so every user of the
+//! database can tell whether an executor lives.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -29,7 +29,7 @@ pub(super) struct ExecutorLocks {
     database: PathBuf,
     directory: PathBuf,
     held: Mutex<HashMap<ExecutorId, Held>>,
-    /// What could not be looked at, and was named in the log.
+    /// Files that could not be looked at, and were named in the log.
     doubted: Mutex<HashSet<PathBuf>>,
 }
 
@@ -39,7 +39,7 @@ struct Held {
     card: Card,
 }
 
-/// What is written in a lock file, for the other processes and for people.
+/// The contents of a lock file, for the other processes and for people.
 #[derive(Serialize, Deserialize)]
 struct Card {
     pid: u32,
@@ -95,8 +95,8 @@ impl ExecutorLocks {
         lock(&self.held)
     }
 
-    /// Puts a lock file in its place that is held from the first moment in which others can see it: one that is not
-    /// would be taken for a dead one's.
+    /// Puts a lock file in its place that is locked from the first moment in which others can see it. An unlocked file
+    /// would be taken for a dead executor's.
     fn put_in_place(&self, executor: &ExecutorId, card: &Card) -> io::Result<File> {
         self.make_directory()?;
         let unseen = self.directory.join(format!("{}.new", executor.as_str()));
@@ -169,7 +169,7 @@ impl ExecutorLocks {
         locked.unwrap_or_else(|e| e.kind() != io::ErrorKind::NotFound && self.doubt(&path, &e))
     }
 
-    /// When in doubt, nobody is declared dead; but it is said, once.
+    /// In doubt no executor is declared dead; the log says so once.
     fn doubt(&self, path: &Path, reason: &io::Error) -> bool {
         if lock(&self.doubted).insert(path.to_owned()) {
             let found = fs::symlink_metadata(path).map(|found| format!(", which {},", owned(&found)));
@@ -233,14 +233,14 @@ impl Liveness for ExecutorLocks {
     fn leave(&self, executor: &ExecutorId, without_trace: bool) {
         let file = self.held().remove(executor);
         if file.is_some() && without_trace {
-            // Removed while locked: nobody can take it for the file of a dead one.
+            // Removed while locked: no process can take it for the file of a dead executor.
             let _ = fs::remove_file(self.path(executor));
         }
         drop(file);
     }
 
     fn dead(&self) -> Vec<ExecutorId> {
-        // Those that cannot be seen now are seen by the next sweep.
+        // Executors that cannot be seen now are seen by the next sweep.
         let known = self.known().unwrap_or_else(|e| {
             let _ = e.kind() != io::ErrorKind::NotFound && self.doubt(&self.directory, &e);
             Vec::new()
@@ -315,7 +315,7 @@ fn is_open_to_more(directory: &fs::Metadata, database: &fs::Metadata) -> bool {
     }
 }
 
-/// Somebody may have removed the file, or put another in its place.
+/// The file may have been removed, or replaced.
 fn is_still_at(file: &File, path: &Path) -> bool {
     #[cfg(unix)]
     {

@@ -1,8 +1,8 @@
 //! Whether the files that were opened are still the ones at their paths, and whether they are sound.
 //!
-//! SQLite goes on writing to a file that was deleted or replaced, and what it acknowledges then is gone. A commit lives in
-//! the `-wal` until a checkpoint, and other processes find it there by the `-shm`, so these two count as much as the
-//! database itself.
+//! SQLite goes on writing to a file that was deleted or replaced, and commits that it acknowledges then are lost. A
+//! commit lives in the `-wal` until a checkpoint, and other processes find it there by the `-shm`. So these two count
+//! as much as the database itself.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -62,7 +62,7 @@ impl FileIdentity {
         Ok(())
     }
 
-    /// The same before a commit on this connection, and refuses when somebody wrote over the file.
+    /// Checks the files before a commit on this connection. Refuses also when the file was written over.
     pub(super) fn check_content(&self, connection: &Connection) -> DbResult<()> {
         self.check()?;
         let looked = self.overwriting.look(connection).map_err(|e| failed("check_file", e));

@@ -1,4 +1,4 @@
-//! What an operator does to workflows: look, cancel, resume.
+//! The calls of an operator: look, cancel, resume.
 
 use std::fmt::Write as _;
 
@@ -40,9 +40,9 @@ const CANCEL: Statement = Statement {
         RETURNING workflow_uuid, parent_workflow_id",
 };
 
-/// An ERROR may go on when its failure is about the program, not about the work, whatever name that has: one that begins as
-/// failures of the work do is none. The token stays, so that a resume whose
-/// answer was lost does not undo what came after it.
+/// An ERROR may go on when its failure is about the program, not about the work. A record that begins as failures of
+/// the work do is about the work, under any name. The token stays, so that a resume whose answer was lost does not undo
+/// later changes.
 ///
 /// ?1 id, ?2 queue, ?3 now, ?4 names of such failures as a JSON array, ?5 path of the mark, ?6 path of the token, ?7 token
 const RESUME: Statement = Statement {
@@ -270,7 +270,7 @@ fn workflow_info(row: &Row<'_>) -> rusqlite::Result<WorkflowInfo> {
     })
 }
 
-/// What no column should hold: each column of [`COLUMNS`] with what it should, and whether it may be NULL.
+/// The expected type of each column of [`COLUMNS`], and whether it may be NULL.
 fn faults(row: &Row<'_>) -> rusqlite::Result<Vec<String>> {
     const EXPECTED: [(Kind, bool); 16] = [
         (Kind::Text, false),

@@ -5,15 +5,14 @@ use rusqlite::{Connection, Row, params};
 use super::statement::Statement;
 use super::{column, steps, workflows};
 use crate::pure::id::WorkflowId;
-use crate::sysdb::names::mark_of_message;
-use crate::sysdb::write::{NewMessage, Refusal};
+use crate::sysdb::write::{Awaited, NewMessage, Refusal};
 use crate::sysdb::{DbResult, Owner, StepRow, Verdict};
 
 /// ?1 destination
 const DESTINATION: Statement =
     Statement { name: "message_destination", sql: "SELECT 1 FROM workflow_status WHERE workflow_uuid = ?1" };
 
-/// The same message id is sent once. ?1 id, ?2 destination, ?3 topic, ?4 message, ?5 now
+/// A message id is sent once. ?1 id, ?2 destination, ?3 topic, ?4 message, ?5 now
 const SEND: Statement = Statement {
     name: "send",
     sql: "
@@ -23,7 +22,7 @@ const SEND: Statement = Statement {
             ON CONFLICT (message_uuid) DO NOTHING",
 };
 
-/// In the order of their commits, whatever the clock said. ?1 receiver, ?2 topic
+/// In the order of their commits, not of the clock. ?1 receiver, ?2 topic
 const OLDEST: Statement = Statement {
     name: "oldest_message",
     sql: "
@@ -74,8 +73,8 @@ pub(super) fn send(
     }
     let at = message.at.as_millis();
     let sent = SEND.execute(connection, params![message.id, destination, message.topic, message.text, at])?;
-    let mark = mark_of_message(&message.topic);
-    let woke = sent == 1 && workflows::wake(connection, destination, &mark, message.at)?;
+    let awaited = Awaited::Message(message.destination.clone(), message.topic.clone());
+    let woke = sent == 1 && workflows::wake(connection, destination, &awaited, message.at)?;
     Ok(if woke { Verdict::Woke } else { Verdict::Done })
 }
 
@@ -112,7 +111,7 @@ pub(super) fn receive(
     }
 }
 
-/// What the same receive took when its answer was lost.
+/// The message that an earlier try of this receive took, whose answer was lost.
 fn earlier_try(connection: &Connection, owner: &Owner, step: &StepRow) -> DbResult<Option<Verdict>> {
     let found = steps::read_at(connection, &owner.workflow, step.step_id)?;
     Ok(found.map(|found| found.received_before(step)))

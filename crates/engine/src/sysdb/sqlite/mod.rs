@@ -1,8 +1,8 @@
 //! The system database on SQLite: one file, one writer connection, readers beside it.
 //!
-//! Durable means WAL and `synchronous=FULL`: acknowledged commits survive power loss. Both are read back, since
-//! SQLite answers a setting it does not know with silence. Every writing transaction is `BEGIN IMMEDIATE`: one
-//! that starts by reading fails at once when another process wrote in between.
+//! Durable means WAL and `synchronous=FULL`: acknowledged commits survive power loss. Both are read back, since SQLite
+//! answers a setting it does not know with silence. Every writing transaction is `BEGIN IMMEDIATE`: a transaction that
+//! starts by reading fails at once when another process wrote in between.
 //!
 //! Several processes may share the file on a local disk. Network file systems are not supported.
 
@@ -17,6 +17,7 @@ mod open;
 mod overwriting;
 mod path;
 mod queues;
+mod races;
 mod reader;
 mod schema;
 mod statement;
@@ -35,8 +36,8 @@ fn json_array(texts: &[impl AsRef<str>]) -> String {
     serde_json::json!(texts).to_string()
 }
 
-/// The condition of rows that programs of version ?3 of application ?2 may take: those of their version, and those
-/// without one if theirs is the newest.
+/// The condition of rows that programs of version ?3 of application ?2 may take: rows of their version and, if it is
+/// the newest, rows without a version.
 macro_rules! served_version {
     () => {
         "(application_version = ?3
@@ -49,7 +50,7 @@ macro_rules! served_version {
 }
 use served_version;
 
-/// The count of attempts, whatever stands in its place: at least 0, and less than the largest that is read.
+/// The count of attempts, for any value in its place: at least 0, and less than the largest readable count.
 macro_rules! attempts {
     () => {
         "max(0, min(CAST(COALESCE(recovery_attempts, 0) AS INTEGER), 4294967294))"
@@ -57,7 +58,7 @@ macro_rules! attempts {
 }
 use attempts;
 
-/// Where in `workflow_status.attributes` a workflow marks what it waits for without a thread.
+/// The path in `workflow_status.attributes` of the mark of a wait without a thread.
 const AWAITS_PATH: &str = "$.\"piton.awaits\"";
 
 /// Where a resume leaves its token, to know itself again.

@@ -1,4 +1,4 @@
-//! Opening the file: what is there is looked at before anything is changed.
+//! Opening the file, which is looked at before it is changed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -86,7 +86,7 @@ pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// What makes a connection durable. Changes the file (to WAL), so only after it was recognised.
+/// The settings that make a connection durable. Changes the file (to WAL), so only after it was recognised.
 pub(super) fn make_durable(connection: &Connection) -> rusqlite::Result<Result<(), String>> {
     let mode: String = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
@@ -103,7 +103,7 @@ pub(super) fn make_durable(connection: &Connection) -> rusqlite::Result<Result<(
     )))
 }
 
-/// Reads back what makes a connection durable, before each commit. About a microsecond.
+/// Reads back the settings that make a connection durable, before each commit. About a microsecond.
 pub(super) fn still_durable(connection: &Connection) -> DbResult<()> {
     const NAME: &str = "synchronous";
     const FULL: i64 = 2;
@@ -118,10 +118,10 @@ pub(super) fn still_durable(connection: &Connection) -> DbResult<()> {
     Err(DbError { statement: NAME, may_pass: false, source })
 }
 
-/// Puts what is in the log into the one file, as far as that needs no waiting for others who use it.
+/// Puts the contents of the log into the one file, as far as that needs no wait for other users of it.
 pub(super) fn fold_the_log(connection: &Connection) {
     let _ = connection.busy_timeout(Duration::ZERO);
-    // The first one keeps nobody from writing, and leaves little to the second.
+    // The first checkpoint holds up no writer, and leaves little to the second.
     for checkpoint in ["PRAGMA wal_checkpoint(PASSIVE)", "PRAGMA wal_checkpoint(TRUNCATE)"] {
         let _ = connection.query_row(checkpoint, [], |_| Ok(()));
     }
@@ -136,7 +136,7 @@ fn wait_for_lock(tries: i32) -> bool {
     tries < TRIES_MAX
 }
 
-/// SQLite's message, with what to do where that can be said, and the system's reason where there is one.
+/// SQLite's message, with the way out and the system's reason, where there are any.
 fn in_words(path: &Path, error: &rusqlite::Error) -> String {
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => {

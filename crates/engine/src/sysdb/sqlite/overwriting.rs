@@ -1,5 +1,4 @@
-//! Whether somebody wrote over the database in place, as `cp` does with a backup: the file is the same one, with another
-//! content.
+//! Whether the database was written over in place, as by `cp` with a backup: the file stays, with other contents.
 //!
 //! In WAL mode nothing but a checkpoint writes to the file. So a change of its time or size that no checkpoint explains
 //! is looked into, with a connection that has nothing in its cache.
@@ -16,7 +15,7 @@ use super::schema::{Problem, check_for_damage};
 use crate::pure::id::WorkflowId;
 use crate::pure::sync::lock;
 
-/// What is known of the file from the last look.
+/// The state of the file at the last look.
 #[derive(Debug)]
 pub(super) struct Overwriting {
     path: PathBuf,
@@ -50,8 +49,8 @@ impl Overwriting {
         lock(&self.seen).started = Some(workflow.clone());
     }
 
-    /// Why the file is not what it was; `None` when it is. One look at a directory and a few bytes of the log, unless
-    /// something was written.
+    /// The reason why the file is not the old one; `None` when it is. One look at a directory and a few bytes of the
+    /// log, unless something was written.
     pub(super) fn look(&self, connection: &Connection) -> rusqlite::Result<Option<String>> {
         let (stamp, round) = (stamp_of(&self.path), self.log.as_ref().and_then(round_of));
         let mut seen = lock(&self.seen);
@@ -77,7 +76,7 @@ impl Overwriting {
         Ok(None)
     }
 
-    /// A checkpoint may have died half way. Then a new connection sees the same as one that has been there.
+    /// A checkpoint may have died half way. Then a new connection sees the same contents as an old one.
     fn compare(
         &self,
         connection: &Connection,

@@ -1,8 +1,8 @@
-//! The path of a database: what can be known of it before SQLite opens it, and why SQLite cannot.
+//! The path of a database: the checks before SQLite opens it, and the reasons why SQLite cannot.
 //!
-//! A file that is there is never opened here, only looked at: to close any other handle on it would free the locks of
-//! all connections of this process (<https://sqlite.org/howtocorrupt.html>, 2.2), and another process could then
-//! remove the WAL under them.
+//! A file that is there is never opened here, only looked at. To close any other handle on it would free the locks of
+//! all connections of this process (<https://sqlite.org/howtocorrupt.html>, 2.2), and another process could then remove
+//! the WAL under them.
 
 use std::fs::{self, Metadata, OpenOptions};
 use std::io;
@@ -11,11 +11,11 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::pure::sync::say;
 
-/// What lies beside a database while it is used.
+/// The files beside a database while it is used.
 pub(super) const EXECUTORS: &str = "-executors";
 const BESIDE: [&str; 3] = ["-wal", "-shm", EXECUTORS];
 
-/// The longest path that SQLite takes, in bytes: 512, less what it needs for the names beside it.
+/// The longest path that SQLite takes, in bytes: 512, less the endings of the names beside it.
 const PATH_BYTES_MAX: usize = 504;
 
 /// The path with something at the end of its name.
@@ -25,7 +25,7 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// The one name of the file, so that all processes agree on what lies beside it.
+/// The one name of the file, so that all processes agree on the files beside it.
 pub(super) fn resolve(path: &Path) -> Result<PathBuf, String> {
     let resolved = match fs::metadata(path) {
         Ok(found) => {
@@ -88,8 +88,8 @@ fn place_of_a_new_file(path: &Path) -> Result<PathBuf, String> {
     Ok(parent.join(name))
 }
 
-/// Creates the file readable by its owner alone; SQLite gives its companions the same rights. Refuses one that is
-/// there and cannot be used, and one that cannot be made.
+/// Creates the file readable by its owner alone; SQLite gives its companions the same rights. Refuses a file that is
+/// there and cannot be used, and a file that cannot be made.
 pub(super) fn create_private(path: &Path) -> Result<(), String> {
     /// Held until the handle on a new file is closed, so that no other thread has opened it by then.
     static CREATING: Mutex<()> = Mutex::new(());
@@ -169,7 +169,7 @@ pub(super) fn why_not(path: &Path) -> Option<String> {
     })
 }
 
-/// Whether the user of a file of `ours` may not read and write the one that was found. Of several groups of the user
+/// Whether the user of a file of `ours` may not read and write the file that was found. Of several groups of the user
 /// only the first is known.
 #[cfg(unix)]
 fn is_closed_to(ours: &Metadata, found: &Metadata) -> bool {

@@ -1,4 +1,4 @@
-//! Queues: what waits in them, and who takes it.
+//! Queues: their waiting workflows, and the claims.
 
 use rusqlite::{Connection, Row, params};
 
@@ -30,8 +30,9 @@ macro_rules! claimable {
     };
 }
 
-/// Unlike PostgreSQL there is no SKIP LOCKED: one process writes at a time, so nobody else has these rows, and their count
-/// is right until the commit. What one caller enqueued in order is taken in order, also within a millisecond.
+/// Unlike PostgreSQL there is no SKIP LOCKED. One process writes at a time, so no other claim has these rows, and their
+/// count is right until the commit. Workflows that one caller enqueued in order are taken in order, also within a
+/// millisecond.
 ///
 /// ?1 queue, ?2 application, ?3 version, ?4 names as a JSON array, ?5 limit, ?6 executor, ?7 token, ?8 now, ?9 how many
 /// may run at once
@@ -62,13 +63,13 @@ macro_rules! claim {
 
 const CLAIM: Statement = Statement { name: "claim", sql: claim!("") };
 
-/// Of a queue with a limit of those in flight: the ones that have a place already.
+/// For a queue with an `in_flight` limit: workflows that have a place already.
 const CLAIM_BEGUN: Statement = Statement {
     name: "claim_begun",
     sql: claim!(" AND workflow_uuid IN (SELECT workflow_uuid FROM piton_places WHERE queue_name = ?1)"),
 };
 
-/// Those that need one.
+/// Workflows that need a place.
 const CLAIM_FRESH: Statement = Statement {
     name: "claim_fresh",
     sql: claim!(" AND workflow_uuid NOT IN (SELECT workflow_uuid FROM piton_places WHERE queue_name = ?1)"),
@@ -85,8 +86,8 @@ const FREE_PLACES: Statement = Statement {
                               AND s.status IN ('PENDING', 'ENQUEUED', 'DELAYED'))",
 };
 
-/// How many of a queue have begun and not ended: those with a place, and those that run without, as another program
-/// claimed them.
+/// The number of workflows of a queue that have begun and not ended: workflows with a place, and workflows that another
+/// program claimed without one.
 macro_rules! in_flight {
     ($queue:literal) => {
         concat!(
@@ -117,7 +118,8 @@ const TAKE_PLACES: Statement = Statement {
             ON CONFLICT DO NOTHING",
 };
 
-/// What an executor holds under a token: also what an earlier try of the same claim took. ?1 executor, ?2 token, ?3 queue
+/// The workflows that an executor holds under a token, also those of an earlier try of the same claim. ?1 executor, ?2
+/// token, ?3 queue
 const CLAIMED: Statement = Statement {
     name: "claimed",
     sql: "
@@ -127,8 +129,8 @@ const CLAIMED: Statement = Statement {
          ORDER BY priority, created_at, rowid",
 };
 
-/// A queue that nobody registered, or that was removed, is closed; the engine's own has no row. One that is full of what
-/// has begun is open for that.
+/// A queue that is not registered, or that was removed, is closed; the engine's own has no row. A queue that is full of
+/// begun workflows is open for them.
 ///
 /// ?1 queues, ?2 application, ?3 version, ?4 names as a JSON array, ?5 the engine's own queue
 const OUTLOOK: Statement = Statement {
@@ -208,7 +210,7 @@ const LIMIT_IN_FLIGHT: Statement = Statement {
             ON CONFLICT (name) DO UPDATE SET in_flight = excluded.in_flight",
 };
 
-/// What had begun before there was a limit has its place, too. ?1 queue, ?2 prefix of this engine's ids
+/// Workflows that began before there was a limit get a place, too. ?1 queue, ?2 prefix of this engine's ids
 const ADOPT: Statement = Statement {
     name: "adopt_begun",
     sql: "
@@ -265,7 +267,7 @@ pub(super) fn claim(connection: &Connection, claim: &Claim) -> DbResult<Verdict>
     claimed(connection, claim)
 }
 
-/// What has begun goes on first; what has not begins while there are places.
+/// Workflows that have begun go on first. Others begin while there are places.
 fn claim_places(connection: &Connection, claim: &Claim, in_flight: u32) -> DbResult<()> {
     FREE_PLACES.execute(connection, [&claim.queue])?;
     let begun = take(connection, &CLAIM_BEGUN, claim, claim.limit)?;

@@ -95,7 +95,7 @@ impl Readers {
                     self.returned.notify_all();
                     return opened;
                 }
-                // Out of file handles, perhaps. Those that are open come back.
+                // Out of file handles, perhaps. The open workflows come back.
                 if !pool.idle.is_empty() {
                     continue;
                 }
@@ -164,7 +164,7 @@ impl Reader for Readers {
         self.read(|connection| manage::progress(connection, workflow))
     }
 
-    fn waits_of(&self, workflow: &WorkflowId) -> DbResult<Vec<WorkflowId>> {
+    fn waits_of(&self, workflow: &WorkflowId) -> DbResult<Vec<(WorkflowId, WorkflowId)>> {
         self.read(|connection| workflows::waits_of(connection, workflow))
     }
 
@@ -254,7 +254,7 @@ mod tests {
         }
     }
 
-    /// What a statement costs may depend on how many workflows run, never on how many ever ran.
+    /// The cost of a statement may depend on the number of running workflows, never on the number of all.
     #[test]
     fn no_statement_reads_a_whole_table() {
         let (connection, statements) = every_statement();

@@ -1,4 +1,4 @@
-//! Bringing the tables up, and recognising what is in the file.
+//! Bringing the tables up, and recognising the tables in the file.
 
 use std::time::Duration;
 
@@ -26,10 +26,10 @@ impl From<rusqlite::Error> for Problem {
     }
 }
 
-/// What the file holds.
+/// The contents of the file.
 enum Content {
     Nothing,
-    /// Tables of somebody else, none of them ours.
+    /// Tables of another program, none of them ours.
     OtherTables(String),
     /// The tables of DBOS at this version, and whether those of this engine are beside them.
     Version(i64, bool),
@@ -37,8 +37,8 @@ enum Content {
 
 /// Recognises the file, then makes the connection durable and creates the tables if there are none.
 ///
-/// While other processes do the same, SQLite may answer that the file is locked without asking the busy handler: two
-/// that both want to make it WAL could wait for each other for ever. Each of them steps back and tries again.
+/// While other processes do the same, SQLite may answer that the file is locked without asking the busy handler. Two
+/// processes that both want WAL mode could wait for each other for ever. Each of them steps back and tries again.
 pub(super) fn bring_up(connection: &mut Connection, shared_with_application: bool) -> Result<(), Problem> {
     const NAP: Duration = Duration::from_millis(2);
     let watch = Stopwatch::start();
@@ -65,7 +65,7 @@ fn try_to_bring_up(connection: &mut Connection, shared_with_application: bool) -
     if matches!(content, Content::Version(_, true)) {
         return Ok(());
     }
-    // Another process may do the same: whoever gets the lock first creates, the others find it done.
+    // Another process may do the same: the process that gets the lock first creates the tables, the others find them.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let content = look(&transaction)?;
     refuse_unless_usable(&content, shared_with_application)?;
@@ -148,8 +148,8 @@ pub(super) fn check_for_damage(connection: &Connection) -> Result<(), Problem> {
     Ok(())
 }
 
-/// A check evaluates what the program has in its own tables, such as a `CHECK` that calls a function of its own. What
-/// fails there is no damage, and the check says nothing.
+/// A check evaluates expressions of the program's own tables, such as a `CHECK` that calls a function. A failure there
+/// is no damage, and the check says nothing.
 fn checked<T>(result: rusqlite::Result<T>) -> rusqlite::Result<Option<T>> {
     match result {
         Err(rusqlite::Error::SqlInputError { error, .. } | rusqlite::Error::SqliteFailure(error, _))

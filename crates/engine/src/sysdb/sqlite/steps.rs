@@ -1,4 +1,4 @@
-//! `operation_outputs`: what each durable operation of a workflow came to.
+//! `operation_outputs`: the outcome of each durable operation of a workflow.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -79,7 +79,7 @@ pub(super) fn record(connection: &Connection, owner: &Owner, step: &StepRow) -> 
     if !is_owner(connection, owner)? {
         return Ok(Verdict::NotOwner);
     }
-    // Only the owner writes here, and it takes each step id once: what is there is its own earlier try.
+    // Only the owner writes here, and it takes each step id once: a row that is there is its own earlier try.
     match read_at(connection, &owner.workflow, step.step_id)? {
         Some(found) if step.is_same_write(&found) => Ok(Verdict::Done),
         Some(found) => Ok(Verdict::Refused(Refusal::OtherStep { recorded: found.name.into_owned() })),
@@ -87,7 +87,7 @@ pub(super) fn record(connection: &Connection, owner: &Owner, step: &StepRow) -> 
     }
 }
 
-/// What is recorded in this place.
+/// The record in this place.
 pub(super) fn read_at(
     connection: &Connection,
     workflow: &WorkflowId,
@@ -97,7 +97,7 @@ pub(super) fn read_at(
     Ok(found.filter(|found| found.step_id == at))
 }
 
-/// The recorded steps after `after`, in order. From the first on, with what stands where no step can.
+/// The recorded steps after `after`, in order. From the first row on, with rows in places that no step can have.
 pub(super) fn read(
     connection: &Connection,
     workflow: &WorkflowId,
@@ -134,7 +134,8 @@ pub(super) fn read_pasts(
     Ok(pasts)
 }
 
-/// A place that is none reads as one before the first or beyond the last: no run asks for it, so each run finds it left over and ends with a reason.
+/// A place that is no step id reads as one before the first or beyond the last. No run asks for it, so each run finds
+/// it left over and ends with a reason.
 fn step_row(row: &Row<'_>) -> rusqlite::Result<StepRow> {
     let place = match row.get_ref(0)? {
         ValueRef::Integer(place) => u32::try_from(place.max(0)).unwrap_or(u32::MAX),

@@ -28,8 +28,9 @@ impl TransactionSteps {
         Self { path: path.to_owned(), file, connection: Mutex::new(None) }
     }
 
-    /// Runs `body` in a transaction and commits it with the step row that it returns. After an error it is not
-    /// known what was committed; try again with the place of the record as `earlier`, and it is looked up first.
+    /// Runs `body` in a transaction and commits it with the step row that it returns. After an error it is not known
+    /// whether the transaction was committed. Try again with the place of the record as `earlier`: the record is looked
+    /// up first.
     pub(crate) fn attempt<T, E>(
         &self,
         owner: &Owner,
@@ -45,7 +46,7 @@ impl TransactionSteps {
         };
         self.file.check_content(&connection)?;
         let tried = self.file.note_damage(try_once(&mut connection, owner, earlier, gate, body))?;
-        // One that failed or was misused, or that has tables of its own by now, is not used again.
+        // A connection that failed or was misused, or that has temporary tables by now, is not used again.
         if !matches!(tried, Transacted::Misused(_)) && TEMPORARY.first(&connection, [], |_| Ok(()))?.is_none()
         {
             *slot = Some(connection);
@@ -129,7 +130,7 @@ pub(crate) fn tries_max(error: &(dyn std::error::Error + 'static), _lost: bool) 
 
 const ENDED: &str = "the body ended the transaction itself, so its effect is not tied to its record";
 
-/// What every body finds.
+/// The settings that every body finds.
 const SETTINGS: &str = "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA query_only = OFF";
 
 /// Whether a body left temporary tables behind.
@@ -143,7 +144,7 @@ const RELEASE: Statement = Statement { name: "release_transaction_step", sql: "R
 #[cfg(test)]
 pub(super) const ALL: &[Statement] = &[TEMPORARY, HOLD, RELEASE];
 
-/// What makes it impossible to commit the effect together with its record.
+/// The reason why the effect cannot be committed together with its record.
 fn misuse(transaction: &Transaction<'_>) -> Option<&'static str> {
     if transaction.is_autocommit() {
         return Some(ENDED);

@@ -1,6 +1,7 @@
 //! `workflow_status` and its payload tables: how a run begins, ends, and leaves its thread.
 
 use rusqlite::{Connection, Row, params};
+use serde_json::json;
 
 use super::statement::Statement;
 use super::{AWAITS_PATH, column, json_array, steps};
@@ -9,8 +10,8 @@ use crate::pure::codec;
 use crate::pure::id::{ExecutorId, WorkflowId};
 use crate::pure::limits::WAITS_LOOKED_AT;
 use crate::pure::status::WorkflowStatus;
-use crate::sysdb::names::{INTERNAL_QUEUE, ended, mark_of_message, mark_of_workflow};
-use crate::sysdb::write::{Attempt, Existing, NewWorkflow, Refusal, Wake};
+use crate::sysdb::names::{INTERNAL_QUEUE, ended};
+use crate::sysdb::write::{Attempt, Awaited, Existing, NewWorkflow, Refusal, Wake};
 use crate::sysdb::{DbResult, Outcome, Owner, StepRow, StoredInput, Verdict};
 
 /// Zero rows: the id is taken.
@@ -89,7 +90,9 @@ const END_UNREADABLE: Statement = Statement {
          WHERE rowid = ?1",
 };
 
-/// One that waits without a thread, if this is what it waits for. ?1 id, ?2 its mark, ?3 path of the mark, ?4 now
+/// A workflow that waits without a thread, if this is among what it waits for.
+///
+/// ?1 id, ?2 mark, ?3 path of the marks, ?4 now
 const WAKE: Statement = Statement {
     name: "wake",
     sql: "
@@ -97,13 +100,14 @@ const WAKE: Statement = Statement {
            SET status = 'ENQUEUED', delay_until_epoch_ms = NULL, updated_at = ?4,
                attributes = json_remove(attributes, ?3)
          WHERE workflow_uuid = ?1 AND status = 'DELAYED'
-           AND CASE WHEN json_valid(attributes) THEN json_extract(attributes, ?3) END = ?2",
+           AND ?2 IN (SELECT value FROM json_each(CASE WHEN json_valid(attributes) THEN attributes -> ?3 END))",
 };
 
 /// The attempt is given back: leaving a thread in order is not a crash. Attributes that are no JSON object cannot carry
-/// the mark, and without it nothing wakes the workflow, so it takes their place.
+/// the marks, and without them nothing wakes the workflow, so they take their place.
 ///
-/// ?1 id, ?2 token, ?3 due, ?4 queue, ?5 now, ?6 path of the mark, ?7 mark, ?8 awaited workflow, ?9 awaited topic
+/// ?1 id, ?2 token, ?3 due, ?4 queue, ?5 now, ?6 path of the marks, ?7 marks as JSON, ?8 awaited workflows, ?9 awaited topics,
+/// both as JSON arrays
 const SUSPEND: Statement = Statement {
     name: "suspend",
     sql: concat!(
@@ -114,16 +118,17 @@ const SUSPEND: Statement = Statement {
                recovery_attempts = max(recovery_attempts - 1, 0),
                attributes = CASE WHEN ?7 IS NULL THEN attributes
                                  WHEN json_valid(attributes) AND json_type(attributes) = 'object'
-                                 THEN json_set(attributes, ?6, ?7)
-                                 ELSE json_set('{}', ?6, ?7) END
+                                 THEN json_set(attributes, ?6, json(?7))
+                                 ELSE json_set('{}', ?6, json(?7)) END
          WHERE workflow_uuid = ?1 AND status = 'PENDING' AND owner_xid = ?2
            AND NOT EXISTS (SELECT 1 FROM workflow_status awaited
-                            WHERE awaited.workflow_uuid = ?8
+                            WHERE awaited.workflow_uuid IN (SELECT value FROM json_each(?8))
                               AND awaited.status IN ",
         ended!(),
         ")
            AND NOT EXISTS (SELECT 1 FROM notifications
-                            WHERE destination_uuid = ?1 AND topic = ?9 AND consumed = FALSE)"
+                            WHERE destination_uuid = ?1 AND topic IN (SELECT value FROM json_each(?9))
+                              AND consumed = FALSE)"
     ),
 };
 
@@ -139,7 +144,7 @@ const RELEASE: Statement = Statement {
          WHERE workflow_uuid = ?1 AND status = 'PENDING' AND owner_xid = ?2",
 };
 
-/// ?1 workflow, ?2 one that may be among those it descends from
+/// ?1 workflow, ?2 an id that may be of an ancestor
 const DESCENDS_FROM: Statement = Statement {
     name: "descends_from",
     sql: "
@@ -151,18 +156,24 @@ const DESCENDS_FROM: Statement = Statement {
         SELECT 1 FROM tree WHERE id = ?2",
 };
 
-/// What it waits for without a thread, and what that waits for, and so on. ?1 id, ?2 path of the mark, ?3 how far
+/// Which workflows the first one waits for without a thread, and which those wait for, and so on: waiter and awaited. A
+/// workflow in a race can go on without one of them, so it is left out.
+///
+/// ?1 id, ?2 path of the marks, ?3 how many at most
 const WAITS_OF: Statement = Statement {
     name: "waits_of",
     sql: "
-        WITH RECURSIVE tree (id, hops) AS (
-            SELECT ?1, 0
-             UNION ALL
-            SELECT substr(json_extract(s.attributes, ?2), 10), hops + 1
-              FROM tree JOIN workflow_status s ON s.workflow_uuid = tree.id
-             WHERE hops < ?3 AND s.status = 'DELAYED'
-               AND CASE WHEN json_valid(s.attributes) THEN json_extract(s.attributes, ?2) END LIKE 'workflow %')
-        SELECT id FROM tree ORDER BY hops",
+        WITH RECURSIVE tree (waiter, awaited) AS (
+            SELECT NULL, ?1
+             UNION
+            SELECT s.workflow_uuid, substr(mark.value, 10)
+              FROM tree
+              JOIN workflow_status s ON s.workflow_uuid = tree.awaited AND s.status = 'DELAYED'
+              JOIN json_each(CASE WHEN json_valid(s.attributes) THEN s.attributes -> ?2 END) AS mark
+             WHERE mark.value LIKE 'workflow %'
+               AND 'any' NOT IN (SELECT value FROM json_each(s.attributes -> ?2))
+             LIMIT ?3)
+        SELECT waiter, awaited FROM tree WHERE waiter IS NOT NULL",
 };
 
 /// ?1 id
@@ -326,12 +337,13 @@ pub(super) fn wake_parent(
     child: &str,
     at: Timestamp,
 ) -> DbResult<bool> {
-    parent.map_or(Ok(false), |parent| wake(connection, parent, &mark_of_workflow(child), at))
+    let settled = Awaited::Settled(WorkflowId::stored(child.to_owned()));
+    parent.map_or(Ok(false), |parent| wake(connection, parent, &settled, at))
 }
 
-/// Wakes a workflow that waits without a thread, if its mark says that it waits for this.
-pub(super) fn wake(connection: &Connection, id: &str, mark: &str, at: Timestamp) -> DbResult<bool> {
-    Ok(WAKE.execute(connection, params![id, mark, AWAITS_PATH, at.as_millis()])? > 0)
+/// Wakes a workflow that waits without a thread, if its marks say that it waits for this.
+pub(super) fn wake(connection: &Connection, id: &str, awaited: &Awaited, at: Timestamp) -> DbResult<bool> {
+    Ok(WAKE.execute(connection, params![id, awaited.mark(), AWAITS_PATH, at.as_millis()])? > 0)
 }
 
 /// Ends a workflow with an error that no execution of it reported.
@@ -357,25 +369,18 @@ pub(super) fn suspend(
     until: &Wake,
     at: Timestamp,
 ) -> DbResult<Verdict> {
-    let (due, mark, awaited, topic) = match until {
-        Wake::At(due) => (Some(*due), None, None, None),
-        Wake::WhenSettled(id) => (None, Some(mark_of_workflow(id.as_str())), Some(id.as_str()), None),
-        Wake::WhenMessage { topic, deadline } => {
-            (Some(*deadline), Some(mark_of_message(topic)), None, Some(topic.as_str()))
-        }
-    };
     let left = SUSPEND.execute(
         connection,
         params![
             owner.workflow.as_str(),
             owner.token.as_str(),
-            due.map(Timestamp::as_millis),
+            until.at.map(Timestamp::as_millis),
             INTERNAL_QUEUE,
             at.as_millis(),
             AWAITS_PATH,
-            mark,
-            awaited,
-            topic,
+            until.marks(),
+            json!(until.workflows()).to_string(),
+            json!(until.topics()).to_string(),
         ],
     )?;
     if left == 1 {
@@ -400,12 +405,13 @@ pub(super) fn release(
     Ok(if released == 1 { Verdict::Done } else { Verdict::NotOwner })
 }
 
-pub(super) fn waits_of(connection: &Connection, workflow: &WorkflowId) -> DbResult<Vec<WorkflowId>> {
-    WAITS_OF.all(
-        connection,
-        params![workflow.as_str(), AWAITS_PATH, WAITS_LOOKED_AT],
-        super::claims::id_column,
-    )
+pub(super) fn waits_of(
+    connection: &Connection,
+    workflow: &WorkflowId,
+) -> DbResult<Vec<(WorkflowId, WorkflowId)>> {
+    WAITS_OF.all(connection, params![workflow.as_str(), AWAITS_PATH, WAITS_LOOKED_AT], |row| {
+        Ok((column::id(row, 0)?.shown(), column::id(row, 1)?.shown()))
+    })
 }
 
 pub(super) fn read_input(connection: &Connection, workflow: &WorkflowId) -> DbResult<StoredInput> {

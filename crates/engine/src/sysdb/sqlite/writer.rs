@@ -8,7 +8,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::file_identity::FileIdentity;
 use super::open::{fold_the_log, still_durable};
 use super::statement::failed;
-use super::{claims, manage, messages, queues, steps, workflows};
+use super::{claims, manage, messages, queues, races, steps, workflows};
 use crate::sysdb::{DbError, DbResult, Verdict, Write, Writer};
 
 pub(super) struct SqliteWriter {
@@ -55,7 +55,7 @@ impl Writer for SqliteWriter {
         if self.file.check().is_ok() {
             fold_the_log(&connection);
         } else {
-            // What is in the log belongs to another file.
+            // The contents of the log belong to another file.
             let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         }
     }
@@ -83,6 +83,7 @@ fn apply(connection: &Connection, write: &Write) -> DbResult<Verdict> {
         Write::RecordStep { owner, step } => steps::record(connection, owner, step),
         Write::Settle { owner, outcome, at } => workflows::settle(connection, owner, outcome, *at),
         Write::Suspend { owner, until, at } => workflows::suspend(connection, owner, until, *at),
+        Write::Decide { owner, verdict, winner } => races::decide(connection, owner, verdict, winner),
         Write::Release { owner, attempt, again_at, at } => {
             workflows::release(connection, owner, *attempt, *again_at, *at)
         }

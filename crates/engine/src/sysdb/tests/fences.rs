@@ -1,10 +1,9 @@
-//! An execution that lost its workflow writes nothing, on either database, whatever it writes and whatever is committed
-//! together with it.
+//! An execution that lost its workflow changes nothing, on either database, by any kind of write, in any batch.
 
 use super::*;
-use crate::sysdb::write::{self, Attempt, Wake};
+use crate::sysdb::write::{self, Attempt, Wake, Winner};
 
-/// The writes of one kind that an execution may make, by what they are about. The workflow has a message of topic `t`.
+/// The writes of one kind that an execution may make, by their subject. The workflow has a message of topic `t`.
 fn writes(kind: &str, owner: &Owner) -> Vec<(&'static str, Write)> {
     let (me, later) = (&owner.workflow, Timestamp::from_millis(NOW.as_millis() + 1));
     let settle = |status| Write::Settle { owner: owner.clone(), outcome: outcome(owner, status), at: NOW };
@@ -25,14 +24,28 @@ fn writes(kind: &str, owner: &Owner) -> Vec<(&'static str, Write)> {
             ("parked", settle(WorkflowStatus::MaxRecoveryAttemptsExceeded)),
         ],
         "suspend" => vec![
-            ("a sleep", suspend(Wake::At(later))),
-            ("a child", suspend(Wake::WhenSettled(WorkflowId::new("nobody").unwrap()))),
-            ("a message", suspend(Wake::WhenMessage { topic: "another".to_owned(), deadline: later })),
+            ("a sleep", suspend(Wake { at: Some(later), ..Wake::default() })),
+            ("a child", suspend(settled(&WorkflowId::new("nobody").unwrap()))),
+            ("a message", suspend(message_of(owner, "another"))),
+            (
+                "a race",
+                suspend(any([message_of(owner, "another"), settled(&WorkflowId::new("nobody").unwrap())])),
+            ),
         ],
         "release" => vec![
             ("at once", release(Attempt::GivenBack, None)),
             ("later", release(Attempt::Counted, Some(later))),
         ],
+        "decide" => {
+            let decide = |winner| Write::Decide { owner: owner.clone(), verdict: step("Piton.race"), winner };
+            let of_the_winner = StepRow { step_id: StepId(2), ..step("s") };
+            let taken = StepRow { output: None, name: "DBOS.recv".into(), ..of_the_winner.clone() };
+            vec![
+                ("a sleep", decide(Winner::Sleep)),
+                ("a step", decide(Winner::Step(of_the_winner))),
+                ("a message", decide(Winner::Receive { topic: "t".to_owned(), step: taken })),
+            ]
+        }
         "send" => {
             let sender = Some((owner.clone(), step("DBOS.send")));
             vec![("to itself", Write::Send { message: message(&format!("{me}::sent"), me), sender })]
@@ -48,7 +61,7 @@ fn writes(kind: &str, owner: &Owner) -> Vec<(&'static str, Write)> {
 /// Ways in which an execution loses its workflow.
 const LOSSES: [&str; 2] = ["owner_xid = 'another'", "status = 'CANCELLED'"];
 
-/// What is committed in the same batch, which decides how.
+/// The writes of the same batch, which decide how it is committed.
 #[derive(Debug, Clone, Copy)]
 enum Company {
     Nothing,
@@ -78,7 +91,7 @@ fn is_well(verdict: &Verdict) -> bool {
 }
 
 impl Ground<'_> {
-    /// Commits a write of `owner` in company, and says what became of it and whether anything changed.
+    /// Commits a write of `owner` in company, and returns its verdict, and whether any row changed.
     fn commit(&mut self, owner: &Owner, write: &Write, company: &[Write]) -> (Verdict, bool) {
         let before = self.side.rows_of(owner.workflow.as_str());
         let mut batch = company.to_vec();

@@ -1,4 +1,4 @@
-//! Both databases through the wall: what becomes of each write, without an engine above.
+//! Both databases through the wall: the verdict of each write, without an engine above.
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
@@ -7,7 +7,7 @@ mod verdicts;
 
 use std::sync::Arc;
 
-use super::write::{NewMessage, NewWorkflow};
+use super::write::{Awaited, NewMessage, NewWorkflow, Wake};
 use super::{Outcome, Owner, StepRow, SystemDatabase, Url, Verdict, Write};
 use crate::pure::clock::Timestamp;
 use crate::pure::id::{ExecutorId, OwnerToken, StepId, WorkflowId};
@@ -18,7 +18,7 @@ const NOW: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 /// A database and a side door to its tables.
 trait Side {
     fn run(&mut self, sql: &str);
-    /// What all tables hold of a workflow: the rows with its id in them.
+    /// The rows of all tables that have the id of a workflow.
     fn rows_of(&mut self, id: &str) -> Vec<String>;
     fn attempts(&mut self, id: &str) -> i64;
     /// So many records of so many bytes.
@@ -136,6 +136,22 @@ fn message(id: &str, to: &WorkflowId) -> NewMessage {
     NewMessage { id: id.to_owned(), destination: to.clone(), topic: "t".to_owned(), text, at: NOW }
 }
 
+/// A wait for the end of a workflow.
+fn settled(workflow: &WorkflowId) -> Wake {
+    Wake { awaited: vec![Awaited::Settled(workflow.clone())], ..Wake::default() }
+}
+
+/// A wait of this workflow for a message.
+fn message_of(owner: &Owner, topic: &str) -> Wake {
+    let awaited = vec![Awaited::Message(owner.workflow.clone(), topic.to_owned())];
+    Wake { awaited, ..Wake::default() }
+}
+
+/// A race of these waits.
+fn any<const N: usize>(waits: [Wake; N]) -> Wake {
+    Wake { awaited: waits.into_iter().flat_map(|wait| wait.awaited).collect(), any: true, at: None }
+}
+
 fn step(name: &'static str) -> StepRow {
     StepRow {
         step_id: StepId(1),
@@ -181,7 +197,7 @@ impl Ground<'_> {
         owner
     }
 
-    /// What becomes of one write that is committed alone.
+    /// The verdict of one write that is committed alone.
     fn verdict(&mut self, write: Write) -> Verdict {
         self.database.writer.commit(&[write]).unwrap().remove(0)
     }

@@ -1,7 +1,7 @@
-//! What becomes of a write that meets traces: of its own earlier try, or of somebody else.
+//! The verdict of a write that meets traces: of its own earlier try, or of another writer.
 
 use super::*;
-use crate::sysdb::write::{Attempt, Existing, Refusal, Wake};
+use crate::sysdb::write::{Attempt, Existing, Refusal, Winner};
 
 fn record(owner: &Owner, step: StepRow) -> Write {
     Write::RecordStep { owner: owner.clone(), step }
@@ -56,7 +56,7 @@ fn an_outcome_stays_and_is_known_again() {
     });
 }
 
-/// The fleet is called for those alone: nobody else can go on.
+/// The fleet is called for these alone: no other workflow can go on.
 #[test]
 fn an_end_and_a_message_say_whether_they_woke_somebody() {
     on_both(|ground| {
@@ -68,7 +68,7 @@ fn an_end_and_a_message_say_whether_they_woke_somebody() {
         };
         let child_owner = Owner { workflow: child.id.clone(), token };
         assert_eq!(ground.verdict(Write::StartWorkflow(child)), Verdict::Done);
-        let until = Wake::WhenSettled(child_owner.workflow.clone());
+        let until = settled(&child_owner.workflow);
         let suspend = Write::Suspend { owner: parent.clone(), until, at: NOW };
         assert_eq!(ground.verdict(suspend), Verdict::Done);
         assert_eq!(ground.verdict(settle(&child_owner, WorkflowStatus::Success)), Verdict::Woke);
@@ -78,7 +78,7 @@ fn an_end_and_a_message_say_whether_they_woke_somebody() {
             let message = message(&format!("{}::{n}", receiver.workflow), &receiver.workflow);
             Write::Send { message: NewMessage { topic: "u".to_owned(), ..message }, sender: None }
         };
-        let until = Wake::WhenMessage { topic: "u".to_owned(), deadline: NOW };
+        let until = message_of(&receiver, "u");
         let suspend = Write::Suspend { owner: receiver.clone(), until, at: NOW };
         assert_eq!(ground.verdict(suspend), Verdict::Done);
         assert_eq!(ground.verdict(send(1)), Verdict::Woke);
@@ -93,14 +93,118 @@ fn who_waits_for_what_is_there_is_told_so_and_stays() {
         ground.verdict(settle(&ended, WorkflowStatus::Error));
         let owner = ground.running();
         for until in [
-            Wake::WhenMessage { topic: "t".to_owned(), deadline: NOW },
-            Wake::WhenSettled(ended.workflow.clone()),
+            message_of(&owner, "t"),
+            settled(&ended.workflow),
+            any([settled(&WorkflowId::new("nobody").unwrap()), message_of(&owner, "t")]),
+            any([settled(&WorkflowId::new("nobody").unwrap()), settled(&ended.workflow)]),
         ] {
             let before = ground.side.rows_of(owner.workflow.as_str());
             let suspend = Write::Suspend { owner: owner.clone(), until, at: NOW };
             assert_eq!(ground.verdict(suspend), Verdict::Refused(Refusal::NoNeedToWait));
             assert_eq!(ground.side.rows_of(owner.workflow.as_str()), before);
         }
+    });
+}
+
+#[test]
+fn each_of_several_waits_wakes_the_workflow() {
+    on_both(|ground| {
+        for first in 0..3 {
+            let parent = ground.running();
+            let children = [1, 2].map(|number| {
+                let token = OwnerToken::generate();
+                let id = format!("{}-{number}", parent.workflow);
+                let parent = Some(parent.workflow.clone());
+                let child = NewWorkflow { parent, ..new_workflow(&id, &token, true) };
+                let owner = Owner { workflow: child.id.clone(), token };
+                assert_eq!(ground.verdict(Write::StartWorkflow(child)), Verdict::Done);
+                owner
+            });
+            let [one, two] = &children;
+            let until = any([settled(&one.workflow), settled(&two.workflow), message_of(&parent, "u")]);
+            let suspend = Write::Suspend { owner: parent.clone(), until, at: NOW };
+            assert_eq!(ground.verdict(suspend), Verdict::Done);
+            let another = message(&format!("{}::another", parent.workflow), &parent.workflow);
+            let send = Write::Send { message: another, sender: None };
+            assert_eq!(ground.verdict(send), Verdict::Done, "of a topic that it does not wait for");
+            let message = message(&format!("{}::u", parent.workflow), &parent.workflow);
+            let wakes = match first {
+                0 | 1 => settle(&children[first], WorkflowStatus::Success),
+                _ => Write::Send { message: NewMessage { topic: "u".to_owned(), ..message }, sender: None },
+            };
+            assert_eq!(ground.verdict(wakes), Verdict::Woke, "{first}");
+        }
+    });
+}
+
+#[test]
+fn a_circle_is_seen_through_several_waits_but_not_through_a_race() {
+    on_both(|ground| {
+        let workflows = [ground.running(), ground.running(), ground.running()];
+        let [a, b, c] = workflows.each_ref().map(|owner| &owner.workflow);
+        let nobody = WorkflowId::new("nobody").unwrap();
+        let waits = |ground: &Ground<'_>| ground.database.reader.waits_of(a).unwrap();
+        let both = Wake { any: false, ..any([settled(&nobody), settled(c)]) };
+        for (owner, until) in [(&workflows[0], settled(b)), (&workflows[1], both)] {
+            let suspend = Write::Suspend { owner: owner.clone(), until, at: NOW };
+            assert_eq!(ground.verdict(suspend), Verdict::Done);
+        }
+        let mut seen = waits(ground);
+        seen.sort_unstable();
+        let mut expected = vec![(a.clone(), b.clone()), (b.clone(), nobody.clone()), (b.clone(), c.clone())];
+        expected.sort_unstable();
+        assert_eq!(seen, expected);
+        let until = any([settled(a), settled(&nobody)]);
+        let suspend = Write::Suspend { owner: workflows[2].clone(), until, at: NOW };
+        assert_eq!(ground.verdict(suspend), Verdict::Done);
+        assert_eq!(waits(ground).len(), 3, "what is in a race can go on");
+    });
+}
+
+fn verdict_of(winner: usize) -> StepRow {
+    StepRow { output: Some(winner.to_string()), ..step("Piton.race") }
+}
+
+#[test]
+fn a_race_is_decided_once_and_its_loser_takes_nothing() {
+    on_both(|ground| {
+        let owner = ground.running();
+        let sent = message(&format!("{}::1", owner.workflow), &owner.workflow);
+        ground.verdict(Write::Send { message: sent, sender: None });
+        let decide = |number, winner| {
+            let verdict = verdict_of(number);
+            Write::Decide { owner: owner.clone(), verdict, winner }
+        };
+        let at = |place, row| StepRow { step_id: StepId(place), ..row };
+        let receive = |topic: &str| {
+            let step = StepRow { output: None, name: "DBOS.recv".into(), ..at(3, step("")) };
+            Winner::Receive { topic: topic.to_owned(), step }
+        };
+        let none = ground.verdict(decide(1, receive("another")));
+        assert_eq!(none, Verdict::Refused(Refusal::NoMessage), "and no verdict");
+        let wins = decide(0, Winner::Step(at(2, step("s"))));
+        assert_eq!(ground.verdict(wins.clone()), Verdict::Done);
+        assert_eq!(ground.verdict(wins), Verdict::Done, "its own earlier try");
+        let rows = ground.side.rows_of(owner.workflow.as_str());
+        for late in [receive("t"), Winner::Sleep, Winner::Step(at(3, step("late")))] {
+            assert_eq!(ground.verdict(decide(1, late)), Verdict::Refused(Refusal::Decided));
+        }
+        assert_eq!(ground.side.rows_of(owner.workflow.as_str()), rows, "the message is there yet");
+    });
+}
+
+#[test]
+fn a_message_that_wins_a_race_is_taken_once() {
+    on_both(|ground| {
+        let owner = ground.running();
+        let sent = message(&format!("{}::1", owner.workflow), &owner.workflow);
+        ground.verdict(Write::Send { message: sent, sender: None });
+        let step = StepRow { output: None, name: "DBOS.recv".into(), step_id: StepId(3), ..step("") };
+        let winner = Winner::Receive { topic: "t".to_owned(), step };
+        let decide = Write::Decide { owner: owner.clone(), verdict: verdict_of(1), winner };
+        let first = ground.verdict(decide.clone());
+        assert!(matches!(first, Verdict::Received { .. }), "{first:?}");
+        assert_eq!(ground.verdict(decide), first, "its own earlier try");
     });
 }
 

@@ -1,4 +1,4 @@
-//! Database URLs: what is understood, what is refused and why.
+//! Database URLs: the accepted forms, and the refusals with their reasons.
 
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -21,7 +21,7 @@ pub(crate) enum Url {
 impl Url {
     /// `sqlite:PATH`, or `SQLAlchemy`'s `sqlite:///PATH` that the DBOS SDKs use.
     pub(crate) fn parse(url: &str) -> Result<Self> {
-        // Without a scheme that is known, any part of it may be a password, and the scheme is one that was mistaken.
+        // Without a known scheme, any part of the text may be a password, and the scheme was mistyped.
         let Some((scheme, rest)) = url.split_once(':') else {
             return Err(refused(
                 NOTHING_SHOWN,
@@ -71,10 +71,10 @@ impl Url {
     }
 }
 
-/// What stands for a URL of which nothing is understood.
+/// Shown in place of a URL that is not understood at all.
 const NOTHING_SHOWN: &str = "***";
 
-/// Nothing of a URL is shown when it is refused: what was not understood may be a password, wherever it stands.
+/// No part of a refused URL is shown: any part that was not understood may be a password.
 fn refused(shown: &str, reason: &str) -> Error {
     Error::InvalidUrl { url: shown.to_owned(), reason: reason.to_owned() }
 }

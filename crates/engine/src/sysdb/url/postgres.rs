@@ -1,6 +1,6 @@
 //! URLs of PostgreSQL databases, as libpq and the DBOS SDKs write them.
 //!
-//! Each option is honoured or refused by name. A refusal never quotes what may be a part of a password.
+//! Each option is honoured or refused by name. A refusal never quotes a text that may be a part of a password.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -45,9 +45,9 @@ pub(crate) enum Host {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tls {
     Disable,
-    /// If the server offers it. Protects from nothing that is active.
+    /// If the server offers it. Protects from no active attack.
     Prefer,
-    /// Encrypted, whoever answers.
+    /// Encrypted, with any server.
     Require,
     /// Encrypted, and the server shows a certificate of its name.
     VerifyFull,
@@ -69,7 +69,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Options of others, and what to do instead.
+/// Options of other programs, and the way to go instead.
 const REFUSED: &[(&[&str], &str)] = &[
     (
         &["pool_size", "max_overflow", "connection_limit", "pool_max_conns", "max_pool_size"],
@@ -114,13 +114,13 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["fallback_application_name"], "write application_name"),
 ];
 
-/// What this reads, for a message.
+/// The known options, for a message.
 const KNOWN: &str = "sslmode, sslrootcert, connect_timeout, tcp_user_timeout, keepalives, keepalives_idle, \
                      keepalives_interval, keepalives_count, application_name, options, target_session_attrs, \
                      channel_binding, client_encoding, host, port, user, password, dbname, pool_max";
 
 impl PostgresUrl {
-    /// Reads what follows `scheme://`.
+    /// Reads the URL after `scheme://`.
     pub(super) fn parse(rest: &str) -> Result<Self, String> {
         let (authority, path_and_query) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         if path_and_query.contains(['@', '#']) {
@@ -185,7 +185,8 @@ impl PostgresUrl {
         self.tls.unwrap_or(default)
     }
 
-    /// Refuses what would send the password in the clear without being told to, and what this program cannot do.
+    /// Refuses options that would send the password in the clear without being told to, and options that this program
+    /// lacks.
     pub(crate) fn check_tls(&self, built_in: bool) -> Result<(), String> {
         let local = self.hosts.iter().all(Host::is_local);
         match self.tls() {
@@ -220,7 +221,7 @@ impl fmt::Debug for PostgresUrl {
 }
 
 impl Host {
-    /// Whether what is sent there stays on this machine.
+    /// Whether the bytes of this connection stay on this machine.
     fn is_local(&self) -> bool {
         match self {
             Self::Socket { .. } => true,
@@ -282,7 +283,7 @@ impl Options {
         self.0.remove(name)
     }
 
-    /// What the URL says before its `?`, or the option of that name; not both.
+    /// The value before the URL's `?`, or the option of that name; not both.
     fn either(&mut self, name: &str, given: String) -> Result<Option<String>, String> {
         match (given.is_empty(), self.take(name)) {
             (true, option) => Ok(option.filter(|option| !option.is_empty())),
@@ -524,7 +525,7 @@ mod tests {
         );
     }
 
-    /// Whatever is wrong with the URL: cut anywhere, with any character put in or taken out anywhere.
+    /// No password is shown, also when the URL is cut anywhere, or a character is put in or taken out anywhere.
     #[test]
     fn no_part_of_a_password_is_ever_shown() {
         const SECRET: &str = "Xq7Zk9Wv";

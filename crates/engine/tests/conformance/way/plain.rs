@@ -1,6 +1,6 @@
 //! The suite with plain functions as its workflows.
 
-pub(crate) use engine::{Context, Engine};
+pub(crate) use engine::{Context, Engine, Operation};
 
 /// Whether each workflow has a thread, which is its own while it runs.
 pub(crate) const IS_PLAIN: bool = true;

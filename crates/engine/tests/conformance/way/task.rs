@@ -14,8 +14,8 @@ use std::thread;
 use std::time::Duration;
 
 use engine::{
-    AsyncChild, AsyncContext, BoxError, EngineOptions, EnqueueOptions, Queue, Result, StepInfo, StepOptions,
-    Tx, Workflow, WorkflowId, WorkflowOptions,
+    AsyncChild, AsyncContext, AsyncOperation, BoxError, EngineOptions, EnqueueOptions, Queue, Result,
+    StepInfo, StepOptions, Tx, Workflow, WorkflowId, WorkflowOptions,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -103,7 +103,70 @@ impl<O: DeserializeOwned> Child<O> {
     }
 }
 
+/// An operation of a race, whose body is plain.
+pub(crate) struct Operation<'o, T>(AsyncOperation<'o, T>);
+
+impl<'o, T: 'o> Operation<'o, T> {
+    pub(crate) fn step<E>(
+        name: impl Into<String>,
+        body: impl FnOnce(&StepInfo) -> Result<T, E> + Send + 'o,
+    ) -> Self
+    where
+        T: Serialize + DeserializeOwned + Send,
+        E: Into<BoxError> + Send + 'static,
+    {
+        Self(AsyncOperation::step(name, async move |info| body(&info)))
+    }
+
+    pub(crate) fn step_with<E>(
+        name: impl Into<String>,
+        options: &StepOptions,
+        body: impl FnMut(&StepInfo) -> Result<T, E> + Send + 'o,
+    ) -> Self
+    where
+        T: Serialize + DeserializeOwned + Send,
+        E: Into<BoxError> + Send + 'static,
+    {
+        let body = Arc::new(Mutex::new(body));
+        Self(AsyncOperation::step_with(name, options, move |info| {
+            let body = body.clone();
+            async move { (body.lock().unwrap())(&info) }
+        }))
+    }
+
+    pub(crate) fn result(child: &Child<T>) -> Self
+    where
+        T: DeserializeOwned + Send,
+    {
+        Self(AsyncOperation::result(&child.0))
+    }
+
+    pub(crate) fn map<U: 'o>(self, change: impl FnOnce(T) -> U + Send + 'o) -> Operation<'o, U> {
+        Operation(self.0.map(change))
+    }
+}
+
+impl Operation<'_, ()> {
+    pub(crate) fn sleep(duration: Duration) -> Self {
+        Self(AsyncOperation::sleep(duration))
+    }
+
+    pub(crate) fn recv<'o, T>(topic: impl Into<String>, timeout: Duration) -> Operation<'o, Option<T>>
+    where
+        T: DeserializeOwned + Send + 'o,
+    {
+        Operation(AsyncOperation::recv(topic, timeout))
+    }
+}
+
 impl Context {
+    pub(crate) fn race<'o, T: Send + 'o>(
+        &mut self,
+        operations: impl IntoIterator<Item = Operation<'o, T>>,
+    ) -> Result<T> {
+        driven(self.0.race(operations.into_iter().map(|operation| operation.0)))
+    }
+
     pub(crate) fn workflow_id(&self) -> &WorkflowId {
         self.0.workflow_id()
     }

@@ -1,0 +1,301 @@
+//! Several different operations at once: all of them, or the first that ends.
+//!
+//! Does not know: SQL, commits, step ids.
+
+use std::panic::resume_unwind;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, Scope, ScopedJoinHandle};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::flow::attempts::{self, StepInfo, Tried};
+use crate::flow::child::Child;
+use crate::flow::context::Context;
+use crate::flow::drive::{self, Flow};
+use crate::flow::execution::Open;
+use crate::flow::options::StepOptions;
+use crate::machines::worker;
+use crate::pure::error::{BoxError, Result};
+use crate::pure::sync::lock;
+
+/// An operation that has begun, and runs when it is polled.
+pub(crate) type Running<'o, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'o>>;
+
+/// Takes the places of an operation.
+pub(crate) type Begin<'o, T> = Box<dyn FnOnce(&Flow) -> Running<'o, T> + Send + 'o>;
+
+/// A durable operation that has not begun, for [`Context::join`] and [`Context::race`].
+///
+/// It does what the method of [`Context`] with its name does, and takes as many step ids.
+///
+/// ```
+/// # use engine::{Context, Operation, Result}; use std::time::Duration;
+/// fn approve(ctx: &mut Context, order: u32) -> Result<bool> {
+///     ctx.race([
+///         Operation::recv("approved", Duration::from_secs(86_400)).map(|by: Option<String>| by.is_some()),
+///         Operation::step("score", |_| fraud::score(order)).map(|score| score < 10),
+///     ])
+/// }
+/// # mod fraud { pub fn score(_: u32) -> Result<u32, std::fmt::Error> { Ok(7) } }
+/// ```
+pub struct Operation<'o, T> {
+    begin: Begin<'o, T>,
+}
+
+impl<'o, T: 'o> Operation<'o, T> {
+    pub(crate) fn of(begin: impl FnOnce(&Flow) -> Running<'o, T> + Send + 'o) -> Self {
+        Self { begin: Box::new(begin) }
+    }
+
+    /// A step, as [`Context::step`].
+    pub fn step<E>(name: impl Into<String>, body: impl FnOnce(&StepInfo) -> Result<T, E> + Send + 'o) -> Self
+    where
+        T: Serialize + DeserializeOwned + Send,
+        E: Into<BoxError> + 'static,
+    {
+        let mut body = Some(body);
+        Self::attempts(name.into(), StepOptions::new(), move |flow, info| match body.take() {
+            Some(body) => attempts::caught(&flow.core().registry.errors, || body(info)),
+            None => Err(Tried::without_a_body()),
+        })
+    }
+
+    /// A step with retries and limits, as [`Context::step_with`].
+    pub fn step_with<E>(
+        name: impl Into<String>,
+        options: &StepOptions,
+        mut body: impl FnMut(&StepInfo) -> Result<T, E> + Send + 'o,
+    ) -> Self
+    where
+        T: Serialize + DeserializeOwned + Send,
+        E: Into<BoxError> + 'static,
+    {
+        Self::attempts(name.into(), options.clone(), move |flow, info| {
+            attempts::caught(&flow.core().registry.errors, || body(info))
+        })
+    }
+
+    fn attempts(
+        name: String,
+        options: StepOptions,
+        mut try_once: impl FnMut(&Flow, &StepInfo) -> Result<T, Tried> + Send + 'o,
+    ) -> Self
+    where
+        T: Serialize + DeserializeOwned + Send,
+    {
+        Self::of(move |flow| {
+            let inside = flow.clone();
+            Box::pin(flow.step(&name, &options, move |info| std::future::ready(try_once(&inside, &info))))
+        })
+    }
+
+    /// The end of a child, as [`Child::result`].
+    pub fn result(child: &Child<T>) -> Self
+    where
+        T: DeserializeOwned + Send,
+    {
+        let child = child.id().clone();
+        Self::of(move |flow| Box::pin(flow.child_result(&child, None)))
+    }
+
+    /// The operation with its value changed by `change`, which runs again in each replay. So it must be deterministic.
+    pub fn map<U: 'o>(self, change: impl FnOnce(T) -> U + Send + 'o) -> Operation<'o, U> {
+        Operation { begin: changed(self.begin, change) }
+    }
+}
+
+impl Operation<'_, ()> {
+    /// A sleep, as [`Context::sleep`].
+    pub fn sleep(duration: Duration) -> Self {
+        Self::of(move |flow| Box::pin(flow.sleep(duration)))
+    }
+
+    /// The next message of a topic, as [`Context::recv`].
+    pub fn recv<'o, T>(topic: impl Into<String>, timeout: Duration) -> Operation<'o, Option<T>>
+    where
+        T: DeserializeOwned + Send + 'o,
+    {
+        let topic = topic.into();
+        Operation::of(move |flow| Box::pin(flow.recv(&topic, timeout)))
+    }
+}
+
+impl<T> std::fmt::Debug for Operation<'_, T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Operation")
+    }
+}
+
+pub(crate) fn changed<'o, T: 'o, U: 'o>(
+    begin: Begin<'o, T>,
+    change: impl FnOnce(T) -> U + Send + 'o,
+) -> Begin<'o, U> {
+    Box::new(move |flow| {
+        let running = begin(flow);
+        Box::pin(async move { running.await.map(change) })
+    })
+}
+
+impl Context {
+    /// Runs two to eight different operations at once, each on a thread, and returns what all of them returned.
+    ///
+    /// Their step ids are in the order of the tuple, and each outcome is recorded when it is there. Each comes to its end,
+    /// whatever becomes of the others. When all of them wait, the workflow leaves its threads as in a single wait.
+    ///
+    /// # Errors
+    /// - The errors of the operations: of several errors the first in the order of the tuple.
+    /// - [`Error::Stopped`](crate::Error::Stopped) when the engine ends this execution; hand that on.
+    ///
+    /// # Example
+    /// ```
+    /// # use engine::{Context, Operation, Result}; use std::time::Duration;
+    /// fn order(ctx: &mut Context, item: String) -> Result<bool> {
+    ///     let (price, paid) = ctx.join((
+    ///         Operation::step("price", |_| shop::price(&item)),
+    ///         Operation::recv::<u32>("paid", Duration::from_secs(3600)),
+    ///     ))?;
+    ///     Ok(paid == Some(price))
+    /// }
+    /// # mod shop { pub fn price(_: &str) -> Result<u32, std::fmt::Error> { Ok(7) } }
+    /// ```
+    pub fn join<O: Operations>(&mut self, operations: O) -> Result<O::Values> {
+        let flow = &self.flow;
+        let joined = operations.join(Joiner(flow));
+        flow.execution.refuse_if_ended()?;
+        joined
+    }
+
+    /// Runs several operations at once, each on a thread, and returns what the first returned that ended.
+    ///
+    /// The verdict is recorded together with the outcome of the winner, so a replay has the same winner. A loser records no
+    /// outcome and takes no message. A step that loses is told by [`StepInfo::cancelled`], and the race waits until its body
+    /// has returned. A child that loses runs on. When all operations wait, the workflow leaves its threads as in a single
+    /// wait.
+    ///
+    /// An operation that fails has ended as well. Takes one step id for the verdict, and then those of the operations in
+    /// their order. Until the verdict is recorded, a crash starts all of them anew; a sleep has its rest left.
+    ///
+    /// # Errors
+    /// - The error of the winner.
+    /// - [`Error::InvalidOption`](crate::Error::InvalidOption) without an operation.
+    /// - [`Error::NonDeterminism`](crate::Error::NonDeterminism) when an earlier run had another number of operations.
+    /// - [`Error::Stopped`](crate::Error::Stopped) when the engine ends this execution; hand that on.
+    ///
+    /// # Example
+    /// ```
+    /// # use engine::{Context, Operation, Result}; use std::time::Duration;
+    /// #[derive(PartialEq)]
+    /// enum Answer { Paid(u64), Late }
+    ///
+    /// fn payment(ctx: &mut Context, order: u32) -> Result<bool> {
+    ///     let answer = ctx.race([
+    ///         Operation::recv("paid", Duration::MAX / 4).map(|cents: Option<u64>| Answer::Paid(cents.unwrap_or(0))),
+    ///         Operation::sleep(Duration::from_secs(86_400)).map(|()| Answer::Late),
+    ///     ])?;
+    ///     Ok(answer != Answer::Late)
+    /// }
+    /// ```
+    pub fn race<'o, T: Send>(&mut self, operations: impl IntoIterator<Item = Operation<'o, T>>) -> Result<T> {
+        let flow = &self.flow;
+        let operations = operations.into_iter().map(|operation| operation.begin).collect();
+        let (race, mut branches) = flow.begin_branches(operations)?;
+        if let Some(winner) = race.winner() {
+            return drive::now(branches.swap_remove(winner));
+        }
+        let mut ended = thread::scope(|scope| {
+            let branches = branches.into_iter().enumerate();
+            let works: Vec<_> =
+                branches.map(|(number, branch)| work(flow, race.ends(flow, number, branch))).collect();
+            let threads: Vec<_> = works.into_iter().map(|work| OnThread::run(scope, work)).collect();
+            threads.into_iter().map(OnThread::join).collect::<Vec<_>>()
+        });
+        flow.execution.refuse_if_ended()?;
+        race.result(flow, &mut ended)
+    }
+}
+
+/// Two to eight operations of different types.
+pub trait Operations {
+    /// What they return.
+    type Values;
+
+    /// Runs them.
+    #[doc(hidden)]
+    fn join(self, by: Joiner<'_>) -> Result<Self::Values>;
+}
+
+/// What [`Operations`] run on, which only the engine has.
+#[derive(Clone, Copy)]
+pub struct Joiner<'f>(&'f Flow);
+
+macro_rules! operations {
+    ($($value:ident $operation:ident),*) => {
+        impl<'o, $($value: Send + 'o),*> Operations for ($(Operation<'o, $value>,)*) {
+            type Values = ($($value,)*);
+
+            fn join(self, Joiner(flow): Joiner<'_>) -> Result<Self::Values> {
+                let ($($operation,)*) = self;
+                $(let $operation = ($operation.begin)(flow);)*
+                let ($($operation,)*) = thread::scope(|scope| {
+                    $(let $operation = work(flow, $operation);)*
+                    $(let $operation = OnThread::run(scope, $operation);)*
+                    ($($operation.join(),)*)
+                });
+                Ok(($($operation?,)*))
+            }
+        }
+    };
+}
+
+operations!(A a, B b);
+operations!(A a, B b, C c);
+operations!(A a, B b, C c, D d);
+operations!(A a, B b, C c, D d, E e);
+operations!(A a, B b, C c, D d, E e, F f);
+operations!(A a, B b, C c, D d, E e, F f, G g);
+operations!(A a, B b, C c, D d, E e, F f, G g, H h);
+
+/// An operation that runs on a thread of its own. Where the system has none left, it runs when it is asked for.
+enum OnThread<'s, T> {
+    Thread(ScopedJoinHandle<'s, Option<Result<T>>>),
+    Later(Work<'s, T>),
+}
+
+/// Taken by the thread that runs it.
+type Work<'s, T> = Arc<Mutex<Option<Box<dyn FnOnce() -> Result<T> + Send + 's>>>>;
+
+impl<'s, T: Send + 's> OnThread<'s, T> {
+    fn run(scope: &'s Scope<'s, '_>, work: Work<'s, T>) -> Self {
+        let taken = work.clone();
+        let builder = thread::Builder::new().name("piton-step".to_owned());
+        match builder.spawn_scoped(scope, move || take(&taken)) {
+            Ok(thread) => Self::Thread(thread),
+            Err(_) => Self::Later(work),
+        }
+    }
+
+    fn join(self) -> Result<T> {
+        let ended = match self {
+            Self::Thread(thread) => thread.join().unwrap_or_else(|payload| resume_unwind(payload)),
+            Self::Later(work) => take(&work),
+        };
+        ended.expect("each work is taken once")
+    }
+}
+
+/// The run of an operation. It is open from now on: no other one leaves before it begins.
+fn work<'s, T>(flow: &'s Flow, operation: impl Future<Output = Result<T>> + Send + 's) -> Work<'s, T> {
+    let open = Open::new(&flow.execution);
+    Arc::new(Mutex::new(Some(Box::new(move || {
+        let _open = open;
+        worker::holding(flow.slot(), || drive::now(operation))
+    }))))
+}
+
+fn take<T>(work: &Work<'_, T>) -> Option<Result<T>> {
+    let work = lock(work).take();
+    work.map(|work| work())
+}

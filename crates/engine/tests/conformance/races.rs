@@ -1,0 +1,306 @@
+//! Races: the first operation that ends decides, for good.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use engine::testing::{CommitHook, Fate, Moment};
+use engine::{Error, StepOptions, Workflow, WorkflowId};
+
+use crate::support::{App, Counter, eventually};
+use crate::way::{Context, Engine, Operation};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// What a race may be won by.
+const WINNERS: [&str; 4] = ["message", "child", "sleep", "step"];
+
+/// A race of all that can be awaited, and of a step if there is to be one. The step ends when it is to win.
+fn register(engine: &Engine, polls: &Counter, with_step: bool) -> Workflow<bool, String> {
+    let child = engine.register("child", |ctx: &mut Context, (): ()| {
+        ctx.recv::<bool>("end", 10 * HOUR)?;
+        Ok::<_, Error>(7)
+    });
+    let (child, polls) = (child.unwrap(), polls.clone());
+    let workflow = engine.register("race", move |ctx: &mut Context, step_wins: bool| {
+        let child = ctx.start(&child, ())?;
+        let mut operations = vec![
+            Operation::recv("word", 2 * HOUR).map(|word: Option<String>| format!("message {word:?}")),
+            Operation::result(&child).map(|seven: u32| format!("child {seven}")),
+            Operation::sleep(HOUR).map(|()| "sleep".to_owned()),
+        ];
+        if with_step {
+            let often = StepOptions::new().attempts_max(1_000).interval(Duration::from_secs(1));
+            operations.push(Operation::step_with("poll", &often, |_| {
+                polls.count();
+                if step_wins { Ok("step".to_owned()) } else { Err("not yet") }
+            }));
+        }
+        let first = ctx.race(operations)?;
+        ctx.step("after", |_| Ok::<_, Error>(first))
+    });
+    workflow.unwrap()
+}
+
+fn id(text: &str) -> WorkflowId {
+    WorkflowId::new(text).unwrap()
+}
+
+/// Lets this operation of the workflow `w` win.
+fn let_win(app: &App, engine: &Engine, winner: &str) {
+    match winner {
+        "message" => engine.send(&id("w"), "word", "now".to_owned()).unwrap(),
+        "child" => engine.send(&id("w-1"), "end", true).unwrap(),
+        "sleep" => app.clock.advance(HOUR),
+        _ => {}
+    }
+}
+
+fn outcome_of(winner: &str) -> String {
+    match winner {
+        "message" => "message Some(\"now\")".to_owned(),
+        "child" => "child 7".to_owned(),
+        winner => winner.to_owned(),
+    }
+}
+
+#[test]
+fn the_first_that_ends_wins_and_a_replay_has_the_same_winner() {
+    for (number, winner) in WINNERS.into_iter().enumerate() {
+        let (app, polls) = (App::new(), Counter::default());
+        let engine = app.open();
+        let workflow = register(&engine, &polls, true);
+        engine.launch().unwrap();
+        let handle = workflow.start_as(&engine, "w", winner == "step").unwrap();
+        eventually("the race is on", || polls.get() > 0);
+        eventually("all times are recorded", || app.recorded("w").len() >= 3);
+        let_win(&app, &engine, winner);
+        assert_eq!(handle.result().unwrap(), outcome_of(winner));
+        let own: &[&str] = match winner {
+            "message" => &["DBOS.recv"],
+            "child" => &["DBOS.getResult"],
+            "sleep" => &[],
+            _ => &["poll"],
+        };
+        let mut recorded = app.recorded("w");
+        recorded.retain(|name| name != "DBOS.sleep");
+        let expected: Vec<_> = ["child", "Piton.race"].iter().chain(own).chain(&["after"]).collect();
+        assert_eq!(recorded.iter().collect::<Vec<_>>(), expected, "{winner}");
+        let verdict = "SELECT output FROM operation_outputs WHERE function_name = 'Piton.race'";
+        let expected = format!("{{\"of\":4,\"winner\":{number}}}");
+        assert_eq!(app.value::<String>(verdict, []), expected);
+        drop(engine);
+
+        // Whatever comes later, a replay has the verdict.
+        app.interrupt("w", 7);
+        let polled = polls.get();
+        let engine = app.open();
+        register(&engine, &polls, true);
+        for other in WINNERS {
+            let_win(&app, &engine, other);
+        }
+        engine.launch().unwrap();
+        let handle = engine.retrieve::<String>("w").unwrap();
+        assert_eq!(handle.result().unwrap(), outcome_of(winner));
+        assert_eq!(polls.get(), polled, "nothing runs again");
+    }
+}
+
+/// A crash before the verdict: all run again, and a sleep has its rest left.
+#[test]
+fn a_race_without_a_verdict_begins_again() {
+    for (winner, number) in [("message", 0), ("child", 1), ("step", 3)] {
+        let (app, polls) = (App::new(), Counter::default());
+        let engine = app.open();
+        let workflow = register(&engine, &polls, true);
+        engine.launch().unwrap();
+        workflow.start_as(&engine, "w", true).unwrap().result().unwrap();
+        drop(engine);
+        app.interrupt("w", 6);
+        for step in [2_u32, 3, 5, 7] {
+            app.execute(
+                "DELETE FROM operation_outputs WHERE workflow_uuid = 'w' AND function_id = ?1",
+                [step],
+            );
+        }
+        if winner != "step" {
+            let sql = "UPDATE workflow_input SET inputs = replace(inputs, 'true', 'false') WHERE workflow_uuid = 'w'";
+            assert_eq!(app.execute(sql, []), 1);
+        }
+        app.clock.advance(HOUR / 2);
+        let before = polls.get();
+        let engine = app.open();
+        register(&engine, &polls, true);
+        engine.launch().unwrap();
+        let handle = engine.retrieve::<String>("w").unwrap();
+        eventually("the step runs again", || polls.get() > before);
+        let_win(&app, &engine, winner);
+        assert_eq!(handle.result().unwrap(), outcome_of(winner));
+        let verdict = "SELECT output FROM operation_outputs WHERE function_name = 'Piton.race'";
+        assert_eq!(app.value::<String>(verdict, []), format!("{{\"of\":4,\"winner\":{number}}}"));
+    }
+}
+
+#[test]
+fn a_sleep_in_a_race_has_only_its_rest_left() {
+    let (app, polls) = (App::new(), Counter::default());
+    let engine = app.open();
+    let workflow = register(&engine, &polls, true);
+    engine.launch().unwrap();
+    workflow.start_as(&engine, "w", false).unwrap();
+    eventually("all times are recorded", || app.recorded("w").len() >= 3);
+    assert_eq!(engine.shutdown(HOUR), []);
+    app.clock.advance(HOUR.checked_sub(Duration::from_secs(1)).unwrap());
+    let engine = app.open();
+    register(&engine, &polls, true);
+    engine.launch().unwrap();
+    let handle = engine.retrieve::<String>("w").unwrap();
+    app.clock.advance(Duration::from_secs(1));
+    assert_eq!(handle.result().unwrap(), "sleep");
+}
+
+/// Without memory: the marks of all three stand in its row, and each of them wakes it.
+#[test]
+fn a_race_that_waits_leaves_and_is_woken_by_each_of_its_operations() {
+    for winner in &WINNERS[..3] {
+        let (app, polls) = (App::new(), Counter::default());
+        let engine = app.open_with(app.options().suspend_after(Duration::ZERO));
+        let workflow = register(&engine, &polls, false);
+        engine.launch().unwrap();
+        let handle = workflow.start_as(&engine, "w", false).unwrap();
+        eventually("both have left", || ["w", "w-1"].iter().all(|id| app.status(id) == "DELAYED"));
+        let_win(&app, &engine, winner);
+        assert_eq!(handle.result().unwrap(), outcome_of(winner));
+        assert_eq!(app.attempts("w"), 1, "leaving is no crash");
+    }
+}
+
+/// Their ends are on their way into the database at once.
+#[test]
+fn of_many_operations_that_end_at_once_one_wins() {
+    const MANY: u32 = 12;
+    let app = App::new();
+    let engine = app.open();
+    let workflow = engine.register("many", |ctx: &mut Context, (): ()| {
+        let steps = (0..MANY)
+            .map(|number| Operation::step(format!("step {number}"), move |_| Ok::<_, Error>(number)));
+        let first = ctx.race(steps)?;
+        ctx.step("after", |_| Ok::<_, Error>(first))
+    });
+    let workflow = workflow.unwrap();
+    engine.launch().unwrap();
+    for round in 0..20 {
+        let id = format!("w{round}");
+        let first = workflow.start_as(&engine, &id, ()).unwrap().result().unwrap();
+        let expected = ["Piton.race".to_owned(), format!("step {first}"), "after".to_owned()];
+        assert_eq!(app.recorded(&id), expected);
+    }
+}
+
+/// It arrives while the verdict of another operation is on its way.
+#[test]
+fn a_message_that_comes_too_late_for_a_race_is_there_for_the_next_receive() {
+    let app = App::new();
+    let sent = Arc::new(Mutex::new(None::<Box<dyn FnOnce() + Send>>));
+    let to_send = sent.clone();
+    let hook: Arc<CommitHook> = Arc::new(move |point| {
+        let decides = point.moment == Moment::Before && point.kinds.contains(&"decide");
+        if let Some(now) = decides.then(|| to_send.lock().unwrap().take()).flatten() {
+            now();
+        }
+        Fate::Go
+    });
+    let engine = app.open_with(app.options().commit_hook(hook));
+    let workflow = engine.register("late", |ctx: &mut Context, (): ()| {
+        let first =
+            ctx.race([Operation::sleep(HOUR).map(|()| None), Operation::recv::<u32>("late", 2 * HOUR)])?;
+        Ok::<_, Error>((first, ctx.recv::<u32>("late", Duration::ZERO)?))
+    });
+    let workflow = workflow.unwrap();
+    engine.launch().unwrap();
+    let handle = workflow.start_as(&engine, "w", ()).unwrap();
+    eventually("it waits", || app.recorded("w").len() == 2);
+    let url = app.url();
+    let other = app.options().open(&url).unwrap();
+    *sent.lock().unwrap() = Some(Box::new(move || {
+        other.send(&id("w"), "late", 7).unwrap();
+        drop(other);
+    }));
+    app.clock.advance(HOUR);
+    let (first, later) = handle.result().unwrap();
+    assert_eq!([first, later].into_iter().flatten().collect::<Vec<_>>(), [7], "received once");
+}
+
+#[test]
+fn an_operation_that_fails_wins_like_any_other() {
+    let app = App::new();
+    let engine = app.open();
+    let workflow = engine.register("fails", |ctx: &mut Context, (): ()| {
+        let first =
+            ctx.race([Operation::sleep(HOUR), Operation::step("no", |_| Err::<(), _>("it cannot be"))]);
+        let said = first.unwrap_err().to_string();
+        ctx.step("after", |_| Ok::<_, Error>(said))
+    });
+    let workflow = workflow.unwrap();
+    engine.launch().unwrap();
+    let said = workflow.start_as(&engine, "w", ()).unwrap().result().unwrap();
+    assert!(said.contains("it cannot be"), "{said}");
+    assert_eq!(app.recorded("w"), ["Piton.race", "DBOS.sleep", "no", "after"]);
+}
+
+#[test]
+fn a_changed_number_of_operations_is_noticed() {
+    let app = App::new();
+    let register = |engine: &Engine, many: u64| {
+        let race = move |ctx: &mut Context, (): ()| {
+            let sleeps = (0..many).map(|hours| Operation::sleep(Duration::from_secs(3600 * hours)));
+            ctx.race(sleeps)?;
+            ctx.step("after", |_| Ok::<_, Error>(()))
+        };
+        engine.register("race", race).unwrap()
+    };
+    let engine = app.open();
+    let workflow = register(&engine, 3);
+    engine.launch().unwrap();
+    workflow.start_as(&engine, "w", ()).unwrap().result().unwrap();
+    drop(engine);
+    app.interrupt("w", 4);
+    let engine = app.open();
+    register(&engine, 2);
+    engine.launch().unwrap();
+    let error = engine.retrieve::<()>("w").unwrap().result().unwrap_err().to_string();
+    let (before, now) = ("`a race of 3 operations`", "`a race of 2 operations`");
+    assert!(error.contains(before) && error.contains(now), "{error}");
+}
+
+#[test]
+fn a_race_that_cannot_begin_is_an_error() {
+    let app = App::new();
+    let engine = app.open();
+    let empty =
+        engine.register("empty", |ctx: &mut Context, (): ()| ctx.race(Vec::<Operation<'_, ()>>::new()));
+    let invalid = engine.register("invalid", |ctx: &mut Context, (): ()| {
+        let message = Operation::recv("\0", HOUR).map(|_: Option<()>| ());
+        ctx.race([Operation::sleep(HOUR), message])
+    });
+    let (empty, invalid) = (empty.unwrap(), invalid.unwrap());
+    engine.launch().unwrap();
+    let error = empty.start(&engine, ()).unwrap().result().unwrap_err().to_string();
+    assert!(error.contains("without an operation nothing would ever end it"), "{error}");
+    let error = invalid.start(&engine, ()).unwrap().result().unwrap_err().to_string();
+    assert!(error.contains("topic"), "{error}");
+}
+
+#[test]
+fn a_race_that_is_cancelled_or_shut_down_ends() {
+    let (app, polls) = (App::new(), Counter::default());
+    let engine = app.open();
+    let workflow = register(&engine, &polls, true);
+    engine.launch().unwrap();
+    let cancelled = workflow.start_as(&engine, "c", false).unwrap();
+    workflow.start_as(&engine, "w", false).unwrap();
+    eventually("both races are on", || ["c", "w"].iter().all(|id| app.recorded(id).len() >= 3));
+    engine.cancel(cancelled.id()).unwrap();
+    assert!(matches!(cancelled.result(), Err(Error::WorkflowCancelled { .. })));
+    assert_eq!(engine.shutdown(HOUR), []);
+    assert_eq!(app.status("w"), "ENQUEUED");
+}
