@@ -56,7 +56,8 @@ const WAITS: Statement = Statement {
              SELECT workflow_uuid AS id, mark #>> '{}' AS mark
                FROM dbos.workflow_status
               CROSS JOIN LATERAL jsonb_path_query(attributes, '$.\"piton.awaits\"[*]') AS mark
-              WHERE status = 'DELAYED' AND (application_name = $1 OR application_name IS NULL))
+              WHERE status = 'DELAYED' AND (application_name = $1 OR application_name IS NULL)
+                AND NOT attributes -> 'piton.awaits' ? 'any')
         SELECT w.id, a.workflow_uuid, CASE WHEN a.status = 'ENQUEUED' THEN a.queue_name END
           FROM waiting w
           JOIN dbos.workflow_status a ON a.workflow_uuid = substr(w.mark, 10)

@@ -60,6 +60,7 @@ const WAITS: Statement = Statement {
           JOIN workflow_status a ON a.workflow_uuid = substr(mark.value, 10)
          WHERE s.status = 'DELAYED' AND (s.application_name = ?2 OR s.application_name IS NULL)
            AND mark.value LIKE 'workflow %'
+           AND 'any' NOT IN (SELECT value FROM json_each(s.attributes -> ?1))
            AND (a.status = 'DELAYED'
                 OR (a.status = 'ENQUEUED' AND EXISTS (SELECT 1 FROM piton_queues l WHERE l.name = a.queue_name)
                     AND NOT EXISTS (SELECT 1 FROM piton_places p
