@@ -3,7 +3,7 @@
 use postgres::Row;
 
 use super::connection::{Connection, Statement, column, trouble};
-use super::{batch, steps, workflows};
+use super::{steps, workflows};
 use crate::pure::id::WorkflowId;
 use crate::sysdb::write::{Awaited, NewMessage, Refusal};
 use crate::sysdb::{DbResult, Owner, StepRow, Verdict};
@@ -82,7 +82,7 @@ pub(super) fn send(
         if connection.first(&DESTINATION, &[&message.destination.as_str()])?.is_none() {
             return Ok(Verdict::Refused(Refusal::NoSuchWorkflow));
         }
-        match batch::record_one(connection, owner, step)? {
+        match steps::record_one(connection, owner, step)? {
             Verdict::Done => send_alone(connection, message),
             other => Ok(other),
         }
@@ -126,7 +126,7 @@ pub(super) fn receive(
             serialization: serialization.clone().map(Into::into),
             ..step.clone()
         };
-        match batch::record_one(connection, owner, &step)? {
+        match steps::record_one(connection, owner, &step)? {
             Verdict::Done => Ok(Verdict::Received { text, serialization }),
             // Rolled back, so that the message is there for the next receive.
             _ => Err(trouble(TAKE.name, "the place of its record was taken meanwhile")),

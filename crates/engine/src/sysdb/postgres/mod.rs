@@ -22,6 +22,7 @@ mod messages;
 mod news;
 mod open;
 mod own;
+mod part;
 mod pool;
 mod pooler;
 mod queues;

@@ -1,7 +1,7 @@
 //! Races: the verdict and what the winner records are one commit.
 
 use super::connection::{Connection, trouble};
-use super::{batch, messages, steps, workflows};
+use super::{messages, steps, workflows};
 use crate::sysdb::write::{Refusal, Winner};
 use crate::sysdb::{DbResult, Owner, StepRow, Verdict};
 
@@ -24,13 +24,13 @@ pub(super) fn decide(
         // Of an earlier try, whose answer was lost, each part finds its own traces.
         let won = match winner {
             Winner::Sleep => Verdict::Done,
-            Winner::Step(step) => batch::record_one(connection, owner, step)?,
+            Winner::Step(step) => steps::record_one(connection, owner, step)?,
             Winner::Receive { topic, step } => messages::receive(connection, owner, topic, step)?,
         };
         if !matches!(won, Verdict::Done | Verdict::Received { .. }) {
             return Ok(won);
         }
-        match batch::record_one(connection, owner, verdict)? {
+        match steps::record_one(connection, owner, verdict)? {
             Verdict::Done => Ok(won),
             other => Err(trouble("decide", &format!("the verdict was answered by {other:?}"))),
         }

@@ -2,17 +2,19 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use postgres::Row;
+use postgres::error::SqlState;
 use postgres::types::ToSql;
 
-use super::batch::{Found, Part};
-use super::connection::{Connection, Session, Statement, column, trouble};
+use super::connection::{Connection, Session, Statement, column, source_of, trouble};
+use super::part::{Found, Part, joined, query};
 use crate::pure::clock::Timestamp;
 use crate::pure::id::{StepId, WorkflowId};
 use crate::pure::limits::{PASTS_BYTES_MAX, PASTS_ROWS_MAX};
 use crate::sysdb::write::{BEFORE_FIRST_STEP, Refusal};
-use crate::sysdb::{DbResult, Owner, Past, StepRow, StoredInput, Verdict};
+use crate::sysdb::{DbError, DbResult, Owner, Past, StepRow, StoredInput, Verdict};
 
 /// Records outcomes once, and only for the owner, whose row is locked meanwhile: no executor takes the workflow over
 /// between the look and the commit. No row: not the owner. False: recorded before.
@@ -108,29 +110,65 @@ const READ_PASTS: Statement = Statement {
          ORDER BY id, step NULLS FIRST",
 };
 
+/// Many steps at once.
+pub(super) static STEPS: LazyLock<Statement> = LazyLock::new(|| joined("record_step", &[RECORD]));
+
 #[cfg(test)]
 pub(super) const ALL: &[Statement] = &[RECORD_ONE, RECORD_LONE, READ, READ_PASTS];
 
-/// The verdicts of steps, of which these were recorded.
+/// Records steps, and says which. In a transaction and outside of one, a lone step has another statement.
+pub(super) fn record(session: &mut impl Session, steps: &Steps<'_>, one: &Statement) -> DbResult<Found> {
+    if let Some((id, params)) = steps.of_one() {
+        match session.execute(one, &params) {
+            Ok(1) => return Ok(Found::of(id)),
+            Err(error) if !is_duplicate(&error) => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    let [_, found, _] = query(session, &STEPS, &steps.params())?;
+    Ok(found)
+}
+
+fn is_duplicate(error: &DbError) -> bool {
+    source_of::<postgres::Error>(error.source.as_ref())
+        .is_some_and(|error| error.code() == Some(&SqlState::UNIQUE_VIOLATION))
+}
+
+/// Records one step inside a transaction.
+pub(super) fn record_one(connection: &mut Connection, owner: &Owner, step: &StepRow) -> DbResult<Verdict> {
+    let found = record(connection, &Steps::of(&[(owner, step)])?, &RECORD_ONE)?;
+    verdict(connection, owner, step, &found)
+}
+
+/// Records a step in the transaction that a user wrote in. False when the workflow is not the owner's, or when there is
+/// a record already. Then the user's writes must not be committed.
+pub(super) fn is_recorded_now(session: &mut impl Session, owner: &Owner, step: &StepRow) -> DbResult<bool> {
+    let steps = [(owner, step)];
+    let steps = Steps::of(&steps)?;
+    let Some((_, params)) = steps.of_one() else { return Ok(false) };
+    Ok(session.execute(&RECORD_ONE, &params)? == 1)
+}
+
+/// The verdicts on steps, of which these were found.
 pub(super) fn recorded(
     session: &mut impl Session,
     steps: &[(&Owner, &StepRow)],
     found: &Found,
 ) -> DbResult<Vec<Verdict>> {
-    let mut verdicts = Vec::with_capacity(steps.len());
-    for (owner, step) in steps {
-        verdicts.push(match found.get(owner.workflow.as_str()) {
-            Some(true) => Verdict::Done,
-            None => Verdict::NotOwner,
-            // Only the owner writes here, and it takes each step id once: a row that is there is its own earlier try.
-            Some(false) => match recorded_at(session, owner, step.step_id)? {
-                Some(found) if step.is_same_write(&found) => Verdict::Done,
-                Some(found) => Verdict::Refused(Refusal::OtherStep { recorded: found.name.into_owned() }),
-                None => Verdict::NotOwner,
-            },
-        });
-    }
-    Ok(verdicts)
+    steps.iter().map(|(owner, step)| verdict(session, owner, step, found)).collect()
+}
+
+fn verdict(session: &mut impl Session, owner: &Owner, step: &StepRow, found: &Found) -> DbResult<Verdict> {
+    Ok(match found.get(owner.workflow.as_str()) {
+        Some(true) => Verdict::Done,
+        None => Verdict::NotOwner,
+        // Only the owner writes here, and it takes each step id once: what is there is its own earlier try.
+        Some(false) => match recorded_at(session, owner, step.step_id)? {
+            Some(found) if step.is_same_write(&found) => Verdict::Done,
+            Some(found) => Verdict::Refused(Refusal::OtherStep { recorded: found.name.into_owned() }),
+            None => return Err(trouble(RECORD_ONE.name, "the record that stood in its place was deleted")),
+        },
+    })
 }
 
 /// The record in this place.
@@ -199,7 +237,7 @@ fn step_row(statement: &Statement, row: &Row) -> DbResult<StepRow> {
 fn place(step: StepId) -> DbResult<i32> {
     i32::try_from(step.0).map_err(|_| {
         let error = trouble("record_step", "a workflow has at most 2,147,483,647 steps");
-        crate::sysdb::DbError { may_pass: false, ..error }
+        DbError { may_pass: false, ..error }
     })
 }
 

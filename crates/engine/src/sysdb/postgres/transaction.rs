@@ -13,8 +13,8 @@ use super::line::Serving;
 use super::pool::Pool;
 use super::statements::Blocking;
 use super::step_session::{Lookout, StepSession};
+use super::steps;
 use super::trouble::silent;
-use super::{batch, steps};
 use crate::pure::clock::Stopwatch;
 use crate::pure::id::StepId;
 use crate::pure::limits::BODY_TRIES_MAX;
@@ -156,7 +156,7 @@ fn try_once<T, E>(
         }
         Err(error) => return Err(error),
     }
-    if !batch::is_recorded_now(&mut ours, owner, &step)? {
+    if !steps::is_recorded_now(&mut ours, owner, &step)? {
         // A record that is there is of an earlier try whose answer was lost. The effect of this one is rolled back.
         return Ok(match steps::recorded_at(&mut ours, owner, step.step_id)? {
             Some(recorded) => Transacted::Recorded(recorded),

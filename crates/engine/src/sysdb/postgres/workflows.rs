@@ -2,12 +2,14 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use postgres::Row;
 use postgres::types::ToSql;
 
-use super::batch::{self, Found, Part};
-use super::connection::{Connection, Statement, column};
+use super::connection::{Connection, Statement, column, trouble};
+use super::part::{Found, Part, joined, query};
+use super::steps;
 use crate::pure::clock::Timestamp;
 use crate::pure::codec;
 use crate::pure::id::{ExecutorId, WorkflowId};
@@ -205,6 +207,12 @@ const OUTCOMES: Statement = Statement {
          WHERE s.workflow_uuid = ANY ($1)",
 };
 
+/// Many starts at once.
+pub(super) static STARTS: LazyLock<Statement> = LazyLock::new(|| joined("start_workflow", &[START]));
+
+/// Many ends at once.
+pub(super) static ENDS: LazyLock<Statement> = LazyLock::new(|| joined("settle", &[SETTLE]));
+
 #[cfg(test)]
 pub(super) const ALL: &[Statement] =
     &[TAKEN_BY, HOLD, WAKE_PARENTS, SUSPEND, DESCENDS_FROM, WAITS_OF, RELEASE, INPUT, OUTCOMES];
@@ -250,6 +258,13 @@ fn taken(connection: &mut Connection, new: &[&NewWorkflow]) -> DbResult<HashMap<
     Ok(new.iter().map(|new| (new.id.clone(), verdict(new))).collect())
 }
 
+/// Starts one workflow.
+pub(super) fn start(connection: &mut Connection, new: &NewWorkflow) -> DbResult<Verdict> {
+    let [found, ..] = query(connection, &STARTS, &Starts::of(&[new]).params())?;
+    let mut verdicts = started(connection, &[new], &found)?;
+    verdicts.pop().ok_or_else(|| trouble(STARTS.name, "it has no verdict"))
+}
+
 /// The child and the parent's step that started it, both or neither.
 pub(super) fn start_child(
     connection: &mut Connection,
@@ -261,7 +276,7 @@ pub(super) fn start_child(
         if !hold(connection, parent)? {
             return Ok(Verdict::NotOwner);
         }
-        let started = batch::start(connection, child)?;
+        let started = start(connection, child)?;
         if matches!(started, Verdict::AlreadyThere(_)) {
             let ids: [&(dyn ToSql + Sync); 2] = [&parent.workflow.as_str(), &child.id.as_str()];
             if connection.first(&DESCENDS_FROM, &ids)?.is_some() {
@@ -271,7 +286,7 @@ pub(super) fn start_child(
         if matches!(started, Verdict::Refused(_)) {
             return Ok(started);
         }
-        match batch::record_one(connection, parent, step)? {
+        match steps::record_one(connection, parent, step)? {
             Verdict::Done => Ok(started),
             other => Ok(other),
         }
@@ -304,6 +319,13 @@ pub(super) fn settled(
         None => Verdict::NotOwner,
     };
     Ok(ends.iter().map(verdict).collect())
+}
+
+/// Ends one workflow.
+pub(super) fn settle(connection: &mut Connection, end: End<'_>) -> DbResult<Verdict> {
+    let [_, _, found] = query(connection, &ENDS, &Ends::of(&[end]).params())?;
+    let mut verdicts = settled(connection, &[end], &found)?;
+    verdicts.pop().ok_or_else(|| trouble(ENDS.name, "it has no verdict"))
 }
 
 /// Call it whenever workflows end other than by a settlement: their parents may wait without a thread.

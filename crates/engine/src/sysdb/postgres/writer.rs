@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::batch::Set;
-use super::connection::{Connection, outside_async};
+use super::connection::{Connection, outside_async, trouble};
 use super::connector::{Connector, Purpose};
 use super::news::News;
-use super::{batch, claims, manage, messages, queues, races, workflows};
-use crate::sysdb::{DbResult, Verdict, Write, Writer};
+use super::{batch, claims, manage, messages, queues, races, steps, workflows};
+use crate::sysdb::{DbError, DbResult, Verdict, Write, Writer};
 
 pub(super) struct PostgresWriter {
     connector: Connector,
@@ -55,7 +55,7 @@ impl Drop for PostgresWriter {
 
 fn commit(connection: &mut Connection, batch: &[Write]) -> DbResult<Vec<Verdict>> {
     let waves = waves(batch);
-    let mut verdicts = vec![Verdict::NotOwner; batch.len()];
+    let mut verdicts = vec![None; batch.len()];
     let mut apply_all = |connection: &mut Connection| -> DbResult<()> {
         for wave in &waves {
             wave.apply(connection, batch, &mut verdicts)?;
@@ -66,7 +66,8 @@ fn commit(connection: &mut Connection, batch: &[Write]) -> DbResult<Vec<Verdict>
         [wave] if wave.is_one_statement() => apply_all(connection)?,
         _ => connection.atomically(apply_all)?,
     }
-    Ok(verdicts)
+    let all: Option<Vec<Verdict>> = verdicts.into_iter().collect();
+    all.ok_or_else(|| DbError { may_pass: false, ..trouble("commit", "a write has no verdict") })
 }
 
 /// Writes that are applied one after the other but for its set, by their places in the batch.
@@ -132,17 +133,22 @@ impl Wave<'_> {
     }
 
     /// Conflicts are verdicts; an error fails the whole batch.
-    fn apply(&self, connection: &mut Connection, batch: &[Write], all: &mut [Verdict]) -> DbResult<()> {
+    fn apply(
+        &self,
+        connection: &mut Connection,
+        batch: &[Write],
+        all: &mut [Option<Verdict>],
+    ) -> DbResult<()> {
         if self.starts.len() + self.steps.len() + self.ends.len() > 0 {
             let verdicts = batch::apply(connection, &self.set)?;
             let places = self.starts.iter().chain(&self.steps).chain(&self.ends);
             let verdicts = verdicts.starts.into_iter().chain(verdicts.steps).chain(verdicts.ends);
             for (place, verdict) in places.zip(verdicts) {
-                all[*place] = verdict;
+                all[*place] = Some(verdict);
             }
         }
         for place in &self.others {
-            all[*place] = apply_one(connection, &batch[*place])?;
+            all[*place] = Some(apply_one(connection, &batch[*place])?);
         }
         Ok(())
     }
@@ -150,8 +156,9 @@ impl Wave<'_> {
 
 fn apply_one(connection: &mut Connection, write: &Write) -> DbResult<Verdict> {
     match write {
-        // These are parts of a set.
-        Write::StartWorkflow(_) | Write::RecordStep { .. } | Write::Settle { .. } => Ok(Verdict::NotOwner),
+        Write::StartWorkflow(new) => workflows::start(connection, new),
+        Write::RecordStep { owner, step } => steps::record_one(connection, owner, step),
+        Write::Settle { owner, outcome, at } => workflows::settle(connection, (owner, outcome, *at)),
         Write::StartChild { parent, step, child } => workflows::start_child(connection, parent, step, child),
         Write::Suspend { owner, until, at } => workflows::suspend(connection, owner, until, *at),
         Write::Decide { owner, verdict, winner } => races::decide(connection, owner, verdict, winner),

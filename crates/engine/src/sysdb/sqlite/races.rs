@@ -2,9 +2,10 @@
 
 use rusqlite::Connection;
 
+use super::statement::contradiction;
 use super::{messages, steps, workflows};
 use crate::sysdb::write::{Refusal, Winner};
-use crate::sysdb::{DbError, DbResult, Owner, StepRow, Verdict};
+use crate::sysdb::{DbResult, Owner, StepRow, Verdict};
 
 /// Lets the winner win, unless there is a verdict. The transaction around it lets nobody in between.
 pub(super) fn decide(
@@ -32,10 +33,6 @@ pub(super) fn decide(
     }
     match steps::record(connection, owner, verdict)? {
         Verdict::Done => Ok(won),
-        other => {
-            let reason = format!("the verdict was answered by {other:?}");
-            let source = Box::<dyn std::error::Error + Send + Sync>::from(reason).into();
-            Err(DbError { statement: "decide", may_pass: false, source })
-        }
+        other => Err(contradiction("decide", &format!("the verdict was answered by {other:?}"))),
     }
 }

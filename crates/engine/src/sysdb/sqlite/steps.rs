@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, params};
 
-use super::statement::{Statement, failed};
+use super::statement::{Statement, contradiction, failed};
 use super::workflows::is_owner;
 use super::{column, json_array};
 use crate::pure::clock::Timestamp;
@@ -83,7 +83,7 @@ pub(super) fn record(connection: &Connection, owner: &Owner, step: &StepRow) -> 
     match read_at(connection, &owner.workflow, step.step_id)? {
         Some(found) if step.is_same_write(&found) => Ok(Verdict::Done),
         Some(found) => Ok(Verdict::Refused(Refusal::OtherStep { recorded: found.name.into_owned() })),
-        None => Ok(Verdict::NotOwner),
+        None => Err(contradiction(RECORD.name, "a record that conflicts is not there")),
     }
 }
 
