@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use super::connection::{Connection, Statement};
 use super::part::{Found, joined, query};
-use super::steps::{self, RECORD, RECORD_LONE, RECORD_ONE, Steps};
+use super::steps::{self, RECORD, RECORD_ONE, Steps};
 use super::workflows::{self, ENDS, End, Ends, SETTLE, START, STARTS, Starts};
 use crate::sysdb::DbResult;
 use crate::sysdb::write::NewWorkflow;
@@ -37,10 +37,9 @@ pub(super) fn all() -> [&'static Statement; 4] {
 /// Applies a set with one round trip, and further ones where it meets traces of an earlier try.
 pub(super) fn apply(connection: &mut Connection, set: &Set<'_>) -> DbResult<Verdicts> {
     let (starts, steps, ends) = (Starts::of(&set.starts), Steps::of(&set.steps)?, Ends::of(&set.ends));
-    let one = if connection.is_in_transaction() { &RECORD_ONE } else { &RECORD_LONE };
     let [started, recorded, settled] = match (set.starts.len(), set.steps.len(), set.ends.len()) {
         (_, 0, 0) => query(connection, &STARTS, &starts.params())?,
-        (0, _, 0) => [Found::default(), steps::record(connection, &steps, one)?, Found::default()],
+        (0, _, 0) => [Found::default(), steps::record(connection, &steps, &RECORD_ONE)?, Found::default()],
         (0, 0, _) => query(connection, &ENDS, &ends.params())?,
         _ => {
             let all = [&starts.params()[..], &steps.params(), &ends.params()].concat();

@@ -152,10 +152,6 @@ impl Connection {
         done
     }
 
-    pub(super) fn is_in_transaction(&self) -> bool {
-        self.in_transaction
-    }
-
     /// Whether the session is this connection's own for as long as it lives.
     pub(super) fn keeps_its_session(&self) -> bool {
         self.begin.is_none()

@@ -70,7 +70,7 @@ pub(super) const RECORD_ONE: Statement = Statement {
 };
 
 /// As a transaction of its own, so that the conflict may be an error: the clause costs every step.
-pub(super) const RECORD_LONE: Statement = Statement { name: "record_lone_step", sql: record_one!() };
+const RECORD_LONE: Statement = Statement { name: "record_lone_step", sql: record_one!() };
 
 /// $1 workflow, $2 step id from which on to read, $3 limit
 const READ: Statement = Statement {
@@ -116,7 +116,7 @@ pub(super) static STEPS: LazyLock<Statement> = LazyLock::new(|| joined("record_s
 #[cfg(test)]
 pub(super) const ALL: &[Statement] = &[RECORD_ONE, RECORD_LONE, READ, READ_PASTS];
 
-/// Records steps, and says which. In a transaction and outside of one, a lone step has another statement.
+/// Records steps, and says which. A single step has the statement `one`.
 pub(super) fn record(session: &mut impl Session, steps: &Steps<'_>, one: &Statement) -> DbResult<Found> {
     if let Some((id, params)) = steps.of_one() {
         match session.execute(one, &params) {
@@ -132,6 +132,12 @@ pub(super) fn record(session: &mut impl Session, steps: &Steps<'_>, one: &Statem
 fn is_duplicate(error: &DbError) -> bool {
     source_of::<postgres::Error>(error.source.as_ref())
         .is_some_and(|error| error.code() == Some(&SqlState::UNIQUE_VIOLATION))
+}
+
+/// Records one step, in a transaction of its own.
+pub(super) fn record_lone(connection: &mut Connection, owner: &Owner, step: &StepRow) -> DbResult<Verdict> {
+    let found = record(connection, &Steps::of(&[(owner, step)])?, &RECORD_LONE)?;
+    verdict(connection, owner, step, &found)
 }
 
 /// Records one step inside a transaction.
