@@ -175,9 +175,13 @@ impl Flow {
             Entry::Fresh(begun) => Race { verdict: Some(begun), branches, over: OnceLock::new() },
             Entry::Replayed(recorded) => {
                 let before: RecordedVerdict = recorded.outcome()?;
+                let many = |count: usize| format!("a race of {count} operations");
                 if before.of != branches {
-                    let many = |count: usize| format!("a race of {count} operations");
                     return Err(recorded.misfit(&many(before.of), &many(branches)));
+                }
+                if before.winner >= branches {
+                    let won = format!("a race that operation {} of {branches} won", before.winner);
+                    return Err(recorded.misfit(&won, &many(branches)));
                 }
                 Race { verdict: None, branches, over: OnceLock::from(Over::WonBy(before.winner)) }
             }

@@ -272,6 +272,32 @@ fn a_changed_number_of_operations_is_noticed() {
     assert!(error.contains(before) && error.contains(now), "{error}");
 }
 
+/// As written by hand.
+#[test]
+fn a_verdict_for_an_operation_that_is_not_there_does_not_fit() {
+    let app = App::new();
+    let register = |engine: &Engine| {
+        let race = |ctx: &mut Context, (): ()| {
+            ctx.race([Operation::sleep(Duration::ZERO), Operation::sleep(HOUR)])?;
+            ctx.step("after", |_| Ok::<_, Error>(()))
+        };
+        engine.register("race", race).unwrap()
+    };
+    let engine = app.open();
+    let workflow = register(&engine);
+    engine.launch().unwrap();
+    workflow.start_as(&engine, "w", ()).unwrap().result().unwrap();
+    drop(engine);
+    app.interrupt("w", 2);
+    let sql = r#"UPDATE operation_outputs SET output = '{"of":2,"winner":2}' WHERE function_name = 'Piton.race'"#;
+    assert_eq!(app.execute(sql, []), 1);
+    let engine = app.open();
+    register(&engine);
+    engine.launch().unwrap();
+    let error = engine.retrieve::<()>("w").unwrap().result().unwrap_err().to_string();
+    assert!(error.contains("`a race of 2 operations`") && !error.contains("panic"), "{error}");
+}
+
 #[test]
 fn a_race_that_cannot_begin_is_an_error() {
     let app = App::new();
