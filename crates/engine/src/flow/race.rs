@@ -32,7 +32,7 @@ pub(crate) struct Race {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Over {
     WonBy(usize),
-    /// It came to no verdict: a branch could not begin, or the execution ended.
+    /// It came to no verdict: the execution ended.
     Undecided,
 }
 
@@ -59,14 +59,21 @@ impl Race {
         }
     }
 
-    /// A branch until its end. If it could not begin, or the execution has ended, no other one decides either.
+    /// A branch until its end. If the execution has ended, no other one decides either.
     pub(crate) async fn ends<T>(
-        &self,
+        self: &Arc<Self>,
         flow: &Flow,
         number: usize,
         branch: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let ended = branch.await;
+        let mut ended = branch.await;
+        if ended.as_ref().is_err_and(|error| !is_lost(error)) && self.winner() != Some(number) {
+            // One that could not begin has ended as well. Without a verdict a replay may have another winner.
+            let branch = flow.in_branch(Branch { race: self.clone(), number });
+            if let Err(error) = branch.decide_without_a_record().await {
+                ended = Err(error);
+            }
+        }
         let has_lost = ended.as_ref().is_err_and(is_lost);
         if !has_lost && self.winner() != Some(number) && self.over.set(Over::Undecided).is_ok() {
             flow.execution.run.signal.raise();
@@ -189,13 +196,15 @@ impl Flow {
         Ok(Arc::new(race))
     }
 
-    /// Decides a race by the end of a sleep, whose time is recorded already.
-    pub(crate) async fn sleep_has_ended(&self) -> Result<()> {
+    /// Decides a race by an end that has no record: of a sleep, whose time is recorded already, or of an operation that
+    /// could not begin.
+    pub(crate) async fn decide_without_a_record(&self) -> Result<()> {
         let Some(branch) = self.branch() else { return Ok(()) };
+        self.refuse_if_over()?;
         let Some(begun) = branch.race.verdict.clone() else { return Ok(()) };
         let row = branch.race.row(&begun, branch.number);
         let verdict =
-            begun.end_by(row, |owner, verdict| Write::Decide { owner, verdict, winner: Winner::Sleep });
+            begun.end_by(row, |owner, verdict| Write::Decide { owner, verdict, winner: Winner::Unrecorded });
         self.record(verdict).await.map(drop)
     }
 }

@@ -7,7 +7,7 @@ use engine::testing::{CommitHook, Fate, Moment};
 use engine::{Error, StepOptions, Workflow, WorkflowId};
 
 use crate::support::{App, Counter, eventually};
-use crate::way::{Context, Engine, Operation};
+use crate::way::{Context, Engine, IS_PLAIN, Operation};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -296,6 +296,37 @@ fn a_verdict_for_an_operation_that_is_not_there_does_not_fit() {
     engine.launch().unwrap();
     let error = engine.retrieve::<()>("w").unwrap().result().unwrap_err().to_string();
     assert!(error.contains("`a race of 2 operations`") && !error.contains("panic"), "{error}");
+}
+
+/// It fails at once, while another one is on its way to its end.
+#[test]
+fn an_operation_that_cannot_begin_wins_in_each_run_or_in_none() {
+    let app = App::new();
+    let register = |engine: &Engine| {
+        let race = |ctx: &mut Context, (): ()| {
+            let step = Operation::step("step", |step| {
+                // The body of an async step runs before the other one is looked at.
+                while IS_PLAIN && !step.cancelled() {
+                    std::thread::yield_now();
+                }
+                Ok::<_, Error>("the step".to_owned())
+            });
+            let message = Operation::recv("\0", HOUR).map(Option::unwrap_or_default);
+            let first = ctx.race([step, message]).unwrap_or_else(|error| error.to_string());
+            ctx.step("after", |_| Ok::<_, Error>(first))
+        };
+        engine.register("race", race).unwrap()
+    };
+    let engine = app.open();
+    let workflow = register(&engine);
+    engine.launch().unwrap();
+    let first = workflow.start_as(&engine, "w", ()).unwrap().result().unwrap();
+    drop(engine);
+    app.interrupt("w", 2);
+    let engine = app.open();
+    register(&engine);
+    engine.launch().unwrap();
+    assert_eq!(engine.retrieve::<String>("w").unwrap().result().unwrap(), first);
 }
 
 #[test]
