@@ -120,7 +120,7 @@ impl Flow {
             None => self.record_alone(recording).await,
             Some(branch) => {
                 let recorded = self.record_alone(branch.decides(recording)).await?;
-                branch.was_recorded(self, recorded)
+                branch.was_recorded(self, recorded, true)
             }
         }
     }

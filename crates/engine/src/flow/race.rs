@@ -130,15 +130,17 @@ impl Branch {
         })
     }
 
-    /// What the answer means to the race.
-    pub(crate) fn was_recorded(&self, flow: &Flow, recorded: Recorded) -> Result<Recorded> {
+    /// What the answer means to the race. If the winner has a record, only that was told to the observers yet.
+    pub(crate) fn was_recorded(&self, flow: &Flow, recorded: Recorded, has_record: bool) -> Result<Recorded> {
         match recorded {
             Recorded::Refused(_, Refusal::Decided) => Err(lost(flow)),
             Recorded::Done(verdict) => {
                 if self.race.over.set(Over::WonBy(self.number)).is_ok()
                     && let Some(begun) = &self.race.verdict
                 {
-                    begun.tell_recorded(true);
+                    if has_record {
+                        begun.tell_recorded(true);
+                    }
                     // The other branches wait on threads of their own.
                     flow.execution.run.signal.raise();
                 }
@@ -205,6 +207,7 @@ impl Flow {
         let row = branch.race.row(&begun, branch.number);
         let verdict =
             begun.end_by(row, |owner, verdict| Write::Decide { owner, verdict, winner: Winner::Unrecorded });
-        self.record(verdict).await.map(drop)
+        let recorded = self.record_alone(verdict).await?;
+        branch.was_recorded(self, recorded, false).map(drop)
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use engine::testing::{CommitHook, Fate, Moment};
-use engine::{Error, StepOptions, Workflow, WorkflowId};
+use engine::{Error, Event, Observer, StepOptions, Workflow, WorkflowId};
 
 use crate::support::{App, Counter, eventually};
 use crate::way::{Context, Engine, IS_PLAIN, Operation};
@@ -289,7 +289,8 @@ fn a_verdict_for_an_operation_that_is_not_there_does_not_fit() {
     workflow.start_as(&engine, "w", ()).unwrap().result().unwrap();
     drop(engine);
     app.interrupt("w", 2);
-    let sql = r#"UPDATE operation_outputs SET output = '{"of":2,"winner":2}' WHERE function_name = 'Piton.race'"#;
+    let sql =
+        r#"UPDATE operation_outputs SET output = '{"of":2,"winner":2}' WHERE function_name = 'Piton.race'"#;
     assert_eq!(app.execute(sql, []), 1);
     let engine = app.open();
     register(&engine);
@@ -327,6 +328,35 @@ fn an_operation_that_cannot_begin_wins_in_each_run_or_in_none() {
     register(&engine);
     engine.launch().unwrap();
     assert_eq!(engine.retrieve::<String>("w").unwrap().result().unwrap(), first);
+}
+
+#[test]
+fn a_verdict_is_told_once() {
+    #[derive(Default)]
+    struct Verdicts(Counter);
+    impl Observer for Verdicts {
+        fn observe(&self, event: &Event<'_>) {
+            if let Event::StepRecorded { name: "Piton.race", .. } = event {
+                self.0.count();
+            }
+        }
+    }
+    for zero in [true, false] {
+        let (app, verdicts) = (App::new(), Arc::<Verdicts>::default());
+        let engine = app.open_with(app.options().observer(verdicts.clone()));
+        let workflow = engine.register("race", move |ctx: &mut Context, (): ()| {
+            let first = if zero {
+                Operation::sleep(Duration::ZERO)
+            } else {
+                Operation::step("step", |_| engine::ok(()))
+            };
+            ctx.race([first, Operation::sleep(HOUR)])
+        });
+        let workflow = workflow.unwrap();
+        engine.launch().unwrap();
+        workflow.start(&engine, ()).unwrap().result().unwrap();
+        assert_eq!(verdicts.0.get(), 1);
+    }
 }
 
 #[test]
