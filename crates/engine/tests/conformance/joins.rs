@@ -1,11 +1,12 @@
 //! Different operations at once, in both kinds of workflows.
 
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use engine::{
-    AsyncContext, AsyncOperation, Context, Engine, Error, Operation, StepOptions, Workflow, WorkflowId,
+    AsyncContext, AsyncOperation, Context, Engine, Error, Event, Observer, Operation, StepOptions, Workflow,
+    WorkflowId,
 };
 
 use crate::support::{App, Counter, Latch, eventually};
@@ -160,6 +161,49 @@ fn operations_that_all_wait_leave_together_and_each_wakes_the_workflow() {
             assert_eq!(app.attempts("w"), 1);
         }
     }
+}
+
+/// One operation was about to leave when the other one won.
+#[test]
+fn a_workflow_leaves_again_after_a_race_that_it_was_about_to_leave() {
+    struct Looks {
+        looked: AtomicBool,
+        won: AtomicBool,
+    }
+    impl Observer for Looks {
+        fn observe(&self, event: &Event<'_>) {
+            match event {
+                Event::Recorded { kind: "decide", .. } if !self.looked.swap(true, Ordering::SeqCst) => {
+                    eventually("the step has won", || self.won.load(Ordering::SeqCst));
+                    // Its thread ends meanwhile, which nobody is told.
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                Event::StepRecorded { name: "Piton.race", .. } => self.won.store(true, Ordering::SeqCst),
+                _ => {}
+            }
+        }
+    }
+    let app = App::new();
+    let looks = Arc::new(Looks { looked: AtomicBool::new(false), won: AtomicBool::new(false) });
+    let engine = app.open_with(app.options().suspend_after(Duration::ZERO).observer(looks.clone()));
+    let workflow = engine.register("race", move |ctx: &mut Context, (): ()| {
+        let word = Operation::recv("word", HOUR).map(Option::unwrap_or_default);
+        let step = Operation::step("step", |_| {
+            while !looks.looked.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            engine::ok(7)
+        });
+        let first = ctx.race([word, step])?;
+        ctx.sleep(HOUR)?;
+        engine::ok(first)
+    });
+    let workflow = workflow.unwrap();
+    engine.launch().unwrap();
+    let handle = workflow.start_as(&engine, "w", ()).unwrap();
+    eventually("it has left", || app.status("w") == "DELAYED");
+    app.clock.advance(HOUR);
+    assert_eq!(handle.result().unwrap(), 7);
 }
 
 /// More than a row can mark: they stay in memory, and come to their ends all the same.
