@@ -355,13 +355,20 @@ impl Flow {
     }
 
     /// To be called before a body runs. Asks whether the workflow is still this executor's, if others may have taken
-    /// the executor for dead. It may have stood still, or the database was away.
+    /// the executor for dead. It may have stood still, or the database was away. Asks as well if the workflow is about to
+    /// leave: a wait of it has just ended, and the suspension that comes with it is on its way.
     pub(crate) async fn refuse_if_superseded(&self) -> Result<()> {
         let execution = &self.execution;
         let (core, run) = (&execution.core, &execution.run);
         let executor = core.identity()?.executor.clone();
         let mut pause = COMMIT_RETRY_MIN;
-        while !core.liveness.covers(&executor, run.sure_at()) {
+        let may_have_left = execution.waits.is_leaving();
+        if may_have_left {
+            // Writes are made in the order in which they came, so the suspension is made or refused when this is answered.
+            let nothing = Write::WakeServed { waiting: Vec::new(), now: execution.now() };
+            self.commit(nothing).await.map_err(|error| execution.commit_failed(&error))?;
+        }
+        while may_have_left || !core.liveness.covers(&executor, run.sure_at()) {
             let looked = Stopwatch::start();
             let look = |execution: &Execution| {
                 execution.core.reader.lost_among(std::slice::from_ref(&execution.run.owner))

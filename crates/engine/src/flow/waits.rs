@@ -81,6 +81,11 @@ impl Waits {
         Some(Departure { of: self, waits: state.leaving.values().cloned().collect() })
     }
 
+    /// Whether a suspension is being committed.
+    pub(crate) fn is_leaving(&self) -> bool {
+        lock(&self.0).is_leaving
+    }
+
     /// The waits with which the workflow has left.
     pub(crate) fn left_with(&self) -> Vec<Wait> {
         std::mem::take(&mut lock(&self.0).left_with)
