@@ -23,7 +23,7 @@ use crate::flow::core::Core;
 use crate::flow::execution::{Ended, Execution, Unrecorded};
 use crate::flow::operation::{Pending, Recorded, Recording};
 use crate::flow::race::{self, Branch};
-use crate::flow::waits::{self, Wait};
+use crate::flow::waits::{self, Departure, Wait};
 use crate::machines::committer::{Caller, CommitError};
 use crate::machines::slots::Slot;
 use crate::machines::waiter::Subscription;
@@ -120,7 +120,7 @@ impl Flow {
             None => self.record_alone(recording).await,
             Some(branch) => {
                 let recorded = self.record_alone(branch.decides(recording)).await?;
-                branch.was_recorded(self, recorded)
+                branch.was_recorded(self, recorded, true)
             }
         }
     }
@@ -317,10 +317,10 @@ impl Flow {
                 leaving = Some(waits.may_leave(wait.clone()));
             }
             match waits.all_leave() {
-                Some(all) => {
+                Some(departure) => {
                     // A branch of a race that has just won is not open any more.
                     self.refuse_if_over()?;
-                    self.leave(all).await?;
+                    self.leave(departure).await?;
                 }
                 // The signal is raised when another operation ends.
                 None => drop(self.wait_past(seen, left).await?),
@@ -329,21 +329,22 @@ impl Flow {
     }
 
     /// Leaves: the rest of the run happens when the first of these waits is over. Returns only if that is so already.
-    async fn leave(&self, waits: Vec<Wait>) -> Result<()> {
+    async fn leave(&self, mut departure: Departure<'_>) -> Result<()> {
         let execution = &self.execution;
+        let waits = &departure.waits;
         let dues = waits.iter().filter_map(|wait| wait.due).collect();
         self.core().dues.note(execution.workflow(), dues);
-        let (owner, at, until) = (execution.run.owner.clone(), execution.now(), waits::first_of(&waits));
+        let (owner, at, until) = (execution.run.owner.clone(), execution.now(), waits::first_of(waits));
         let answer = self.commit(Write::Suspend { owner, until, at }).await;
         let left = match answer {
             Ok(Verdict::Refused(Refusal::NoNeedToWait)) => {
-                execution.waits.stays();
+                departure.was_refused();
                 execution.run.signal.raise();
                 return Ok(());
             }
             Ok(Verdict::NotOwner) => self.explain(Unrecorded::Lost).await,
             Ok(_) => {
-                execution.waits.have_left(waits);
+                departure.was_made();
                 execution.end(Ended::Stopped(Stop::Suspended))
             }
             Err(error) => execution.commit_failed(&error),
@@ -354,13 +355,20 @@ impl Flow {
     }
 
     /// To be called before a body runs. Asks whether the workflow is still this executor's, if others may have taken
-    /// the executor for dead. It may have stood still, or the database was away.
+    /// the executor for dead. It may have stood still, or the database was away. Asks as well if the workflow is about to
+    /// leave: a wait of it has just ended, and the suspension that comes with it is on its way.
     pub(crate) async fn refuse_if_superseded(&self) -> Result<()> {
         let execution = &self.execution;
         let (core, run) = (&execution.core, &execution.run);
         let executor = core.identity()?.executor.clone();
         let mut pause = COMMIT_RETRY_MIN;
-        while !core.liveness.covers(&executor, run.sure_at()) {
+        let may_have_left = execution.waits.is_leaving();
+        if may_have_left {
+            // Writes are made in the order in which they came, so the suspension is made or refused when this is answered.
+            let nothing = Write::WakeServed { waiting: Vec::new(), now: execution.now() };
+            self.commit(nothing).await.map_err(|error| execution.commit_failed(&error))?;
+        }
+        while may_have_left || !core.liveness.covers(&executor, run.sure_at()) {
             let looked = Stopwatch::start();
             let look = |execution: &Execution| {
                 execution.core.reader.lost_among(std::slice::from_ref(&execution.run.owner))

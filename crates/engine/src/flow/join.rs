@@ -175,7 +175,7 @@ impl Context {
     /// has returned. A child that loses runs on. When all operations wait, the workflow leaves its threads as in a single
     /// wait.
     ///
-    /// An operation that fails has ended as well. Takes one step id for the verdict, and then those of the operations in
+    /// An operation that fails, or cannot begin, has ended as well. Takes one step id for the verdict, and then those of the operations in
     /// their order. Until the verdict is recorded, a crash starts all of them anew; a sleep has its rest left.
     ///
     /// # Errors
@@ -191,9 +191,10 @@ impl Context {
     /// enum Answer { Paid(u64), Late }
     ///
     /// fn payment(ctx: &mut Context, order: u32) -> Result<bool> {
+    ///     let (day, week) = (Duration::from_secs(86_400), Duration::from_secs(7 * 86_400));
     ///     let answer = ctx.race([
-    ///         Operation::recv("paid", Duration::MAX / 4).map(|cents: Option<u64>| Answer::Paid(cents.unwrap_or(0))),
-    ///         Operation::sleep(Duration::from_secs(86_400)).map(|()| Answer::Late),
+    ///         Operation::recv("paid", week).map(|cents: Option<u64>| Answer::Paid(cents.unwrap_or(0))),
+    ///         Operation::sleep(day).map(|()| Answer::Late),
     ///     ])?;
     ///     Ok(answer != Answer::Late)
     /// }
@@ -209,7 +210,8 @@ impl Context {
             let branches = branches.into_iter().enumerate();
             let works: Vec<_> =
                 branches.map(|(number, branch)| work(flow, race.ends(flow, number, branch))).collect();
-            let threads: Vec<_> = works.into_iter().map(|work| OnThread::run(scope, work)).collect();
+            let mut threads: Vec<_> = works.into_iter().map(|work| OnThread::run(scope, work)).collect();
+            threads.iter_mut().for_each(OnThread::run_here);
             threads.into_iter().map(OnThread::join).collect::<Vec<_>>()
         });
         flow.execution.refuse_if_ended()?;
@@ -241,7 +243,8 @@ macro_rules! operations {
                 $(let $operation = ($operation.begin)(flow);)*
                 let ($($operation,)*) = thread::scope(|scope| {
                     $(let $operation = work(flow, $operation);)*
-                    $(let $operation = OnThread::run(scope, $operation);)*
+                    $(let mut $operation = OnThread::run(scope, $operation);)*
+                    $($operation.run_here();)*
                     ($($operation.join(),)*)
                 });
                 Ok(($($operation?,)*))
@@ -258,10 +261,12 @@ operations!(A a, B b, C c, D d, E e, F f);
 operations!(A a, B b, C c, D d, E e, F f, G g);
 operations!(A a, B b, C c, D d, E e, F f, G g, H h);
 
-/// An operation that runs on a thread of its own. Where the system has none left, it runs when it is asked for.
+/// An operation that runs on a thread of its own. Where the system has none left, it runs on the thread of its workflow,
+/// before that waits for the others: they may wait for it.
 enum OnThread<'s, T> {
     Thread(ScopedJoinHandle<'s, Option<Result<T>>>),
     Later(Work<'s, T>),
+    Ended(Option<Result<T>>),
 }
 
 /// Taken by the thread that runs it.
@@ -277,10 +282,17 @@ impl<'s, T: Send + 's> OnThread<'s, T> {
         }
     }
 
+    fn run_here(&mut self) {
+        if let Self::Later(work) = self {
+            *self = Self::Ended(take(work));
+        }
+    }
+
     fn join(self) -> Result<T> {
         let ended = match self {
             Self::Thread(thread) => thread.join().unwrap_or_else(|payload| resume_unwind(payload)),
             Self::Later(work) => take(&work),
+            Self::Ended(ended) => ended,
         };
         ended.expect("each work is taken once")
     }
@@ -298,4 +310,27 @@ fn work<'s, T>(flow: &'s Flow, operation: impl Future<Output = Result<T>> + Send
 fn take<T>(work: &Work<'_, T>) -> Option<Result<T>> {
     let work = lock(work).take();
     work.map(|work| work())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn one_without_a_thread_runs_before_the_others_are_waited_for() {
+        let (tell, told) = mpsc::channel();
+        let waits: Work<'_, u32> = Arc::new(Mutex::new(Some(Box::new(move || Ok(told.recv().unwrap())))));
+        let tells: Work<'_, u32> = Arc::new(Mutex::new(Some(Box::new(move || {
+            tell.send(7).unwrap();
+            Ok(8)
+        }))));
+        let ended: Vec<_> = thread::scope(|scope| {
+            let mut both = [OnThread::run(scope, waits), OnThread::Later(tells)];
+            both.iter_mut().for_each(OnThread::run_here);
+            both.into_iter().map(|one| OnThread::join(one).unwrap()).collect()
+        });
+        assert_eq!(ended, [7, 8]);
+    }
 }

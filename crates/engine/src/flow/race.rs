@@ -32,7 +32,7 @@ pub(crate) struct Race {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Over {
     WonBy(usize),
-    /// It came to no verdict: a branch could not begin, or the execution ended.
+    /// It came to no verdict: the execution ended.
     Undecided,
 }
 
@@ -59,14 +59,21 @@ impl Race {
         }
     }
 
-    /// A branch until its end. If it could not begin, or the execution has ended, no other one decides either.
+    /// A branch until its end. If the execution has ended, no other one decides either.
     pub(crate) async fn ends<T>(
-        &self,
+        self: &Arc<Self>,
         flow: &Flow,
         number: usize,
         branch: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let ended = branch.await;
+        let mut ended = branch.await;
+        if ended.as_ref().is_err_and(|error| !is_lost(error)) && self.winner() != Some(number) {
+            // One that could not begin has ended as well. Without a verdict a replay may have another winner.
+            let branch = flow.in_branch(Branch { race: self.clone(), number });
+            if let Err(error) = branch.decide_without_a_record().await {
+                ended = Err(error);
+            }
+        }
         let has_lost = ended.as_ref().is_err_and(is_lost);
         if !has_lost && self.winner() != Some(number) && self.over.set(Over::Undecided).is_ok() {
             flow.execution.run.signal.raise();
@@ -123,15 +130,17 @@ impl Branch {
         })
     }
 
-    /// What the answer means to the race.
-    pub(crate) fn was_recorded(&self, flow: &Flow, recorded: Recorded) -> Result<Recorded> {
+    /// What the answer means to the race. If the winner has a record, only that was told to the observers yet.
+    pub(crate) fn was_recorded(&self, flow: &Flow, recorded: Recorded, has_record: bool) -> Result<Recorded> {
         match recorded {
             Recorded::Refused(_, Refusal::Decided) => Err(lost(flow)),
             Recorded::Done(verdict) => {
                 if self.race.over.set(Over::WonBy(self.number)).is_ok()
                     && let Some(begun) = &self.race.verdict
                 {
-                    begun.tell_recorded(true);
+                    if has_record {
+                        begun.tell_recorded(true);
+                    }
                     // The other branches wait on threads of their own.
                     flow.execution.run.signal.raise();
                 }
@@ -175,9 +184,13 @@ impl Flow {
             Entry::Fresh(begun) => Race { verdict: Some(begun), branches, over: OnceLock::new() },
             Entry::Replayed(recorded) => {
                 let before: RecordedVerdict = recorded.outcome()?;
+                let many = |count: usize| format!("a race of {count} operations");
                 if before.of != branches {
-                    let many = |count: usize| format!("a race of {count} operations");
                     return Err(recorded.misfit(&many(before.of), &many(branches)));
+                }
+                if before.winner >= branches {
+                    let won = format!("a race that operation {} of {branches} won", before.winner);
+                    return Err(recorded.misfit(&won, &many(branches)));
                 }
                 Race { verdict: None, branches, over: OnceLock::from(Over::WonBy(before.winner)) }
             }
@@ -185,13 +198,16 @@ impl Flow {
         Ok(Arc::new(race))
     }
 
-    /// Decides a race by the end of a sleep, whose time is recorded already.
-    pub(crate) async fn sleep_has_ended(&self) -> Result<()> {
+    /// Decides a race by an end that has no record: of a sleep, whose time is recorded already, or of an operation that
+    /// could not begin.
+    pub(crate) async fn decide_without_a_record(&self) -> Result<()> {
         let Some(branch) = self.branch() else { return Ok(()) };
+        self.refuse_if_over()?;
         let Some(begun) = branch.race.verdict.clone() else { return Ok(()) };
         let row = branch.race.row(&begun, branch.number);
         let verdict =
-            begun.end_by(row, |owner, verdict| Write::Decide { owner, verdict, winner: Winner::Sleep });
-        self.record(verdict).await.map(drop)
+            begun.end_by(row, |owner, verdict| Write::Decide { owner, verdict, winner: Winner::Unrecorded });
+        let recorded = self.record_alone(verdict).await?;
+        branch.was_recorded(self, recorded, false).map(drop)
     }
 }

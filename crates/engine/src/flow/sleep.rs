@@ -56,7 +56,7 @@ impl Flow {
         async move {
             let Some(deadline) = deadline else {
                 flow.refuse_if_over()?;
-                return flow.sleep_has_ended().await;
+                return flow.decide_without_a_record().await;
             };
             let due = flow.record_deadline(deadline?).await?;
             if flow.branch().is_some_and(Branch::has_won) {
@@ -70,7 +70,7 @@ impl Flow {
                 let wait = Wait { awaited: None, due: Some(due), any: flow.branch().is_some() };
                 flow.wait(wait, None, patience).await?;
             }
-            flow.sleep_has_ended().await
+            flow.decide_without_a_record().await
         }
     }
 

@@ -43,6 +43,12 @@ pub(crate) struct Leaving<'w> {
     key: u64,
 }
 
+/// A suspension, until it is made, is refused, or is not wanted any more.
+pub(crate) struct Departure<'w> {
+    of: &'w Waits,
+    pub(crate) waits: Vec<Wait>,
+}
+
 impl Waits {
     pub(crate) fn opened(&self, operations: usize) {
         lock(&self.0).open += operations;
@@ -64,27 +70,20 @@ impl Waits {
         Leaving { waits: self, key }
     }
 
-    /// All that the workflow waits for, if it may leave. It is given out once, until [`Waits::stays`].
-    pub(crate) fn all_leave(&self) -> Option<Vec<Wait>> {
+    /// All that the workflow waits for, if it may leave. Nobody else is given it meanwhile.
+    pub(crate) fn all_leave(&self) -> Option<Departure<'_>> {
         let mut state = lock(&self.0);
         let waits = state.leaving.len();
         if state.is_leaving || waits < state.open.max(1) || waits > WAITS_MARKED_MAX {
             return None;
         }
         state.is_leaving = true;
-        Some(state.leaving.values().cloned().collect())
+        Some(Departure { of: self, waits: state.leaving.values().cloned().collect() })
     }
 
-    /// The suspension was refused: something that is awaited is there.
-    pub(crate) fn stays(&self) {
-        let mut state = lock(&self.0);
-        state.is_leaving = false;
-        state.refused += 1;
-    }
-
-    /// The workflow has left with these waits.
-    pub(crate) fn have_left(&self, waits: Vec<Wait>) {
-        lock(&self.0).left_with = waits;
+    /// Whether a suspension is being committed.
+    pub(crate) fn is_leaving(&self) -> bool {
+        lock(&self.0).is_leaving
     }
 
     /// The waits with which the workflow has left.
@@ -95,6 +94,24 @@ impl Waits {
     /// How many suspensions were refused. After each, every operation looks again.
     pub(crate) fn refused(&self) -> u64 {
         lock(&self.0).refused
+    }
+}
+
+impl Departure<'_> {
+    /// The suspension was refused: something that is awaited is there.
+    pub(crate) fn was_refused(self) {
+        lock(&self.of.0).refused += 1;
+    }
+
+    /// The workflow has left with these waits.
+    pub(crate) fn was_made(&mut self) {
+        lock(&self.of.0).left_with = std::mem::take(&mut self.waits);
+    }
+}
+
+impl Drop for Departure<'_> {
+    fn drop(&mut self) {
+        lock(&self.of.0).is_leaving = false;
     }
 }
 
@@ -128,8 +145,11 @@ mod tests {
         let waits = Waits::default();
         assert!(waits.all_leave().is_none(), "nothing waits");
         let _leaving = waits.may_leave(wait());
-        assert_eq!(waits.all_leave().map(|all| all.len()), Some(1));
+        let departure = waits.all_leave().unwrap();
+        assert_eq!(departure.waits.len(), 1);
         assert!(waits.all_leave().is_none(), "one suspension at a time");
+        drop(departure);
+        assert!(waits.all_leave().is_some(), "the other one was not wanted any more");
     }
 
     #[test]
@@ -142,7 +162,7 @@ mod tests {
         drop(first);
         assert!(!waits.closed(), "the first one has something to do");
         let _first = waits.may_leave(wait());
-        assert_eq!(waits.all_leave().map(|all| all.len()), Some(2));
+        assert_eq!(waits.all_leave().map(|all| all.waits.len()), Some(2));
     }
 
     #[test]
@@ -159,8 +179,7 @@ mod tests {
         let waits = Waits::default();
         let _leaving = waits.may_leave(wait());
         let before = waits.refused();
-        assert!(waits.all_leave().is_some());
-        waits.stays();
+        waits.all_leave().unwrap().was_refused();
         assert_ne!(waits.refused(), before);
         assert!(waits.all_leave().is_some());
     }

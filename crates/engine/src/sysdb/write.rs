@@ -310,8 +310,8 @@ impl Wake {
 /// What the winner of a race records.
 #[derive(Debug, Clone)]
 pub(crate) enum Winner {
-    /// Nothing: the time of a sleep was recorded before the wait.
-    Sleep,
+    /// Nothing: the time of a sleep was recorded before the wait, and an operation that could not begin has no record.
+    Unrecorded,
     /// The outcome of a step or of a child.
     Step(StepRow),
     /// That it took the oldest waiting message.

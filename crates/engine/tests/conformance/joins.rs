@@ -1,11 +1,13 @@
 //! Different operations at once, in both kinds of workflows.
 
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
+use engine::testing::{CommitHook, Fate, Moment};
 use engine::{
-    AsyncContext, AsyncOperation, Context, Engine, Error, Operation, StepOptions, Workflow, WorkflowId,
+    AsyncContext, AsyncOperation, Context, Engine, Error, Event, Observer, Operation, StepOptions, Workflow,
+    WorkflowId,
 };
 
 use crate::support::{App, Counter, Latch, eventually};
@@ -160,6 +162,85 @@ fn operations_that_all_wait_leave_together_and_each_wakes_the_workflow() {
             assert_eq!(app.attempts("w"), 1);
         }
     }
+}
+
+/// One operation was about to leave when the other one won.
+#[test]
+fn a_workflow_leaves_again_after_a_race_that_it_was_about_to_leave() {
+    struct Looks {
+        looked: AtomicBool,
+        won: AtomicBool,
+    }
+    impl Observer for Looks {
+        fn observe(&self, event: &Event<'_>) {
+            match event {
+                Event::Recorded { kind: "decide", .. } if !self.looked.swap(true, Ordering::SeqCst) => {
+                    eventually("the step has won", || self.won.load(Ordering::SeqCst));
+                    // Its thread ends meanwhile, which nobody is told.
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                Event::StepRecorded { name: "Piton.race", .. } => self.won.store(true, Ordering::SeqCst),
+                _ => {}
+            }
+        }
+    }
+    let app = App::new();
+    let looks = Arc::new(Looks { looked: AtomicBool::new(false), won: AtomicBool::new(false) });
+    let engine = app.open_with(app.options().suspend_after(Duration::ZERO).observer(looks.clone()));
+    let workflow = engine.register("race", move |ctx: &mut Context, (): ()| {
+        let word = Operation::recv("word", HOUR).map(Option::unwrap_or_default);
+        let step = Operation::step("step", |_| {
+            while !looks.looked.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            engine::ok(7)
+        });
+        let first = ctx.race([word, step])?;
+        ctx.sleep(HOUR)?;
+        engine::ok(first)
+    });
+    let workflow = workflow.unwrap();
+    engine.launch().unwrap();
+    let handle = workflow.start_as(&engine, "w", ()).unwrap();
+    eventually("it has left", || app.status("w") == "DELAYED");
+    app.clock.advance(HOUR);
+    assert_eq!(handle.result().unwrap(), 7);
+}
+
+/// The time of a sleep is over while the workflow leaves: what comes after it is for the next run.
+#[test]
+fn no_body_runs_while_its_workflow_leaves() {
+    let (app, bodies, leaves) = (App::new(), Counter::default(), AtomicBool::new(false));
+    let (clock, ran) = (app.clock.clone(), bodies.clone());
+    let hook: Arc<CommitHook> = Arc::new(move |point| {
+        let suspends = point.moment == Moment::Before && point.kinds.contains(&"suspend");
+        if suspends && !leaves.swap(true, Ordering::SeqCst) {
+            clock.advance(HOUR);
+            for _ in 0..300 {
+                std::thread::sleep(Duration::from_millis(u64::from(ran.get() == 0)));
+            }
+        }
+        Fate::Go
+    });
+    let engine = app.open_with(app.options().suspend_after(Duration::ZERO).commit_hook(hook));
+    let ran = bodies.clone();
+    let workflow = engine.register_async("leaves", async move |mut ctx: AsyncContext, (): ()| {
+        let (nap, word) = (ctx.sleep(HOUR), ctx.recv::<u32>("word", 2 * HOUR));
+        let then = async {
+            nap.await?;
+            ctx.step("then", async |_| engine::ok(ran.count())).await
+        };
+        let (then, word) = tokio::join!(then, word);
+        then?;
+        word
+    });
+    let workflow = workflow.unwrap();
+    engine.launch().unwrap();
+    let handle = workflow.start_as(&engine, "w", ()).unwrap();
+    eventually("the step is recorded", || app.recorded("w").contains(&"then".to_owned()));
+    engine.send(&id("w"), "word", 7).unwrap();
+    assert_eq!(handle.result().unwrap(), Some(7));
+    assert_eq!(bodies.get(), 1);
 }
 
 /// More than a row can mark: they stay in memory, and come to their ends all the same.

@@ -4,10 +4,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use engine::testing::{CommitHook, Fate, Moment};
-use engine::{Error, StepOptions, Workflow, WorkflowId};
+use engine::{Error, Event, Observer, StepOptions, Workflow, WorkflowId};
 
 use crate::support::{App, Counter, eventually};
-use crate::way::{Context, Engine, Operation};
+use crate::way::{Context, Engine, IS_PLAIN, Operation};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -270,6 +270,93 @@ fn a_changed_number_of_operations_is_noticed() {
     let error = engine.retrieve::<()>("w").unwrap().result().unwrap_err().to_string();
     let (before, now) = ("`a race of 3 operations`", "`a race of 2 operations`");
     assert!(error.contains(before) && error.contains(now), "{error}");
+}
+
+/// As written by hand.
+#[test]
+fn a_verdict_for_an_operation_that_is_not_there_does_not_fit() {
+    let app = App::new();
+    let register = |engine: &Engine| {
+        let race = |ctx: &mut Context, (): ()| {
+            ctx.race([Operation::sleep(Duration::ZERO), Operation::sleep(HOUR)])?;
+            ctx.step("after", |_| Ok::<_, Error>(()))
+        };
+        engine.register("race", race).unwrap()
+    };
+    let engine = app.open();
+    let workflow = register(&engine);
+    engine.launch().unwrap();
+    workflow.start_as(&engine, "w", ()).unwrap().result().unwrap();
+    drop(engine);
+    app.interrupt("w", 2);
+    let sql =
+        r#"UPDATE operation_outputs SET output = '{"of":2,"winner":2}' WHERE function_name = 'Piton.race'"#;
+    assert_eq!(app.execute(sql, []), 1);
+    let engine = app.open();
+    register(&engine);
+    engine.launch().unwrap();
+    let error = engine.retrieve::<()>("w").unwrap().result().unwrap_err().to_string();
+    assert!(error.contains("`a race of 2 operations`") && !error.contains("panic"), "{error}");
+}
+
+/// It fails at once, while another one is on its way to its end.
+#[test]
+fn an_operation_that_cannot_begin_wins_in_each_run_or_in_none() {
+    let app = App::new();
+    let register = |engine: &Engine| {
+        let race = |ctx: &mut Context, (): ()| {
+            let step = Operation::step("step", |step| {
+                // The body of an async step runs before the other one is looked at.
+                while IS_PLAIN && !step.cancelled() {
+                    std::thread::yield_now();
+                }
+                Ok::<_, Error>("the step".to_owned())
+            });
+            let message = Operation::recv("\0", HOUR).map(Option::unwrap_or_default);
+            let first = ctx.race([step, message]).unwrap_or_else(|error| error.to_string());
+            ctx.step("after", |_| Ok::<_, Error>(first))
+        };
+        engine.register("race", race).unwrap()
+    };
+    let engine = app.open();
+    let workflow = register(&engine);
+    engine.launch().unwrap();
+    let first = workflow.start_as(&engine, "w", ()).unwrap().result().unwrap();
+    drop(engine);
+    app.interrupt("w", 2);
+    let engine = app.open();
+    register(&engine);
+    engine.launch().unwrap();
+    assert_eq!(engine.retrieve::<String>("w").unwrap().result().unwrap(), first);
+}
+
+#[test]
+fn a_verdict_is_told_once() {
+    #[derive(Default)]
+    struct Verdicts(Counter);
+    impl Observer for Verdicts {
+        fn observe(&self, event: &Event<'_>) {
+            if let Event::StepRecorded { name: "Piton.race", .. } = event {
+                self.0.count();
+            }
+        }
+    }
+    for zero in [true, false] {
+        let (app, verdicts) = (App::new(), Arc::<Verdicts>::default());
+        let engine = app.open_with(app.options().observer(verdicts.clone()));
+        let workflow = engine.register("race", move |ctx: &mut Context, (): ()| {
+            let first = if zero {
+                Operation::sleep(Duration::ZERO)
+            } else {
+                Operation::step("step", |_| engine::ok(()))
+            };
+            ctx.race([first, Operation::sleep(HOUR)])
+        });
+        let workflow = workflow.unwrap();
+        engine.launch().unwrap();
+        workflow.start(&engine, ()).unwrap().result().unwrap();
+        assert_eq!(verdicts.0.get(), 1);
+    }
 }
 
 #[test]

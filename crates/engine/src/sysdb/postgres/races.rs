@@ -23,7 +23,7 @@ pub(super) fn decide(
         }
         // Of an earlier try, whose answer was lost, each part finds its own traces.
         let won = match winner {
-            Winner::Sleep => Verdict::Done,
+            Winner::Unrecorded => Verdict::Done,
             Winner::Step(step) => steps::record_one(connection, owner, step)?,
             Winner::Receive { topic, step } => messages::receive(connection, owner, topic, step)?,
         };

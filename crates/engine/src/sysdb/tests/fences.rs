@@ -41,7 +41,7 @@ fn writes(kind: &str, owner: &Owner) -> Vec<(&'static str, Write)> {
             let of_the_winner = StepRow { step_id: StepId(2), ..step("s") };
             let taken = StepRow { output: None, name: "DBOS.recv".into(), ..of_the_winner.clone() };
             vec![
-                ("a sleep", decide(Winner::Sleep)),
+                ("a sleep", decide(Winner::Unrecorded)),
                 ("a step", decide(Winner::Step(of_the_winner))),
                 ("a message", decide(Winner::Receive { topic: "t".to_owned(), step: taken })),
             ]

@@ -186,7 +186,7 @@ fn a_race_is_decided_once_and_its_loser_takes_nothing() {
         assert_eq!(ground.verdict(wins.clone()), Verdict::Done);
         assert_eq!(ground.verdict(wins), Verdict::Done, "its own earlier try");
         let rows = ground.side.rows_of(owner.workflow.as_str());
-        for late in [receive("t"), Winner::Sleep, Winner::Step(at(3, step("late")))] {
+        for late in [receive("t"), Winner::Unrecorded, Winner::Step(at(3, step("late")))] {
             assert_eq!(ground.verdict(decide(1, late)), Verdict::Refused(Refusal::Decided));
         }
         assert_eq!(ground.side.rows_of(owner.workflow.as_str()), rows, "the message is there yet");
