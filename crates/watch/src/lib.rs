@@ -134,6 +134,16 @@ pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// Gives something the time to happen that must not happen: until `is_so` returns true, or a tenth of a second is over.
+/// A test that finds nothing wrong cannot end sooner.
+pub fn give_time(what: &str, mut is_so: impl FnMut() -> bool) {
+    let _waiting = waiting(what);
+    let start = Instant::now();
+    while !is_so() && start.elapsed() < Duration::from_millis(100) {
+        thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
 /// The body of the thread that looks at the limits.
 fn watch() {
     loop {

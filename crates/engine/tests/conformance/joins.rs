@@ -10,7 +10,7 @@ use engine::{
     WorkflowId,
 };
 
-use crate::support::{App, Counter, Latch, eventually};
+use crate::support::{App, Counter, Latch, eventually, give_time};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -153,9 +153,10 @@ fn operations_that_all_wait_leave_together_and_each_wakes_the_workflow() {
                 leaves();
                 app.clock.advance(HOUR);
             } else {
+                let due = || app.value::<i64>("SELECT delay_until_epoch_ms FROM workflow_status", []);
+                let first = due();
                 app.clock.advance(HOUR);
-                eventually("it was woken", || app.status("w") != "DELAYED");
-                leaves();
+                eventually("it has slept, and left again", || app.status("w") == "DELAYED" && due() > first);
                 send();
             }
             assert_eq!(handle.result().unwrap(), Some(7));
@@ -176,8 +177,7 @@ fn a_workflow_leaves_again_after_a_race_that_it_was_about_to_leave() {
             match event {
                 Event::Recorded { kind: "decide", .. } if !self.looked.swap(true, Ordering::SeqCst) => {
                     eventually("the step has won", || self.won.load(Ordering::SeqCst));
-                    // Its thread ends meanwhile, which nobody is told.
-                    std::thread::sleep(Duration::from_millis(100));
+                    give_time("the thread of the step ends, which nobody is told", || false);
                 }
                 Event::StepRecorded { name: "Piton.race", .. } => self.won.store(true, Ordering::SeqCst),
                 _ => {}
@@ -216,9 +216,7 @@ fn no_body_runs_while_its_workflow_leaves() {
         let suspends = point.moment == Moment::Before && point.kinds.contains(&"suspend");
         if suspends && !leaves.swap(true, Ordering::SeqCst) {
             clock.advance(HOUR);
-            for _ in 0..300 {
-                std::thread::sleep(Duration::from_millis(u64::from(ran.get() == 0)));
-            }
+            give_time("the body runs", || ran.get() > 0);
         }
         Fate::Go
     });
