@@ -10,7 +10,9 @@ use engine::{
     WorkflowId,
 };
 
-use crate::support::{App, Counter, Latch, eventually, give_time};
+use watch::give_time;
+
+use crate::support::{App, Counter, Latch, eventually};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -153,7 +155,8 @@ fn operations_that_all_wait_leave_together_and_each_wakes_the_workflow() {
                 leaves();
                 app.clock.advance(HOUR);
             } else {
-                let due = || app.value::<i64>("SELECT delay_until_epoch_ms FROM workflow_status", []);
+                let due =
+                    || app.value::<i64>("SELECT COALESCE(delay_until_epoch_ms, 0) FROM workflow_status", []);
                 let first = due();
                 app.clock.advance(HOUR);
                 eventually("it has slept, and left again", || app.status("w") == "DELAYED" && due() > first);

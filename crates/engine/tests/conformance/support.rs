@@ -9,7 +9,7 @@ use engine::testing::FakeClock;
 use engine::{EngineOptions, Timestamp};
 
 pub(crate) use engine::Result;
-pub(crate) use watch::{eventually, give_time};
+pub(crate) use watch::eventually;
 
 use crate::backend::Database;
 use crate::value::{FromValue, Params};
