@@ -321,12 +321,12 @@ mod tests {
     #[test]
     fn one_without_a_thread_runs_before_the_others_are_waited_for() {
         let (tell, told) = mpsc::channel();
-        let waits: Work<'_, u32> = Arc::new(Mutex::new(Some(Box::new(move || Ok(told.recv().unwrap())))));
-        let tells: Work<'_, u32> = Arc::new(Mutex::new(Some(Box::new(move || {
-            tell.send(7).unwrap();
-            Ok(8)
-        }))));
         let ended: Vec<_> = thread::scope(|scope| {
+            let waits: Work<'_, u32> = Arc::new(Mutex::new(Some(Box::new(move || Ok(told.recv().unwrap())))));
+            let tells: Work<'_, u32> = Arc::new(Mutex::new(Some(Box::new(move || {
+                tell.send(7).unwrap();
+                Ok(8)
+            }))));
             let mut both = [OnThread::run(scope, waits), OnThread::Later(tells)];
             both.iter_mut().for_each(OnThread::run_here);
             both.into_iter().map(|one| OnThread::join(one).unwrap()).collect()
