@@ -5,6 +5,7 @@
 mod crash_points;
 mod maps;
 mod processes;
+mod races;
 mod stopped;
 mod support;
 

@@ -7,6 +7,7 @@ mod crash_points;
 mod leases;
 mod maps;
 mod processes;
+mod races;
 mod support;
 
 use std::path::Path;
