@@ -18,7 +18,7 @@ use crate::workload::{
 };
 
 /// A step whose body leaves a trace and returns a value that no other execution returns.
-fn step<'w>(
+pub(crate) fn step<'w>(
     workload: &'w Workload,
     ctx: &mut AsyncContext,
     name: &'w str,

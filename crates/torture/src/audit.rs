@@ -11,6 +11,7 @@ use engine::{Engine, WorkflowStatus};
 
 use crate::database::{Database, Row};
 use crate::ledger::{Entry, Ledger};
+use crate::records::{Outcomes, Records};
 use crate::worker::ledger;
 
 /// How often a body of the workload may run for each time that its workflow is taken up.
@@ -128,13 +129,6 @@ const RULES: [(Breach, &str, &str); 13] = [
     ),
     (
         Breach::Lost,
-        "a hole in the steps of a workflow",
-        "SELECT workflow_uuid || ' has ' || count(*) || ' steps up to ' || max(function_id)
-           FROM operation_outputs GROUP BY workflow_uuid
-         HAVING count(*) <> max(function_id) OR min(function_id) <> 1",
-    ),
-    (
-        Breach::Lost,
         "a row without its input",
         "SELECT workflow_uuid FROM workflow_status s
           WHERE NOT EXISTS (SELECT 1 FROM workflow_input i WHERE i.workflow_uuid = s.workflow_uuid)",
@@ -182,10 +176,19 @@ const RULES: [(Breach, &str, &str); 13] = [
     ),
     (
         Breach::Duplicated,
+        "a message that was received without being consumed by that step",
+        "SELECT workflow_uuid || ' step ' || function_id FROM operation_outputs o
+          WHERE function_name = 'DBOS.recv' AND output IS NOT NULL AND output <> 'null'
+            AND NOT EXISTS (SELECT 1 FROM notifications n
+                             WHERE n.destination_uuid = o.workflow_uuid AND n.message = o.output
+                               AND n.consumed_by_function_id = o.function_id)",
+    ),
+    (
+        Breach::Duplicated,
         "a send that is there twice, or not at all",
         "WITH sent AS MATERIALIZED (
               SELECT substr(message_uuid, 1, instr(message_uuid, '::') - 1) AS sender, count(*) AS messages
-                FROM notifications GROUP BY sender)
+                FROM notifications WHERE instr(message_uuid, '::') > 0 GROUP BY sender)
          SELECT o.workflow_uuid || ' step ' || o.function_id FROM operation_outputs o
            LEFT JOIN sent ON sent.sender = o.workflow_uuid || printf('-%010d', o.function_id)
           WHERE function_name = 'DBOS.send' AND COALESCE(sent.messages, 0) <> 1",
@@ -226,7 +229,9 @@ pub fn audit(database: &Database, dir: &Path, acknowledged: &BTreeSet<String>) -
         breaches.push((Breach::Lost, format!("a start that was acknowledged is not there: {lost}")));
     }
     check_transitions(database, &mut breaches)?;
-    check_ledger(database, &Ledger::read(&ledger(dir))?, &mut breaches)?;
+    let records = Records::read(database)?;
+    records.check_places(&mut breaches);
+    check_ledger(database, &records.outcomes(), &Ledger::read(&ledger(dir))?, &mut breaches)?;
     Ok(breaches)
 }
 
@@ -257,16 +262,12 @@ fn check_transitions(database: &Database, breaches: &mut Breaches) -> anyhow::Re
 }
 
 /// Checks the bodies that ran and the values that workflows saw, against the records.
-fn check_ledger(database: &Database, entries: &[Entry], breaches: &mut Breaches) -> anyhow::Result<()> {
-    let recorded: BTreeMap<(String, String), Option<String>> = database
-        .rows("SELECT workflow_uuid, function_name, output FROM operation_outputs WHERE function_name NOT LIKE 'DBOS.%'")?
-        .into_iter()
-        .map(|mut row| {
-            let output = row.pop().flatten();
-            let [workflow, step] = texts(row);
-            ((workflow, step), output)
-        })
-        .collect();
+fn check_ledger(
+    database: &Database,
+    recorded: &Outcomes,
+    entries: &[Entry],
+    breaches: &mut Breaches,
+) -> anyhow::Result<()> {
     let claims: BTreeMap<String, u64> = database
         .rows(
             "SELECT id, count(*) FROM audit_status WHERE new = 'PENDING' AND token IS NOT NULL GROUP BY id",

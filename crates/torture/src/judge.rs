@@ -59,6 +59,8 @@ const BETWEEN_KILLS_MS: u64 = 80;
 const BETWEEN_KILLS_BY_LEASE_MS: u64 = 250;
 /// Longer than a lease, so that a worker that is stopped for it finds its workflows taken.
 const LONG_STOP_MS: std::ops::Range<u64> = 1_000..2_500;
+/// How long workflows wait before they leave memory: not at all, less than some waits of the workload, and longer.
+const SUSPEND_AFTER_MS: [u64; 3] = [0, 50, 5_000];
 /// How long the last worker may take for the rest of the workflows.
 const FINISH_WITHIN: Duration = Duration::from_secs(180);
 
@@ -263,7 +265,7 @@ impl<'a> Torture<'a> {
     fn spawn(&mut self) -> anyhow::Result<()> {
         let mut args = vec!["--dir".to_owned(), self.dir.display().to_string()];
         args.extend(self.database.arguments());
-        args.extend(self.kind());
+        args.extend(self.chances());
         if self.waiting()? < BACKLOG_MAX {
             args.extend(["--start".to_owned(), format!("{}..{}", self.next, self.next + STARTS_EACH)]);
             self.next += STARTS_EACH;
@@ -273,11 +275,20 @@ impl<'a> Torture<'a> {
         Ok(())
     }
 
-    /// The arguments for the kinds of the next worker's workflows: each kind goes on with workflows that another began.
-    fn kind(&mut self) -> [String; 4] {
+    /// The arguments for the next worker's workflows: their kinds, because each kind goes on with workflows that another
+    /// began, and how long they wait in memory.
+    fn chances(&mut self) -> [String; 6] {
         let by_chance = Kind::ALL[self.rng.random_range(0..Kind::ALL.len())];
         let (kind, seed) = (self.args.kind.unwrap_or(by_chance), self.rng.random::<u64>());
-        ["--kind".to_owned(), kind.to_string(), "--seed".to_owned(), seed.to_string()]
+        let suspend_after = SUSPEND_AFTER_MS[self.rng.random_range(0..SUSPEND_AFTER_MS.len())];
+        [
+            "--kind".to_owned(),
+            kind.to_string(),
+            "--seed".to_owned(),
+            seed.to_string(),
+            "--suspend-after".to_owned(),
+            suspend_after.to_string(),
+        ]
     }
 
     fn waiting(&self) -> anyhow::Result<u64> {
@@ -293,7 +304,7 @@ impl<'a> Torture<'a> {
         acknowledged(&self.said.1, &mut self.acks);
         let mut args = ["--dir", &self.dir.display().to_string(), "--finish"].map(str::to_owned).to_vec();
         args.extend(self.database.arguments());
-        args.extend(self.kind());
+        args.extend(self.chances());
         let (sender, said) = channel();
         let mut last = WorkerProcess::spawn(&self.program, &args, sender)?;
         let finished =

@@ -7,12 +7,15 @@
 //! The **judge** starts workers, kills them, and lets the last one finish. Then the **audit** compares the ledgers with
 //! the tables.
 
+mod async_at_once;
 mod async_workload;
+mod at_once;
 pub mod audit;
 pub mod database;
 pub mod judge;
 pub mod kinds;
 pub mod ledger;
 pub mod points;
+pub mod records;
 pub mod worker;
 pub mod workload;

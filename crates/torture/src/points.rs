@@ -27,6 +27,10 @@ pub enum Point {
     AfterCommit(u64),
     /// After a commit that claims.
     AfterClaim,
+    /// Before a commit that decides a race, or looks whether a branch of it may.
+    BeforeDecide,
+    /// After such a commit.
+    AfterDecide,
     /// Row 7: the workflow has the value.
     AfterStep,
 }
@@ -42,6 +46,24 @@ impl Point {
         Self::WhileDecoding,
         Self::AfterStep,
     ];
+
+    /// The places at a commit of some kinds of writes.
+    const AT_KINDS: [Self; 3] = [Self::AfterClaim, Self::BeforeDecide, Self::AfterDecide];
+
+    /// The places at which a process is when the engine's hook tells of this.
+    fn of_commit(commit: &CommitPoint<'_>) -> impl Iterator<Item = Self> {
+        let has = |kind| commit.kinds.contains(&kind);
+        let (number, decides) = (commit.number, has("decide"));
+        let all = match commit.moment {
+            Moment::Before => [Some(Self::BeforeCommit(number)), decides.then_some(Self::BeforeDecide), None],
+            Moment::After => [
+                Some(Self::AfterCommit(number)),
+                decides.then_some(Self::AfterDecide),
+                has("claim").then_some(Self::AfterClaim),
+            ],
+        };
+        all.into_iter().flatten()
+    }
 }
 
 impl fmt::Display for Point {
@@ -56,6 +78,8 @@ impl fmt::Display for Point {
             Self::BeforeCommit(n) => write!(f, "before-commit:{n}"),
             Self::AfterCommit(n) => write!(f, "after-commit:{n}"),
             Self::AfterClaim => f.write_str("after-claim"),
+            Self::BeforeDecide => f.write_str("before-decide"),
+            Self::AfterDecide => f.write_str("after-decide"),
             Self::AfterStep => f.write_str("after-step"),
         }
     }
@@ -69,7 +93,7 @@ impl FromStr for Point {
         match text.split_once(':') {
             Some(("before-commit", n)) => Ok(Self::BeforeCommit(number(n)?)),
             Some(("after-commit", n)) => Ok(Self::AfterCommit(number(n)?)),
-            _ => [Self::AfterClaim]
+            _ => Self::AT_KINDS
                 .into_iter()
                 .chain(Self::IN_A_STEP)
                 .find(|point| point.to_string() == text)
@@ -79,17 +103,16 @@ impl FromStr for Point {
 }
 
 /// Kills or holds this process at a place, at the n-th time that the process comes there.
-#[derive(Debug)]
 pub struct Killer {
     at: Option<Point>,
     skip: AtomicU64,
-    act: fn(),
+    act: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Killer {
     /// Acts at this place, once it was passed `skip` times.
-    pub fn new(at: Option<Point>, skip: u64, act: fn()) -> Self {
-        Self { at, skip: AtomicU64::new(skip), act }
+    pub fn new(at: Option<Point>, skip: u64, act: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { at, skip: AtomicU64::new(skip), act: Box::new(act) }
     }
 
     /// Tells that the process is at this place.
@@ -103,13 +126,7 @@ impl Killer {
 
     /// Tells that the process is at this commit. The engine's hook calls it.
     pub fn at_commit(&self, point: &CommitPoint<'_>) -> Fate {
-        self.at(match point.moment {
-            Moment::Before => Point::BeforeCommit(point.number),
-            Moment::After => Point::AfterCommit(point.number),
-        });
-        if point.moment == Moment::After && point.kinds.contains(&"claim") {
-            self.at(Point::AfterClaim);
-        }
+        Point::of_commit(point).for_each(|point| self.at(point));
         Fate::Go
     }
 }

@@ -3,17 +3,22 @@
 use std::io::{self, BufRead as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use engine::testing::Moment;
-use engine::{Engine, EngineOptions, Handle, WorkflowFilter, WorkflowStatus};
+use engine::{Engine, EngineOptions, Handle, WorkflowFilter, WorkflowId, WorkflowStatus};
 
+use crate::at_once::LATE;
 use crate::database::Database;
 use crate::kinds::Kind;
 use crate::ledger::Ledger;
 use crate::points::{Killer, Point, die};
 use crate::workload::{Seen, Workflows, Workload};
+
+/// The message that comes to a race from outside.
+pub const OUTSIDE: &str = "from outside";
 
 /// What a worker is to do.
 #[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
@@ -37,6 +42,12 @@ pub struct WorkerArgs {
     /// Pass that place so many times before
     #[arg(long, default_value_t = 0)]
     pub skip: u64,
+    /// Send a message to the workflow with this id, before the process is killed
+    #[arg(long, requires = "message_at")]
+    pub message_to: Option<String>,
+    /// Send it there, once that place was passed as often as the place of the kill
+    #[arg(long)]
+    pub message_at: Option<Point>,
     /// Stop there until a line comes on standard input, in place of dying
     #[arg(long)]
     pub hold: bool,
@@ -111,6 +122,7 @@ pub fn work(args: &WorkerArgs) -> anyhow::Result<()> {
     let killer = Arc::new(Killer::new(args.kill_at, args.skip, if args.hold { hold } else { die }));
     let (hook, tell_commits) = (killer.clone(), args.tell_commits);
     let database = Database::named(&args.dir, args.database_url.as_deref());
+    let sender = sender(args, &database)?;
     let options = Engine::options()
         .app("torture")
         .workers_max(args.workers)
@@ -120,6 +132,7 @@ pub fn work(args: &WorkerArgs) -> anyhow::Result<()> {
             if tell_commits && point.moment == Moment::Before {
                 let _ = say(&format!("commit {} {}", point.number, point.kinds.join(" ")));
             }
+            sender.at_commit(point);
             hook.at_commit(point)
         }));
     let engine = database.open(args.lease.of(options))?;
@@ -147,6 +160,21 @@ pub fn work(args: &WorkerArgs) -> anyhow::Result<()> {
     loop {
         std::thread::park();
     }
+}
+
+/// Sends a message where it is told to, over an engine of its own.
+fn sender(args: &WorkerArgs, database: &Database) -> anyhow::Result<Killer> {
+    let Some(to) = &args.message_to else { return Ok(Killer::new(None, 0, || {})) };
+    let (engine, to) = (database.open(Engine::options().app("torture"))?, WorkflowId::new(to)?);
+    let is_done = AtomicBool::new(false);
+    let send = move || {
+        if !is_done.swap(true, Ordering::SeqCst)
+            && let Err(error) = engine.send(&to, LATE, OUTSIDE.to_owned())
+        {
+            let _ = say(&format!("no message to {to}: {error}"));
+        }
+    };
+    Ok(Killer::new(args.message_at, args.skip, send))
 }
 
 /// Starts the workflows. Each start that returned is acknowledged on standard output before the next. Returns the

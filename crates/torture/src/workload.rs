@@ -11,13 +11,14 @@ use engine::{
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::async_at_once;
 use crate::async_workload as asynchronous;
 use crate::kinds::Kinds;
 use crate::ledger::Ledger;
 use crate::points::{Killer, Point};
 
 /// Kinds of workflows; the number of one says its kind.
-pub const KINDS: u64 = 6;
+pub const KINDS: u64 = 9;
 
 /// Long enough to be slept through without a thread, also on a busy machine.
 pub(crate) const EVERYTHINGS_NAP: Duration = Duration::from_millis(100);
@@ -119,7 +120,7 @@ impl Workload {
     }
 
     /// A step whose body leaves a trace and returns a value that no other execution returns.
-    fn step(&self, ctx: &mut Context, name: &str) -> Result<String> {
+    pub(crate) fn step(&self, ctx: &mut Context, name: &str) -> Result<String> {
         self.killer.at(Point::BeforeStep);
         step_begins(&self.killer);
         let run = ctx.attempt();
@@ -253,8 +254,28 @@ impl Workload {
             move |workload, ctx| workload.everything(ctx, &leaf),
             async move |workload, ctx| asynchronous::everything(workload, ctx, task).await,
         )?;
-        let kinds = vec![steps, transactions, sleeper, parent, messenger, everything.clone()];
+        let [map, join, race] = Self::register_at_once(&mut all)?;
+        let kinds =
+            vec![steps, transactions, sleeper, parent, messenger, everything.clone(), map, join, race];
         Ok(Workflows { kinds, all: everything })
+    }
+
+    fn register_at_once(all: &mut Registrar<'_>) -> Result<[Workflow<u64, Seen>; 3]> {
+        let runner = all.register_numbered("runner", Self::runner, async_at_once::runner)?;
+        let map = all.register_numbered("map", Self::map, async_at_once::map)?;
+        let (plain, task) = (runner.clone(), runner.clone());
+        let join = all.register(
+            "join",
+            move |workload, ctx| workload.join(ctx, &plain),
+            async move |workload, ctx| async_at_once::join(workload, ctx, task).await,
+        )?;
+        let task = runner.clone();
+        let race = all.register_numbered(
+            "race",
+            move |workload, ctx, number| workload.race(ctx, &runner, number),
+            async move |workload, ctx, number| async_at_once::race(workload, ctx, task, number).await,
+        )?;
+        Ok([map, join, race])
     }
 }
 
@@ -276,11 +297,29 @@ impl Registrar<'_> {
         A: FnOnce(Arc<Workload>, AsyncContext) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = Result<Seen>> + Send + 'static,
     {
+        self.register_numbered(
+            name,
+            move |workload, ctx, _| plain(workload, ctx),
+            move |workload, ctx, _| task(workload, ctx),
+        )
+    }
+
+    /// Registers a workflow that depends on the number with which it is started.
+    fn register_numbered<A, Fut>(
+        &mut self,
+        name: &str,
+        plain: impl Fn(&Workload, &mut Context, u64) -> Result<Seen> + Send + Sync + 'static,
+        task: A,
+    ) -> Result<Workflow<u64, Seen>>
+    where
+        A: FnOnce(Arc<Workload>, AsyncContext, u64) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<Seen>> + Send + 'static,
+    {
         let workload = self.workload.clone();
         if self.kinds.next_is_async() {
-            self.engine.register_async(name, move |ctx, _: u64| task(workload, ctx))
+            self.engine.register_async(name, move |ctx, number: u64| task(workload, ctx, number))
         } else {
-            self.engine.register(name, move |ctx: &mut Context, _: u64| plain(&workload, ctx))
+            self.engine.register(name, move |ctx: &mut Context, number: u64| plain(&workload, ctx, number))
         }
     }
 }

@@ -3,6 +3,7 @@
 //! turns.
 
 use std::collections::BTreeSet;
+use std::sync::Mutex;
 
 use torture::kinds::Kind;
 use torture::points::Point;
@@ -21,8 +22,27 @@ fn each<T: Send + Sync>(cases: &[T], case: impl Fn(&T) + Sync) {
     }
 }
 
+/// Tries the cases 1, 1 + n, and so on of each series, several at once, until a case says that it was beyond the end.
+pub(crate) fn each_until_the_end<S: Sync>(series: &[S], nth: u64, case: impl Fn(&S, u64) -> bool + Sync) {
+    let next = Mutex::new((0, 1));
+    let work = || loop {
+        let (index, number) = {
+            let mut next = next.lock().unwrap();
+            let taken = *next;
+            next.1 += nth;
+            taken
+        };
+        let Some(one) = series.get(index) else { break };
+        let mut next = if case(one, number) { continue } else { next.lock().unwrap() };
+        if next.0 == index {
+            *next = (index + 1, 1);
+        }
+    };
+    std::thread::scope(|scope| (0..AT_ONCE).for_each(|_| drop(scope.spawn(work))));
+}
+
 /// The kind of workflows that goes on after a kill, by turns.
-fn next_kind(turn: u64) -> Kind {
+pub(crate) fn next_kind(turn: u64) -> Kind {
     if turn.is_multiple_of(2) { Kind::Async } else { Kind::Plain }
 }
 
@@ -93,7 +113,7 @@ fn one_round(run: &(impl Fn(&mut Ground, Point) -> Ended + Sync)) -> BTreeSet<St
     };
     let mut all = BTreeSet::new();
     for moment in [Point::BeforeCommit, Point::AfterCommit] {
-        let mut numbers = (1..).step_by(every_nth_commit());
+        let mut numbers = (1..).step_by(usize::try_from(every_nth_commit()).unwrap());
         loop {
             let found: Vec<_> = std::thread::scope(|scope| {
                 let several = numbers.by_ref().take(usize::try_from(AT_ONCE).unwrap());

@@ -5,7 +5,9 @@
 
 mod crash_points;
 mod leases;
+mod maps;
 mod processes;
+mod races;
 mod support;
 
 use std::path::Path;
@@ -22,6 +24,11 @@ fn database(_: &Path) -> Database {
 const AT_ONCE: u64 = 8;
 
 /// Every commit where there is time, else a sample: SQLite runs the same statements of the engine.
-fn every_nth_commit() -> usize {
-    if std::env::var_os("PITON_LONG_TESTS").is_some() { 1 } else { 5 }
+fn every_nth_commit() -> u64 {
+    support::all_or_every(5)
+}
+
+/// Every case where there is time, else every n-th, on a file and on a server.
+fn every_nth(_: u64, on_a_server: u64) -> u64 {
+    support::all_or_every(on_a_server)
 }

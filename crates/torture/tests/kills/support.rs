@@ -12,8 +12,9 @@ use torture::audit;
 use torture::database::Database;
 use torture::judge::WorkerProcess;
 use torture::kinds::Kind;
-use torture::ledger::Ledger;
+use torture::ledger::{Entry, Ledger};
 use torture::points::Killer;
+use torture::records::{Outcomes, Records};
 use torture::worker::{LeaseLength, ledger};
 use torture::workload::Workload;
 
@@ -22,6 +23,11 @@ const SIGKILL: i32 = 9;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// A test kills many processes, one after another.
 const LIMIT: Duration = Duration::from_secs(20 * 60);
+
+/// Every case where there is time, else every n-th.
+pub(crate) fn all_or_every(n: u64) -> u64 {
+    if std::env::var_os("PITON_LONG_TESTS").is_some() { 1 } else { n }
+}
 
 pub(crate) struct Ground {
     dir: tempfile::TempDir,
@@ -33,6 +39,13 @@ pub(crate) struct Ground {
 pub(crate) struct Worker {
     process: WorkerProcess,
     said: Receiver<String>,
+}
+
+/// What a worker found that finished after a kill, and what it did.
+pub(crate) struct Rest {
+    pub(crate) recorded: Outcomes,
+    /// The steps whose bodies ran, by their workflows and names.
+    pub(crate) bodies: Vec<(String, String)>,
 }
 
 /// The output of a worker until its end.
@@ -90,9 +103,40 @@ impl Ground {
         Ended { lines, signal }
     }
 
-    /// Lets a worker with workflows of this kind end all workflows. It is not killed.
-    pub(crate) fn finish_as(&mut self, kind: Kind) {
-        assert!(!self.run(&format!("--kind {kind} --finish")).was_killed());
+    /// Lets a worker with workflows of this kind end all workflows. It is not killed. What was recorded stays so, and no
+    /// body of a recorded step runs again.
+    pub(crate) fn finish_as(&mut self, kind: Kind) -> Rest {
+        self.finish_with(&format!("--kind {kind}"))
+    }
+
+    /// Lets a worker with these arguments end all workflows.
+    pub(crate) fn finish_with(&mut self, args: &str) -> Rest {
+        let (recorded, lines) = (self.recorded(), self.ledger().len());
+        assert!(!self.run(&format!("{args} --finish")).was_killed());
+        let now = self.recorded();
+        for (step, output) in &recorded {
+            assert_eq!(now.get(step), Some(output), "the record of {step:?}");
+        }
+        let bodies: Vec<_> = self.ledger().into_iter().skip(lines).filter_map(body).collect();
+        let again: Vec<_> = bodies.iter().filter(|step| recorded.contains_key(step)).collect();
+        assert!(again.is_empty(), "recorded, and the bodies ran again: {again:?}");
+        Rest { recorded, bodies }
+    }
+
+    /// The outcomes of steps that are in the database. A ground without tables has none.
+    fn recorded(&self) -> Outcomes {
+        Records::read(&self.database).map(|records| records.outcomes()).unwrap_or_default()
+    }
+
+    fn ledger(&self) -> Vec<Entry> {
+        Ledger::read(&ledger(self.path())).unwrap()
+    }
+
+    /// What an ended workflow returned; `None` for one that was never started.
+    pub(crate) fn returned(&self, workflow: &str) -> Option<Vec<String>> {
+        let sql = format!("SELECT output FROM workflow_output WHERE workflow_uuid = '{workflow}'");
+        let row = self.database.rows(&sql).unwrap().into_iter().next()?;
+        Some(serde_json::from_str(&row.into_iter().next()??).unwrap())
     }
 
     /// Checks all invariants, by the tables and the ledgers.
@@ -117,6 +161,13 @@ impl Ground {
         Workload::new(ledger, killer).register(&engine, Kind::Mixed.by(0)).unwrap();
         engine.launch().unwrap();
         engine
+    }
+}
+
+fn body(entry: Entry) -> Option<(String, String)> {
+    match entry {
+        Entry::Body { workflow, step, .. } => Some((workflow, step)),
+        Entry::Saw { .. } => None,
     }
 }
 
