@@ -209,7 +209,8 @@ impl Context {
             let branches = branches.into_iter().enumerate();
             let works: Vec<_> =
                 branches.map(|(number, branch)| work(flow, race.ends(flow, number, branch))).collect();
-            let threads: Vec<_> = works.into_iter().map(|work| OnThread::run(scope, work)).collect();
+            let mut threads: Vec<_> = works.into_iter().map(|work| OnThread::run(scope, work)).collect();
+            threads.iter_mut().for_each(OnThread::run_here);
             threads.into_iter().map(OnThread::join).collect::<Vec<_>>()
         });
         flow.execution.refuse_if_ended()?;
@@ -241,7 +242,8 @@ macro_rules! operations {
                 $(let $operation = ($operation.begin)(flow);)*
                 let ($($operation,)*) = thread::scope(|scope| {
                     $(let $operation = work(flow, $operation);)*
-                    $(let $operation = OnThread::run(scope, $operation);)*
+                    $(let mut $operation = OnThread::run(scope, $operation);)*
+                    $($operation.run_here();)*
                     ($($operation.join(),)*)
                 });
                 Ok(($($operation?,)*))
@@ -258,10 +260,12 @@ operations!(A a, B b, C c, D d, E e, F f);
 operations!(A a, B b, C c, D d, E e, F f, G g);
 operations!(A a, B b, C c, D d, E e, F f, G g, H h);
 
-/// An operation that runs on a thread of its own. Where the system has none left, it runs when it is asked for.
+/// An operation that runs on a thread of its own. Where the system has none left, it runs on the thread of its workflow,
+/// before that waits for the others: they may wait for it.
 enum OnThread<'s, T> {
     Thread(ScopedJoinHandle<'s, Option<Result<T>>>),
     Later(Work<'s, T>),
+    Ended(Option<Result<T>>),
 }
 
 /// Taken by the thread that runs it.
@@ -277,10 +281,17 @@ impl<'s, T: Send + 's> OnThread<'s, T> {
         }
     }
 
+    fn run_here(&mut self) {
+        if let Self::Later(work) = self {
+            *self = Self::Ended(take(work));
+        }
+    }
+
     fn join(self) -> Result<T> {
         let ended = match self {
             Self::Thread(thread) => thread.join().unwrap_or_else(|payload| resume_unwind(payload)),
             Self::Later(work) => take(&work),
+            Self::Ended(ended) => ended,
         };
         ended.expect("each work is taken once")
     }
@@ -298,4 +309,27 @@ fn work<'s, T>(flow: &'s Flow, operation: impl Future<Output = Result<T>> + Send
 fn take<T>(work: &Work<'_, T>) -> Option<Result<T>> {
     let work = lock(work).take();
     work.map(|work| work())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn one_without_a_thread_runs_before_the_others_are_waited_for() {
+        let (tell, told) = mpsc::channel();
+        let ended: Vec<_> = thread::scope(|scope| {
+            let waits: Work<'_, u32> = Arc::new(Mutex::new(Some(Box::new(move || Ok(told.recv().unwrap())))));
+            let tells: Work<'_, u32> = Arc::new(Mutex::new(Some(Box::new(move || {
+                tell.send(7).unwrap();
+                Ok(8)
+            }))));
+            let mut both = [OnThread::run(scope, waits), OnThread::Later(tells)];
+            both.iter_mut().for_each(OnThread::run_here);
+            both.into_iter().map(|one| OnThread::join(one).unwrap()).collect()
+        });
+        assert_eq!(ended, [7, 8]);
+    }
 }
