@@ -175,7 +175,7 @@ impl Context {
     /// has returned. A child that loses runs on. When all operations wait, the workflow leaves its threads as in a single
     /// wait.
     ///
-    /// An operation that fails has ended as well. Takes one step id for the verdict, and then those of the operations in
+    /// An operation that fails, or cannot begin, has ended as well. Takes one step id for the verdict, and then those of the operations in
     /// their order. Until the verdict is recorded, a crash starts all of them anew; a sleep has its rest left.
     ///
     /// # Errors
@@ -191,9 +191,10 @@ impl Context {
     /// enum Answer { Paid(u64), Late }
     ///
     /// fn payment(ctx: &mut Context, order: u32) -> Result<bool> {
+    ///     let (day, week) = (Duration::from_secs(86_400), Duration::from_secs(7 * 86_400));
     ///     let answer = ctx.race([
-    ///         Operation::recv("paid", Duration::MAX / 4).map(|cents: Option<u64>| Answer::Paid(cents.unwrap_or(0))),
-    ///         Operation::sleep(Duration::from_secs(86_400)).map(|()| Answer::Late),
+    ///         Operation::recv("paid", week).map(|cents: Option<u64>| Answer::Paid(cents.unwrap_or(0))),
+    ///         Operation::sleep(day).map(|()| Answer::Late),
     ///     ])?;
     ///     Ok(answer != Answer::Late)
     /// }
