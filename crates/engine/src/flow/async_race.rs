@@ -12,7 +12,7 @@ use crate::flow::async_context::{AsyncContext, attempt};
 use crate::flow::attempts::{StepInfo, Tried};
 use crate::flow::child::AsyncChild;
 use crate::flow::drive::Flow;
-use crate::flow::execution::Open;
+use crate::flow::execution::{Ended, Open};
 use crate::flow::join::{Begin, Running, changed};
 use crate::flow::options::StepOptions;
 use crate::flow::race;
@@ -150,8 +150,11 @@ impl AsyncContext {
             let mut ended = None;
             while let Some(result) = running.next().await {
                 if !result.as_ref().is_err_and(race::is_lost) {
-                    ended = Some(result);
-                    break;
+                    ended.get_or_insert(result);
+                    // A shutdown lets the body of a step come to its end. It drops this future when the time is over.
+                    if !matches!(flow.execution.ended(), Some(Ended::Stopped(_))) {
+                        break;
+                    }
                 }
             }
             flow.execution.refuse_if_ended()?;

@@ -360,6 +360,56 @@ fn the_body_of_a_step_that_has_lost_a_race_ends() {
     }
 }
 
+/// As outside of a race.
+#[test]
+fn a_shutdown_lets_the_body_of_a_step_in_a_race_come_to_its_end() {
+    for kind in 0..2 {
+        let (app, latch, bodies) = (App::new(), Latch::default(), Counter::default());
+        let register = |engine: &Engine| {
+            let (held, ran) = (latch.clone(), bodies.clone());
+            let plain = move |ctx: &mut Context, (): ()| {
+                let step = Operation::step("step", |_| {
+                    held.hold();
+                    engine::ok(ran.count())
+                });
+                ctx.race([Operation::recv("word", HOUR).map(Option::unwrap_or_default), step])
+            };
+            let (held, ran) = (latch.clone(), bodies.clone());
+            let task = async move |mut ctx: AsyncContext, (): ()| {
+                let step = AsyncOperation::step("step", async |_| {
+                    let held = held.clone();
+                    tokio::task::spawn_blocking(move || held.hold()).await?;
+                    engine::ok(ran.count())
+                });
+                ctx.race([AsyncOperation::recv("word", HOUR).map(Option::unwrap_or_default), step]).await
+            };
+            match kind {
+                0 => engine.register("race", plain).unwrap(),
+                _ => engine.register_async("race", task).unwrap(),
+            }
+        };
+        let engine = app.open();
+        let workflow = register(&engine);
+        engine.launch().unwrap();
+        workflow.start_as(&engine, "w", ()).unwrap();
+        latch.wait_for(1);
+        eventually("the other one waits", || app.recorded("w") == ["DBOS.sleep"]);
+        std::thread::scope(|scope| {
+            let shutdown = scope.spawn(|| engine.shutdown(Duration::from_secs(30)));
+            // Meanwhile the other operation is told to stop.
+            std::thread::sleep(Duration::from_millis(200));
+            latch.open();
+            assert_eq!(shutdown.join().unwrap(), []);
+        });
+        assert_eq!(app.recorded("w"), ["Piton.race", "DBOS.sleep", "step"]);
+        let engine = app.open();
+        register(&engine);
+        engine.launch().unwrap();
+        assert_eq!(engine.retrieve::<usize>("w").unwrap().result().unwrap(), 0);
+        assert_eq!(bodies.get(), 1);
+    }
+}
+
 #[test]
 fn a_panic_in_what_changes_a_value_is_the_error_of_the_workflow() {
     let app = App::new();
