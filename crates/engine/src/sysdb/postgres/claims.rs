@@ -62,7 +62,7 @@ const SERVED_WAITS: Statement = Statement {
         "))
                         OR (mark #>> '{}' LIKE 'message %'
                             AND EXISTS (SELECT 1 FROM dbos.notifications
-                                         WHERE destination_uuid = id AND topic = substr(mark #>> '{}', 9)
+                                         WHERE destination_uuid = waiting.id AND topic = substr(mark #>> '{}', 9)
                                            AND consumed = FALSE))))"
     ),
 };

@@ -59,7 +59,7 @@ const SERVED_WAITS: Statement = Statement {
         "))
                         OR (mark.value LIKE 'message %'
                             AND EXISTS (SELECT 1 FROM notifications
-                                         WHERE destination_uuid = id AND topic = substr(mark.value, 9)
+                                         WHERE destination_uuid = waiting.id AND topic = substr(mark.value, 9)
                                            AND consumed = FALSE))))"
     ),
 };
