@@ -24,11 +24,16 @@ const GROUPS: [Group; 2] = [
         files: &[
             "fleet/mod.rs",
             "fleet/recovery.rs",
+            "flow/child_result.rs",
             "flow/history.rs",
             "flow/operation.rs",
+            "flow/race.rs",
             "flow/sequence.rs",
+            "flow/start_child.rs",
+            "flow/waits.rs",
             "machines/committer.rs",
             "sysdb/sqlite/claims.rs",
+            "sysdb/sqlite/races.rs",
             "sysdb/sqlite/steps.rs",
             "sysdb/sqlite/workflows.rs",
         ],
@@ -38,8 +43,11 @@ const GROUPS: [Group; 2] = [
         files: &[
             "sysdb/postgres/batch.rs",
             "sysdb/postgres/claims.rs",
+            "sysdb/postgres/part.rs",
+            "sysdb/postgres/races.rs",
             "sysdb/postgres/steps.rs",
             "sysdb/postgres/workflows.rs",
+            "sysdb/postgres/writer.rs",
         ],
         suite: "conformance_postgres",
     },
@@ -101,7 +109,7 @@ fn command(program: &PathBuf, args: &MutantsArgs, suite: &str, files: &[&str]) -
         "--package",
         "engine",
         "--features",
-        "postgres",
+        "postgres,tokio",
         "--no-shuffle",
     ]);
     for file in files {
