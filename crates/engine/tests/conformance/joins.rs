@@ -396,8 +396,7 @@ fn a_shutdown_lets_the_body_of_a_step_in_a_race_come_to_its_end() {
         eventually("the other one waits", || app.recorded("w") == ["DBOS.sleep"]);
         std::thread::scope(|scope| {
             let shutdown = scope.spawn(|| engine.shutdown(Duration::from_secs(30)));
-            // Meanwhile the other operation is told to stop.
-            std::thread::sleep(Duration::from_millis(200));
+            give_time("the other operation is told to stop", || false);
             latch.open();
             assert_eq!(shutdown.join().unwrap(), []);
         });
