@@ -128,6 +128,11 @@ impl Terms {
         self.lasts / 2
     }
 
+    /// From this age on the last beat of an executor is late. A lease that was renewed one beat earlier holds longer.
+    fn late(self) -> Duration {
+        (self.every * 3 / 2).min(self.lasts)
+    }
+
     /// After an outage all who live have renewed their leases by then.
     fn grace(self) -> Duration {
         self.lasts + self.every
@@ -199,12 +204,14 @@ impl Leases {
     }
 
     /// When the database was away, or this process stood still, the leases of the living have run out too. The
-    /// executors renew them before long. Until then the living cannot be told from the dead.
+    /// executors renew them before long. Until then the living cannot be told from the dead. An executor whose own beat is
+    /// late cannot tell either: whatever holds it up may hold up the beats of the others, whose leases run out before its
+    /// own.
     fn cannot_tell(&self) -> bool {
         lock(&self.held).values().any(|lease| {
             let held = *lock(&lease.held);
             held.is_none_or(|held| {
-                held.renewed.elapsed() >= self.terms.lasts
+                held.renewed.elapsed() >= self.terms.late()
                     || (held.returned && held.since.elapsed() < self.terms.grace())
             })
         })
