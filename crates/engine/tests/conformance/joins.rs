@@ -78,12 +78,7 @@ fn recorded_operations_of_a_join_never_run_again() {
         workflow.start_as(&engine, "w", ()).unwrap().result().unwrap();
         drop(engine);
         app.interrupt("w", 2);
-        for step in &gone {
-            app.execute(
-                "DELETE FROM operation_outputs WHERE workflow_uuid = 'w' AND function_id = ?1",
-                [*step],
-            );
-        }
+        app.forget_steps("w", &gone);
         let engine = app.open();
         register(&engine);
         engine.launch().unwrap();

@@ -135,6 +135,14 @@ impl App {
         self.column(sql, [id])
     }
 
+    /// Removes recorded steps, each of which is there.
+    pub(crate) fn forget_steps(&self, id: &str, steps: &[u32]) {
+        for step in steps {
+            let sql = "DELETE FROM operation_outputs WHERE workflow_uuid = ?1 AND function_id = ?2";
+            assert_eq!(self.execute(sql, (id, *step)), 1, "step {step} of {id}");
+        }
+    }
+
     /// As if the workflow's executor had died right after it had recorded this step.
     pub(crate) fn interrupt(&self, id: &str, after_step: u32) {
         self.interrupt_under("piton-dead", id, after_step);
