@@ -135,10 +135,12 @@ impl Flow {
     /// Nothing more happens after the end of the execution, nor in a branch of a race that another one has won.
     pub(crate) fn refuse_if_over(&self) -> Result<()> {
         self.execution.refuse_if_ended()?;
-        match &self.branch {
-            Some(branch) if branch.has_lost() => Err(race::lost(self)),
-            _ => Ok(()),
-        }
+        if self.has_lost() { Err(race::lost(self)) } else { Ok(()) }
+    }
+
+    /// Whether this is a branch of a race that another branch has won.
+    fn has_lost(&self) -> bool {
+        self.branch().is_some_and(Branch::has_lost)
     }
 
     /// Makes the ends of several operations durable, in as few commits as can be.
@@ -272,7 +274,7 @@ impl Flow {
         let watch = Stopwatch::start();
         let run = &self.execution.run;
         // What ended before `seen` does not wait.
-        if run.stop().is_none() && !self.branch.as_ref().is_some_and(Branch::has_lost) {
+        if run.stop().is_none() && !self.has_lost() {
             let _lent = self.slot().lend();
             match &self.driver {
                 Driver::Thread(_) => run.signal.wait_past(seen, &clock, deadline),

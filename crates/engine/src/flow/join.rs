@@ -175,8 +175,8 @@ impl Context {
     /// has returned. A child that loses runs on. When all operations wait, the workflow leaves its threads as in a single
     /// wait.
     ///
-    /// An operation that fails, or cannot begin, has ended as well. Takes one step id for the verdict, and then those of the operations in
-    /// their order. Until the verdict is recorded, a crash starts all of them anew; a sleep has its rest left.
+    /// An operation that fails, or cannot begin, has ended as well. Takes one step id for the verdict, and then those of the
+    /// operations in their order. Until the verdict is recorded, a crash starts all of them anew; a sleep has its rest left.
     ///
     /// # Errors
     /// - The error of the winner.
