@@ -418,11 +418,7 @@ impl Committer {
     fn commit_unharmed(&self, writes: &[Write]) -> Vec<Answer> {
         catch_unwind(AssertUnwindSafe(|| self.commit_batch(writes))).unwrap_or_else(|payload| {
             std::mem::forget(payload);
-            let error = DbError {
-                statement: "commit",
-                may_pass: false,
-                source: Box::<dyn std::error::Error + Send + Sync>::from("panicked; see the log").into(),
-            };
+            let error = DbError::lasting("commit", "panicked; see the log");
             writes.iter().map(|_| Err(CommitError::Refused(error.clone()))).collect()
         })
     }

@@ -260,6 +260,16 @@ pub(crate) struct DbError {
     pub(crate) source: Arc<dyn std::error::Error + Send + Sync>,
 }
 
+impl DbError {
+    /// An error in our own words that does not pass: to try again does not help.
+    pub(crate) fn lasting(
+        statement: &'static str,
+        reason: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { statement, may_pass: false, source: reason.into().into() }
+    }
+}
+
 impl fmt::Display for DbError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.statement, self.source)

@@ -153,8 +153,7 @@ mod tests {
     use super::*;
 
     fn error() -> DbError {
-        let source = Box::<dyn std::error::Error + Send + Sync>::from("the disk is full");
-        DbError { statement: "commit", may_pass: true, source: source.into() }
+        DbError { may_pass: true, ..DbError::lasting("commit", "the disk is full") }
     }
 
     #[test]

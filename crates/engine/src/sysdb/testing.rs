@@ -69,9 +69,8 @@ impl Gate {
         let ask = |moment| match (hooked.hook)(&CommitPoint { number, moment, kinds }) {
             Fate::Go => Ok(()),
             fate @ (Fate::FailForNow | Fate::FailForGood) => Err(DbError {
-                statement: "commit",
                 may_pass: fate == Fate::FailForNow,
-                source: Box::<dyn std::error::Error + Send + Sync>::from("failed by a test").into(),
+                ..DbError::lasting("commit", "failed by a test")
             }),
         };
         ask(Moment::Before)?;

@@ -1,9 +1,9 @@
 //! Races: the verdict and what the winner records are one commit.
 
-use super::connection::{Connection, trouble};
+use super::connection::Connection;
 use super::{messages, steps, workflows};
 use crate::sysdb::write::{Refusal, Winner};
-use crate::sysdb::{DbResult, Owner, StepRow, Verdict};
+use crate::sysdb::{DbError, DbResult, Owner, StepRow, Verdict};
 
 /// Lets the winner win, unless there is a verdict. The owner's row is held meanwhile, so nobody comes in between.
 pub(super) fn decide(
@@ -32,7 +32,7 @@ pub(super) fn decide(
         }
         match steps::record_one(connection, owner, verdict)? {
             Verdict::Done => Ok(won),
-            other => Err(trouble("decide", &format!("the verdict was answered by {other:?}"))),
+            other => Err(DbError::lasting("decide", format!("the verdict was answered by {other:?}"))),
         }
     })
 }

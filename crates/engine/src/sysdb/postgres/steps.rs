@@ -241,10 +241,8 @@ fn step_row(statement: &Statement, row: &Row) -> DbResult<StepRow> {
 
 /// A step id as the column has it.
 fn place(step: StepId) -> DbResult<i32> {
-    i32::try_from(step.0).map_err(|_| {
-        let error = trouble("record_step", "a workflow has at most 2,147,483,647 steps");
-        DbError { may_pass: false, ..error }
-    })
+    i32::try_from(step.0)
+        .map_err(|_| DbError::lasting("record_step", "a workflow has at most 2,147,483,647 steps"))
 }
 
 /// The columns of steps.

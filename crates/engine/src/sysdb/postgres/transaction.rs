@@ -75,7 +75,7 @@ impl TransactionSteps {
         if is_inside_async() {
             let reason =
                 "it blocks, so it cannot be called inside an async runtime; call it outside of block_on";
-            return Err(DbError { may_pass: false, ..trouble("transaction_step", reason) });
+            return Err(DbError::lasting("transaction_step", reason));
         }
         // Other steps of this process have all connections. The body is not to blame, and the caller may have been told
         // to stop.

@@ -18,11 +18,7 @@ pub(super) fn silent(statement: &'static str, within: Duration) -> DbError {
 
 /// Trouble that may pass, in our own words.
 pub(super) fn trouble(statement: &'static str, reason: &str) -> DbError {
-    DbError {
-        statement,
-        may_pass: true,
-        source: Box::<dyn std::error::Error + Send + Sync>::from(reason).into(),
-    }
+    DbError { may_pass: true, ..DbError::lasting(statement, reason) }
 }
 
 /// The error of a statement, with the verdict whether it may work later.

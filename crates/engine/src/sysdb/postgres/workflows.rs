@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use postgres::Row;
 use postgres::types::ToSql;
 
-use super::connection::{Connection, Statement, column, trouble};
+use super::connection::{Connection, Statement, column};
 use super::part::{Found, Part, joined, query};
 use super::steps;
 use crate::pure::clock::Timestamp;
@@ -17,7 +17,7 @@ use crate::pure::limits::WAITS_LOOKED_AT;
 use crate::pure::status::WorkflowStatus;
 use crate::sysdb::names::{INTERNAL_QUEUE, ended};
 use crate::sysdb::write::{Attempt, Existing, NewWorkflow, Refusal, Wake};
-use crate::sysdb::{DbResult, Outcome, Owner, StepRow, StoredInput, Verdict};
+use crate::sysdb::{DbError, DbResult, Outcome, Owner, StepRow, StoredInput, Verdict};
 
 /// Inserts the workflows that are new; for a taken id, no row comes back. In the order of their ids, so that two
 /// processes that start the same ones do not wait for each other in a circle.
@@ -262,7 +262,7 @@ fn taken(connection: &mut Connection, new: &[&NewWorkflow]) -> DbResult<HashMap<
 pub(super) fn start(connection: &mut Connection, new: &NewWorkflow) -> DbResult<Verdict> {
     let [found, ..] = query(connection, &STARTS, &Starts::of(&[new]).params())?;
     let mut verdicts = started(connection, &[new], &found)?;
-    verdicts.pop().ok_or_else(|| trouble(STARTS.name, "it has no verdict"))
+    verdicts.pop().ok_or_else(|| DbError::lasting(STARTS.name, "it has no verdict"))
 }
 
 /// The child and the parent's step that started it, both or neither.
@@ -325,7 +325,7 @@ pub(super) fn settled(
 pub(super) fn settle(connection: &mut Connection, end: End<'_>) -> DbResult<Verdict> {
     let [_, _, found] = query(connection, &ENDS, &Ends::of(&[end]).params())?;
     let mut verdicts = settled(connection, &[end], &found)?;
-    verdicts.pop().ok_or_else(|| trouble(ENDS.name, "it has no verdict"))
+    verdicts.pop().ok_or_else(|| DbError::lasting(ENDS.name, "it has no verdict"))
 }
 
 /// Call it whenever workflows end other than by a settlement: their parents may wait without a thread.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::batch::Set;
-use super::connection::{Connection, outside_async, trouble};
+use super::connection::{Connection, outside_async};
 use super::connector::{Connector, Purpose};
 use super::news::News;
 use super::{batch, claims, manage, messages, queues, races, steps, workflows};
@@ -71,7 +71,7 @@ fn commit(connection: &mut Connection, batch: &[Write]) -> DbResult<Vec<Verdict>
         _ => connection.atomically(apply_all)?,
     }
     let all: Option<Vec<Verdict>> = verdicts.into_iter().collect();
-    all.ok_or_else(|| DbError { may_pass: false, ..trouble("commit", "a write has no verdict") })
+    all.ok_or_else(|| DbError::lasting("commit", "a write has no verdict"))
 }
 
 /// Writes that are applied one after the other but for its set, by their places in the batch.

@@ -108,8 +108,7 @@ fn is_damage(error: &DbError) -> bool {
 }
 
 fn refused(reason: String, may_pass: bool) -> DbError {
-    let source = Box::<dyn std::error::Error + Send + Sync>::from(reason).into();
-    DbError { statement: "check_file", may_pass, source }
+    DbError { may_pass, ..DbError::lasting("check_file", reason) }
 }
 
 fn number_of(path: &Path) -> io::Result<Number> {

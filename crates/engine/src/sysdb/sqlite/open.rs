@@ -114,8 +114,7 @@ pub(super) fn still_durable(connection: &Connection) -> DbResult<()> {
     }
     let reason =
         format!("the connection is no longer durable: it is at {synchronous}, where 2 (FULL) is needed");
-    let source = Box::<dyn std::error::Error + Send + Sync>::from(reason).into();
-    Err(DbError { statement: NAME, may_pass: false, source })
+    Err(DbError::lasting(NAME, reason))
 }
 
 /// Puts the contents of the log into the one file, as far as that needs no wait for other users of it.

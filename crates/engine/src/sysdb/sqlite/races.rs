@@ -2,10 +2,9 @@
 
 use rusqlite::Connection;
 
-use super::statement::contradiction;
 use super::{messages, steps, workflows};
 use crate::sysdb::write::{Refusal, Winner};
-use crate::sysdb::{DbResult, Owner, StepRow, Verdict};
+use crate::sysdb::{DbError, DbResult, Owner, StepRow, Verdict};
 
 /// Lets the winner win, unless there is a verdict. The transaction around it lets nobody in between.
 pub(super) fn decide(
@@ -33,6 +32,6 @@ pub(super) fn decide(
     }
     match steps::record(connection, owner, verdict)? {
         Verdict::Done => Ok(won),
-        other => Err(contradiction("decide", &format!("the verdict was answered by {other:?}"))),
+        other => Err(DbError::lasting("decide", format!("the verdict was answered by {other:?}"))),
     }
 }

@@ -46,12 +46,6 @@ impl Statement {
     }
 }
 
-/// The error where the database contradicts itself. To try again does not help.
-pub(super) fn contradiction(statement: &'static str, reason: &str) -> DbError {
-    let source = Box::<dyn std::error::Error + Send + Sync>::from(reason).into();
-    DbError { statement, may_pass: false, source }
-}
-
 /// The error of a statement, with the verdict whether it may work later.
 pub(super) fn failed(statement: &'static str, error: rusqlite::Error) -> DbError {
     let may_pass = matches!(

@@ -6,14 +6,14 @@ use std::collections::HashMap;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, params};
 
-use super::statement::{Statement, contradiction, failed};
+use super::statement::{Statement, failed};
 use super::workflows::is_owner;
 use super::{column, json_array};
 use crate::pure::clock::Timestamp;
 use crate::pure::id::{StepId, WorkflowId};
 use crate::pure::limits::{PASTS_BYTES_MAX, PASTS_ROWS_MAX};
 use crate::sysdb::write::{BEFORE_FIRST_STEP, Refusal};
-use crate::sysdb::{DbResult, Owner, StepRow, Verdict};
+use crate::sysdb::{DbError, DbResult, Owner, StepRow, Verdict};
 
 /// Records an outcome once, and only for the owner. Zero rows: not the owner, or recorded before.
 ///
@@ -83,7 +83,7 @@ pub(super) fn record(connection: &Connection, owner: &Owner, step: &StepRow) -> 
     match read_at(connection, &owner.workflow, step.step_id)? {
         Some(found) if step.is_same_write(&found) => Ok(Verdict::Done),
         Some(found) => Ok(Verdict::Refused(Refusal::OtherStep { recorded: found.name.into_owned() })),
-        None => Err(contradiction(RECORD.name, "a record that conflicts is not there")),
+        None => Err(DbError::lasting(RECORD.name, "a record that conflicts is not there")),
     }
 }
 

@@ -165,9 +165,5 @@ fn open(path: &Path) -> DbResult<Connection> {
 }
 
 fn unusable(reason: &str) -> DbError {
-    DbError {
-        statement: "transaction_step",
-        may_pass: false,
-        source: Box::<dyn std::error::Error + Send + Sync>::from(reason).into(),
-    }
+    DbError::lasting("transaction_step", reason)
 }

@@ -71,8 +71,7 @@ fn commit(connection: &mut Connection, batch: &[Write]) -> DbResult<Vec<Verdict>
 }
 
 fn closed() -> DbError {
-    let source = Box::<dyn std::error::Error + Send + Sync>::from("the engine has shut down").into();
-    DbError { statement: "commit", may_pass: false, source }
+    DbError::lasting("commit", "the engine has shut down")
 }
 
 /// One write inside the transaction. Conflicts are verdicts; an error fails the whole batch.
