@@ -27,7 +27,7 @@ use crate::flow::waits::{self, Departure, Wait};
 use crate::machines::committer::{Caller, CommitError};
 use crate::machines::slots::Slot;
 use crate::machines::waiter::Subscription;
-use crate::pure::clock::Stopwatch;
+use crate::pure::clock::{Stopwatch, Timestamp};
 use crate::pure::due::Due;
 use crate::pure::error::{Error, Failure, Result, Stop};
 use crate::pure::id::WorkflowId;
@@ -251,11 +251,10 @@ impl Flow {
         let deadline = clock.now().checked_add(time);
         loop {
             let seen = self.execution.run.signal.now();
-            let left = deadline.map_or(Duration::MAX, |deadline| deadline.since(clock.now()));
-            if left.is_zero() {
+            if deadline.is_some_and(|deadline| deadline <= clock.now()) {
                 return self.refuse_if_over();
             }
-            self.wait_past(seen, left).await?;
+            self.wait_past(seen, deadline).await?;
         }
     }
 
@@ -266,11 +265,10 @@ impl Flow {
         Ok(())
     }
 
-    /// Waits until the signal of this run was raised since `seen`, or for `time`, and says which. No clock that is set
-    /// makes that shorter or longer. The slot is lent meanwhile.
-    pub(crate) async fn wait_past(&self, seen: u64, time: Duration) -> Result<bool> {
+    /// Waits until the signal of this run was raised since `seen`, or until the deadline on the steady clock. The slot is
+    /// lent meanwhile. A time to wait would begin anew here: it ends later if its clock moves between the look and the wait.
+    async fn wait_past(&self, seen: u64, deadline: Option<Timestamp>) -> Result<()> {
         let clock = self.core().options.clock.steady();
-        let deadline = clock.now().checked_add(time);
         let watch = Stopwatch::start();
         let run = &self.execution.run;
         // What ended before `seen` does not wait.
@@ -284,8 +282,7 @@ impl Flow {
         }
         let (workflow, took) = (self.execution.workflow(), watch.elapsed());
         self.execution.tell(|| Event::Waited { workflow, took });
-        self.refuse_if_over()?;
-        Ok(run.signal.now() != seen)
+        self.refuse_if_over()
     }
 
     /// The one policy of all waits: in memory until `patience` is over, and without anything after that, when each open
@@ -302,14 +299,14 @@ impl Flow {
         let mut leaving = None;
         loop {
             let seen = self.execution.run.signal.now();
-            let left = wait.due.map_or(Duration::MAX, |due| due.left(clock));
+            let is_over = |due: Due| due.left(clock).is_zero();
             let was_called = calls.is_some_and(|(awaited, calls)| awaited.calls() != calls);
-            if left.is_zero() || was_called || waits.refused() != refused {
+            if wait.due.is_some_and(is_over) || was_called || waits.refused() != refused {
                 return Ok(Waited::LookAgain);
             }
-            let stays = patience.map_or(left, |patience| patience.left(clock).min(left));
-            if !stays.is_zero() {
-                self.wait_past(seen, stays).await?;
+            if !patience.is_some_and(is_over) {
+                let first = wait.due.into_iter().chain(patience).map(|due| due.steady).min();
+                self.wait_past(seen, first).await?;
                 continue;
             }
             if leaving.is_none() {
@@ -325,7 +322,7 @@ impl Flow {
                     self.leave(departure).await?;
                 }
                 // The signal is raised when another operation ends.
-                None => drop(self.wait_past(seen, left).await?),
+                None => self.wait_past(seen, wait.due.map(|due| due.steady)).await?,
             }
         }
     }
