@@ -100,7 +100,7 @@ impl Demo {
             outcome => outcome?,
         };
         if let Some(profile) = &self.profile {
-            let profile = profile.finish(workflow.name(), waiting.elapsed());
+            let profile = profile.finish(workflow.name(), waiting);
             profile.write(&self.state.dir)?;
             self.story.profile(&profile.table(), &self.state.dir);
         }

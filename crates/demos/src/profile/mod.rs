@@ -85,7 +85,7 @@ pub struct Profile {
 }
 
 /// The workflows that run on one thread: inline children above their parents.
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Stack {
     root: Node,
     open: Vec<(String, Instant)>,
@@ -104,12 +104,22 @@ impl Stack {
         node.total += took;
     }
 
-    fn close(&mut self) {
-        let elapsed = self.open.last().map(|(_, start)| start.elapsed()).unwrap_or_default();
+    fn close(&mut self, now: Instant) {
+        let elapsed =
+            self.open.last().map(|(_, start)| now.saturating_duration_since(*start)).unwrap_or_default();
         let node = self.current();
         node.calls += 1;
         node.total += elapsed;
         self.open.pop();
+    }
+
+    /// What is known at this moment: the open workflows count until now.
+    fn until(&self, now: Instant) -> Node {
+        let mut stack = self.clone();
+        while !stack.open.is_empty() {
+            stack.close(now);
+        }
+        stack.root
     }
 }
 
@@ -127,13 +137,16 @@ impl Profile {
         work(threads.entry(thread::current().id()).or_default())
     }
 
-    /// The run of the workflow of this name, as seen by the program that waited `wall` for it.
+    /// The run of the workflow of this name, as seen by the program that has waited for it since `began`.
     ///
-    /// Only the thread of that workflow counts: work on other threads meanwhile is a wait of this thread.
-    pub fn finish(&self, workflow: &str, wall: Duration) -> Finished {
+    /// Only the thread of that workflow counts: work on other threads meanwhile is a wait of this thread. The program may
+    /// hear the outcome before the workflow's thread has told its end. What is open counts until now.
+    pub fn finish(&self, workflow: &str, began: Instant) -> Finished {
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let wall = now.saturating_duration_since(began);
         let key = (workflow.to_owned(), Part::Engine.key());
-        let found = threads.values().find_map(|stack| stack.root.children.get(&key).cloned());
+        let found = threads.values().find_map(|stack| stack.until(now).children.remove(&key));
         let mut main = Node { calls: 1, total: wall, children: BTreeMap::new() };
         if let Some(run) = found {
             main.children.insert(key, run);
@@ -146,7 +159,7 @@ impl Observer for Profile {
     fn observe(&self, event: &Event<'_>) {
         self.on_this_thread(|stack| match event {
             Event::WorkflowStarted { name, .. } => stack.open.push(((*name).to_owned(), Instant::now())),
-            Event::WorkflowEnded { .. } | Event::WorkflowLeft { .. } => stack.close(),
+            Event::WorkflowEnded { .. } | Event::WorkflowLeft { .. } => stack.close(Instant::now()),
             Event::StepRan { name, took, .. } => stack.add(&format!("step {name}"), Part::StepBody, *took),
             Event::Recorded { kind, took, .. } => stack.add(&format!("commit {kind}"), Part::Commit, *took),
             Event::Waited { took, .. } => stack.add("wait", Part::Wait, *took),
@@ -229,15 +242,37 @@ mod tests {
         assert!(seen.contains(&("users_workflow".to_owned(), ms(25))));
     }
 
+    fn started(profile: &Profile, id: &engine::WorkflowId, name: &str) {
+        profile.observe(&Event::WorkflowStarted {
+            workflow: id,
+            name,
+            inline_in: None,
+            attempt: 1,
+            recovered: false,
+        });
+    }
+
+    #[test]
+    fn a_workflow_that_has_not_told_its_end_counts_until_now() {
+        let (profile, began) = (Profile::default(), Instant::now());
+        let id = engine::WorkflowId::new("w").unwrap();
+        started(&profile, &id, "parent");
+        started(&profile, &id, "child");
+        profile.observe(&Event::Recorded { workflow: &id, kind: "settle", took: ms(1) });
+        while began.elapsed() < ms(3) {
+            thread::yield_now();
+        }
+        let Finished { main, wall } = profile.finish("parent", began);
+        let mut parts = Duration::ZERO;
+        walk(&main, &mut |_, node| parts += node.own());
+        assert_eq!(parts, wall);
+    }
+
     #[test]
     fn inline_children_are_above_their_parents() {
         let profile = Profile::default();
         let id = engine::WorkflowId::new("w").unwrap();
-        let started = |name| {
-            let event =
-                Event::WorkflowStarted { workflow: &id, name, inline_in: None, attempt: 1, recovered: false };
-            profile.observe(&event);
-        };
+        let started = |name| started(&profile, &id, name);
         let ended = |name| {
             let event = Event::WorkflowEnded { workflow: &id, name, status: engine::WorkflowStatus::Success };
             profile.observe(&event);
@@ -250,7 +285,7 @@ mod tests {
         }
         profile.measure("insert", Part::ApplicationDatabase, || ());
         ended("parent");
-        let finished = profile.finish("parent", Duration::from_secs(1));
+        let finished = profile.finish("parent", Instant::now());
         let mut folded: Vec<String> = Vec::new();
         walk(&finished.main, &mut |path, node| {
             let names: Vec<_> = path.iter().map(|(name, _)| *name).collect();

@@ -26,7 +26,7 @@ pub enum Event<'e> {
         /// Whether its history was read from the database.
         recovered: bool,
     },
-    /// A run ended and its outcome is recorded.
+    /// A run ended and its outcome is recorded. Who waits for the outcome may hear it before this event is told.
     WorkflowEnded {
         /// The workflow.
         workflow: &'e WorkflowId,
