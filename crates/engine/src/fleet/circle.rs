@@ -3,21 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::fleet::stranded::Notice;
-use crate::sysdb::{Places, Wait, Waits};
+use crate::sysdb::{QueuePlaces, WaitEdge, WaitGraph};
 
 /// How many waits one notice names.
 const NAMED_MAX: usize = 6;
 
 /// The notices: one for each circle, and one for each full queue in which a holder of a place waits for another place.
-pub(crate) fn notices(waits: &Waits) -> Vec<Notice> {
+pub(crate) fn notices(waits: &WaitGraph) -> Vec<Notice> {
     let stuck = stuck(waits);
     let circles = circles(&stuck, waits).into_iter().map(|circle| of_circle(&circle, waits));
     circles.chain(of_own_queues(&stuck, waits)).collect()
 }
 
 /// The waits that can never end. It begins with all waits, and removes a wait when its awaited workflow can go on.
-fn stuck(waits: &Waits) -> Vec<&Wait> {
-    let mut stuck: Vec<&Wait> = waits.waits.iter().collect();
+fn stuck(waits: &WaitGraph) -> Vec<&WaitEdge> {
+    let mut stuck: Vec<&WaitEdge> = waits.waits.iter().collect();
     loop {
         let ids: BTreeSet<&str> = stuck.iter().map(|wait| wait.waiter.as_str()).collect();
         let before = stuck.len();
@@ -33,13 +33,13 @@ fn stuck(waits: &Waits) -> Vec<&Wait> {
 }
 
 /// The places of a queue, if there is no free one.
-fn full<'w>(waits: &'w Waits, queue: &str) -> Option<&'w Places> {
+fn full<'w>(waits: &'w WaitGraph, queue: &str) -> Option<&'w QueuePlaces> {
     let places = waits.queues.iter().find(|places| places.queue == queue)?;
     (places.holders.len() >= places.in_flight as usize).then_some(places)
 }
 
 /// The stuck waits, in one list for each group that hangs together.
-fn circles<'w>(stuck: &[&'w Wait], waits: &'w Waits) -> Vec<Vec<&'w Wait>> {
+fn circles<'w>(stuck: &[&'w WaitEdge], waits: &'w WaitGraph) -> Vec<Vec<&'w WaitEdge>> {
     let mut beside: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut tie = |one: &'w str, other: &'w str| {
         beside.entry(one).or_default().push(other);
@@ -62,7 +62,7 @@ fn circles<'w>(stuck: &[&'w Wait], waits: &'w Waits) -> Vec<Vec<&'w Wait>> {
                 ahead.extend(beside.get(id).into_iter().flatten());
             }
         }
-        let circle: Vec<&Wait> =
+        let circle: Vec<&WaitEdge> =
             stuck.iter().filter(|wait| members.contains(wait.waiter.as_str())).copied().collect();
         if !circle.is_empty() {
             circles.push(circle);
@@ -71,7 +71,7 @@ fn circles<'w>(stuck: &[&'w Wait], waits: &'w Waits) -> Vec<Vec<&'w Wait>> {
     circles
 }
 
-fn of_circle(circle: &[&Wait], waits: &Waits) -> Notice {
+fn of_circle(circle: &[&WaitEdge], waits: &WaitGraph) -> Notice {
     let queues: BTreeSet<&String> = circle.iter().filter_map(|wait| wait.in_queue.as_ref()).collect();
     let more = if queues.is_empty() {
         ""
@@ -88,15 +88,15 @@ fn of_circle(circle: &[&Wait], waits: &Waits) -> Notice {
 }
 
 /// The waits that end only when another workflow of the waiter's own queue has ended.
-fn of_own_queues(stuck: &[&Wait], waits: &Waits) -> Vec<Notice> {
-    let mut found: BTreeMap<&str, Vec<&Wait>> = BTreeMap::new();
+fn of_own_queues(stuck: &[&WaitEdge], waits: &WaitGraph) -> Vec<Notice> {
+    let mut found: BTreeMap<&str, Vec<&WaitEdge>> = BTreeMap::new();
     for wait in waits.waits.iter().filter(|wait| !stuck.contains(wait)) {
         let places = wait.in_queue.as_ref().and_then(|queue| full(waits, queue));
         if let Some(places) = places.filter(|places| places.holders.contains(&wait.waiter)) {
             found.entry(&places.queue).or_default().push(wait);
         }
     }
-    let notice = |(queue, own): (&str, Vec<&Wait>)| Notice {
+    let notice = |(queue, own): (&str, Vec<&WaitEdge>)| Notice {
         text: format!(
             "{} workflows of queue {queue} wait for children in the same queue, which is full with them: {}. They go on \
              when others of the queue have ended. Put such children into another queue, or raise its in_flight",
@@ -109,9 +109,9 @@ fn of_own_queues(stuck: &[&Wait], waits: &Waits) -> Vec<Notice> {
     found.into_iter().map(notice).collect()
 }
 
-fn named(list: &[&Wait], waits: &Waits) -> String {
-    let one = |wait: &&Wait| {
-        let Wait { waiter, awaited, in_queue } = wait;
+fn named(list: &[&WaitEdge], waits: &WaitGraph) -> String {
+    let one = |wait: &&WaitEdge| {
+        let WaitEdge { waiter, awaited, in_queue } = wait;
         let queue = in_queue.as_ref().map(|queue| {
             let in_flight = full(waits, queue).map_or(0, |places| places.in_flight);
             format!(", which waits for a place in queue {queue} (in_flight {in_flight}, all taken)")
@@ -130,18 +130,18 @@ mod tests {
     use super::*;
     use crate::pure::id::WorkflowId;
 
-    fn wait(waiter: &str, awaited: &str, in_queue: Option<&str>) -> Wait {
+    fn wait(waiter: &str, awaited: &str, in_queue: Option<&str>) -> WaitEdge {
         let id = |id: &str| WorkflowId::new(id).unwrap();
-        Wait { waiter: id(waiter), awaited: id(awaited), in_queue: in_queue.map(str::to_owned) }
+        WaitEdge { waiter: id(waiter), awaited: id(awaited), in_queue: in_queue.map(str::to_owned) }
     }
 
-    fn places(queue: &str, in_flight: u32, holders: &[&str]) -> Places {
+    fn places(queue: &str, in_flight: u32, holders: &[&str]) -> QueuePlaces {
         let holders = holders.iter().map(|id| WorkflowId::new(id).unwrap()).collect();
-        Places { queue: queue.to_owned(), in_flight, holders }
+        QueuePlaces { queue: queue.to_owned(), in_flight, holders }
     }
 
-    fn texts(waits: Vec<Wait>, queues: Vec<Places>) -> Vec<String> {
-        notices(&Waits { waits, queues }).into_iter().map(|notice| notice.text).collect()
+    fn texts(waits: Vec<WaitEdge>, queues: Vec<QueuePlaces>) -> Vec<String> {
+        notices(&WaitGraph { waits, queues }).into_iter().map(|notice| notice.text).collect()
     }
 
     #[test]

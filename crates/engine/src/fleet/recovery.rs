@@ -12,7 +12,7 @@ use crate::pure::limits::{REFUSED_RETRY_MIN, TRACELESS_EVERY, UNKNOWN_AFTER};
 use crate::pure::listing::brief;
 use crate::pure::observer::Event;
 use crate::pure::sync::say;
-use crate::sysdb::write::{Attempt, Unknown};
+use crate::sysdb::write::{RecoveryAttempt, Unknown};
 use crate::sysdb::{BusyExecutor, DbResult, Identity, Served, Verdict, Write};
 use crate::{flow::workflow, pure::codec};
 
@@ -99,7 +99,13 @@ fn release_the_lost(core: &Core, identity: &Identity) -> DbResult<()> {
     for owner in core.reader.owned_by(&identity.executor)? {
         if !core.runs.has(&owner) {
             let run = crate::flow::core::Run::new(owner);
-            if workflow::release(core, &run, Attempt::Counted, Some(REFUSED_RETRY_MIN), Caller::Engine) {
+            if workflow::release(
+                core,
+                &run,
+                RecoveryAttempt::Counted,
+                Some(REFUSED_RETRY_MIN),
+                Caller::Engine,
+            ) {
                 released.push(run.workflow().clone());
             }
         }

@@ -18,10 +18,10 @@ use crate::machines::slots::Slot;
 use crate::pure::clock::{Stopwatch, Timestamp};
 use crate::pure::id::{ExecutorId, OwnerToken};
 use crate::pure::limits::{
-    CENSUS_EVERY, CLAIM_MAX, POLL_MAX, POLL_MIN, SERVED_AT_ONCE, SERVED_EVERY_MIN, TRACELESS_EVERY,
+    CENSUS_EVERY, CLAIM_MAX, FULFILLED_AT_ONCE, FULFILLED_EVERY_MIN, POLL_MAX, POLL_MIN, TRACELESS_EVERY,
 };
 use crate::pure::sync::say;
-use crate::sysdb::write::{Attempt, Claim, ClaimedRow};
+use crate::sysdb::write::{Claim, ClaimedRow, RecoveryAttempt};
 use crate::sysdb::{DbResult, INTERNAL_QUEUE, OpenQueue, Owner, Served, Verdict, Write};
 
 /// A look that takes more than a moment takes at most one of this many parts of the time.
@@ -192,11 +192,11 @@ impl Fleet<'_> {
         }
         let watch = Stopwatch::start();
         let Ok(identity) = self.core.identity() else { return Ok(()) };
-        let waiting = self.core.reader.served_waits(&identity.app)?;
-        self.served = Some((Stopwatch::start(), SERVED_EVERY_MIN.max(watch.elapsed() * SHARE)));
-        for waiting in waiting.chunks(SERVED_AT_ONCE) {
+        let waiting = self.core.reader.fulfilled_waits(&identity.app)?;
+        self.served = Some((Stopwatch::start(), FULFILLED_EVERY_MIN.max(watch.elapsed() * SHARE)));
+        for waiting in waiting.chunks(FULFILLED_AT_ONCE) {
             let now = self.core.options.clock.now();
-            self.commit(Write::WakeServed { waiting: waiting.to_vec(), now });
+            self.commit(Write::WakeFulfilled { waiting: waiting.to_vec(), now });
         }
         Ok(())
     }
@@ -219,9 +219,9 @@ impl Fleet<'_> {
             return false;
         }
         let overdue = self.core.dues.overdue(&self.core.options.clock);
-        for waiting in overdue.chunks(SERVED_AT_ONCE) {
+        for waiting in overdue.chunks(FULFILLED_AT_ONCE) {
             let now = self.core.options.clock.now();
-            self.commit(Write::WakeServed { waiting: waiting.to_vec(), now });
+            self.commit(Write::WakeFulfilled { waiting: waiting.to_vec(), now });
         }
         !overdue.is_empty()
     }
@@ -305,7 +305,13 @@ impl Fleet<'_> {
                 workflow::dispatch(self.core, assignment, slot, Caller::Engine);
             } else {
                 // The claim gave more rows than it asked for: an earlier try took them, and its answer was lost.
-                workflow::release(self.core, &assignment.run, Attempt::GivenBack, None, Caller::Engine);
+                workflow::release(
+                    self.core,
+                    &assignment.run,
+                    RecoveryAttempt::GivenBack,
+                    None,
+                    Caller::Engine,
+                );
                 self.core.runs.leave(&assignment.run);
             }
         }

@@ -150,7 +150,7 @@ impl Flow {
             if self.circle_of(&wait).await.is_some() {
                 let (waiting, now) = (vec![self.execution.workflow().clone()], self.execution.now());
                 // Failures are logged by the committer.
-                let _ = self.commit(Write::WakeServed { waiting, now }).await;
+                let _ = self.commit(Write::WakeFulfilled { waiting, now }).await;
                 return;
             }
         }

@@ -364,7 +364,7 @@ impl Flow {
         let may_have_left = execution.waits.is_leaving();
         if may_have_left {
             // Writes are made in the order in which they came, so the suspension is made or refused when this is answered.
-            let nothing = Write::WakeServed { waiting: Vec::new(), now: execution.now() };
+            let nothing = Write::WakeFulfilled { waiting: Vec::new(), now: execution.now() };
             self.commit(nothing).await.map_err(|error| execution.commit_failed(&error))?;
         }
         while may_have_left || !core.liveness.covers(&executor, run.sure_at()) {

@@ -29,7 +29,7 @@ use crate::sysdb::outage::Part;
 use crate::sysdb::{DbResult, StepRow, Transacted, Tx};
 
 /// The result of one try. Its commit may have been refused altogether.
-pub(crate) type Attempt<T> = Result<DbResult<Transacted<T, Tried>>, CommitError>;
+pub(crate) type Attempted<T> = Result<DbResult<Transacted<T, Tried>>, CommitError>;
 
 impl Context {
     /// Runs `body` in a transaction of the system database. The writes of the body and the record of the step are one
@@ -111,7 +111,7 @@ impl Flow {
     where
         T: Serialize + DeserializeOwned,
         F: FnMut(Arc<Begun>, Codec, StepInfo, Option<StepId>) -> A,
-        A: Future<Output = Attempt<T>>,
+        A: Future<Output = Attempted<T>>,
     {
         let begun = self.begin_step::<T>(name, options);
         let (flow, options) = (self.clone(), options.clone());
@@ -172,7 +172,7 @@ impl Flow {
     ) -> Result<T, Tried>
     where
         T: DeserializeOwned,
-        A: Future<Output = Attempt<T>>,
+        A: Future<Output = Attempted<T>>,
     {
         let mut pause = COMMIT_RETRY_MIN;
         let mut failures = 0;
@@ -248,7 +248,7 @@ pub(crate) fn attempt_transaction<T>(
     codec: Codec,
     earlier: Option<StepId>,
     body: impl FnOnce(&mut Tx<'_>) -> Result<T, Tried>,
-) -> Attempt<T>
+) -> Attempted<T>
 where
     T: Serialize + DeserializeOwned,
 {

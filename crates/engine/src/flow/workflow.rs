@@ -25,7 +25,7 @@ use crate::pure::listing::brief;
 use crate::pure::observer::Event;
 use crate::pure::status::WorkflowStatus;
 use crate::pure::sync::say;
-use crate::sysdb::write::{Attempt, ClaimedRow};
+use crate::sysdb::write::{ClaimedRow, RecoveryAttempt};
 use crate::sysdb::{Outcome, Past, StoredInput, Verdict, Write};
 
 /// A workflow that this process owns and is to run.
@@ -102,7 +102,7 @@ pub(crate) fn dispatch(core: &Arc<Core>, assignment: Assignment, slot: Slot, cal
         if caller == Caller::Passive {
             release_unheard(core, &run, again_in);
         } else {
-            release(core, &run, Attempt::GivenBack, again_in, caller);
+            release(core, &run, RecoveryAttempt::GivenBack, again_in, caller);
         }
         core.runs.leave(&run);
         core.expect_backlog();
@@ -311,10 +311,12 @@ async fn leave(flow: &Flow, reason: &Stop, began: bool) -> Ending {
             return Ending::Suspended;
         }
         Stop::Cancelled | Stop::NotOwner | Stop::Deleted | Stop::Returned => return Ending::Left,
-        Stop::ShuttingDown => (Attempt::GivenBack, None),
+        Stop::ShuttingDown => (RecoveryAttempt::GivenBack, None),
         // Nothing of the run has begun when its past could not be read.
-        Stop::Database(_) if !began => (Attempt::GivenBack, Some(wait_after_refusal(execution.attempt))),
-        Stop::Database(_) => (Attempt::Counted, Some(wait_after_refusal(execution.attempt))),
+        Stop::Database(_) if !began => {
+            (RecoveryAttempt::GivenBack, Some(wait_after_refusal(execution.attempt)))
+        }
+        Stop::Database(_) => (RecoveryAttempt::Counted, Some(wait_after_refusal(execution.attempt))),
     };
     let write = release_write(flow.core(), &execution.run, attempt, again_in);
     was_released(&execution.run, &flow.commit(write).await);
@@ -333,7 +335,7 @@ fn wait_after_refusal(attempt: u32) -> Duration {
 pub(crate) fn release(
     core: &Core,
     run: &Run,
-    attempt: Attempt,
+    attempt: RecoveryAttempt,
     again_in: Option<Duration>,
     caller: Caller,
 ) -> bool {
@@ -343,10 +345,10 @@ pub(crate) fn release(
 
 /// Gives the workflow back to wait, for a caller that does not wait for the verdict.
 pub(crate) fn release_unheard(core: &Core, run: &Run, again_in: Option<Duration>) {
-    core.committer.commit_unheard(release_write(core, run, Attempt::GivenBack, again_in));
+    core.committer.commit_unheard(release_write(core, run, RecoveryAttempt::GivenBack, again_in));
 }
 
-fn release_write(core: &Core, run: &Run, attempt: Attempt, again_in: Option<Duration>) -> Write {
+fn release_write(core: &Core, run: &Run, attempt: RecoveryAttempt, again_in: Option<Duration>) -> Write {
     let at = core.options.clock.now();
     let again_at = again_in.and_then(|time| Due::after(&core.options.clock, time));
     if let Some(due) = again_at {

@@ -86,7 +86,7 @@ pub(crate) struct Surroundings {
 /// The writes that wait, in order.
 #[derive(Default)]
 struct Line {
-    tickets: VecDeque<Ticket>,
+    queued: VecDeque<Queued>,
     /// A thread commits, or was told to.
     led: bool,
     /// The committer's own thread was told to commit.
@@ -94,10 +94,10 @@ struct Line {
     closed: bool,
 }
 
-struct Ticket {
+struct Queued {
     job: Job,
     caller: Caller,
-    place: Arc<Place>,
+    ticket: Arc<Ticket>,
 }
 
 enum Job {
@@ -106,9 +106,9 @@ enum Job {
     Alone,
 }
 
-/// The place of a caller in line, where it is told its turn.
+/// The ticket of a caller in line. On it the caller is told its turn.
 #[derive(Default)]
-struct Place {
+struct Ticket {
     turn: Mutex<Told>,
     told: Condvar,
     /// The caller is a [`Caller::Passive`].
@@ -133,7 +133,7 @@ enum Turn {
     Alone,
     Verdict(Answer),
     /// The verdict, and the verdicts to hand out to the others of the batch.
-    Courier(Answer, Vec<(Arc<Place>, Answer)>),
+    Courier(Answer, Vec<(Arc<Ticket>, Answer)>),
 }
 
 type Answer = Result<Verdict, CommitError>;
@@ -142,7 +142,7 @@ type Answer = Result<Verdict, CommitError>;
 /// batch meanwhile.
 const COURIER_FROM: usize = 4;
 
-impl Place {
+impl Ticket {
     fn of(caller: Caller) -> Self {
         Self { is_passive: caller == Caller::Passive, ..Self::default() }
     }
@@ -220,18 +220,18 @@ impl Committer {
             self.pass_on();
             return answer.unwrap_or(Err(CommitError::Closed));
         }
-        let place = self.stand_in_line(Job::Write(Box::new(write)), caller)?;
-        self.wait_in(&place, caller)
+        let ticket = self.stand_in_line(Job::Write(Box::new(write)), caller)?;
+        self.wait_in(&ticket, caller)
     }
 
-    /// Waits in this place for the verdict. Leads when told to.
-    fn wait_in(&self, place: &Arc<Place>, caller: Caller) -> Result<Verdict, CommitError> {
+    /// Waits with this ticket for the verdict. Leads when told to.
+    fn wait_in(&self, ticket: &Arc<Ticket>, caller: Caller) -> Result<Verdict, CommitError> {
         let until = match caller {
             Caller::Engine | Caller::Passive => None,
             Caller::Outside => self.around.steady_clock.now().checked_add(CALL_WITHIN),
         };
         loop {
-            match place.wait(&self.around.steady_clock, until) {
+            match ticket.wait(&self.around.steady_clock, until) {
                 Some(Turn::Lead) => self.lead(),
                 Some(Turn::Verdict(verdict)) => return verdict,
                 Some(Turn::Courier(verdict, others)) => {
@@ -239,19 +239,19 @@ impl Committer {
                     return verdict;
                 }
                 Some(Turn::Alone) => {}
-                None => return Err(self.leave_line(place)),
+                None => return Err(self.leave_line(ticket)),
             }
         }
     }
 
     /// Makes many writes of one engine thread durable, in as few commits as can be, and returns the verdict of each.
     pub(crate) fn commit_all(&self, writes: Vec<Write>) -> Vec<Result<Verdict, CommitError>> {
-        let places = self.stand_in_line_all(writes);
-        places.into_iter().map(|place| self.wait_in(&place?, Caller::Passive)).collect()
+        let tickets = self.stand_in_line_all(writes);
+        tickets.into_iter().map(|ticket| self.wait_in(&ticket?, Caller::Passive)).collect()
     }
 
     /// All writes stand in line before the thread waits for the first.
-    fn stand_in_line_all(&self, writes: Vec<Write>) -> Vec<Result<Arc<Place>, CommitError>> {
+    fn stand_in_line_all(&self, writes: Vec<Write>) -> Vec<Result<Arc<Ticket>, CommitError>> {
         let stand = |write| self.stand_in_line(Job::Write(Box::new(write)), Caller::Passive);
         writes.into_iter().map(stand).collect()
     }
@@ -260,8 +260,8 @@ impl Committer {
     /// unless the engine closes first.
     #[cfg(feature = "tokio")]
     pub(crate) async fn commit_for_a_task(&self, write: Write) -> Result<Verdict, CommitError> {
-        let place = self.stand_in_line(Job::Write(Box::new(write)), Caller::Passive)?;
-        poll_fn(|context| place.poll(context)).await
+        let ticket = self.stand_in_line(Job::Write(Box::new(write)), Caller::Passive)?;
+        poll_fn(|context| ticket.poll(context)).await
     }
 
     /// Makes many writes of a task durable, in as few commits as can be, and returns the verdict of each.
@@ -270,11 +270,11 @@ impl Committer {
         &self,
         writes: Vec<Write>,
     ) -> Vec<Result<Verdict, CommitError>> {
-        let places = self.stand_in_line_all(writes);
-        let mut answers = Vec::with_capacity(places.len());
-        for place in places {
-            answers.push(match place {
-                Ok(place) => poll_fn(|context| place.poll(context)).await,
+        let tickets = self.stand_in_line_all(writes);
+        let mut answers = Vec::with_capacity(tickets.len());
+        for ticket in tickets {
+            answers.push(match ticket {
+                Ok(ticket) => poll_fn(|context| ticket.poll(context)).await,
                 Err(error) => Err(error),
             });
         }
@@ -288,9 +288,9 @@ impl Committer {
         write: Write,
         mut deadline: Alarm<'_>,
     ) -> Result<Verdict, CommitError> {
-        let place = self.stand_in_line(Job::Write(Box::new(write)), Caller::Passive)?;
-        poll_fn(|context| match place.poll(context) {
-            Poll::Pending => deadline.poll(context).map(|()| Err(self.leave_line(&place))),
+        let ticket = self.stand_in_line(Job::Write(Box::new(write)), Caller::Passive)?;
+        poll_fn(|context| match ticket.poll(context) {
+            Poll::Pending => deadline.poll(context).map(|()| Err(self.leave_line(&ticket))),
             ready @ Poll::Ready(_) => ready,
         })
         .await
@@ -298,10 +298,10 @@ impl Committer {
 
     /// Makes a write durable in its turn, for a caller that does not wait.
     pub(crate) fn commit_unheard(&self, write: Write) {
-        // The place counts as left already.
+        // The ticket counts as left already.
         let turn = Mutex::new(Told::InVain);
-        let place = Place { turn, _unheard: Some(self.unheard.enter()), ..Place::default() };
-        let _ = self.join_the_line(Job::Write(Box::new(write)), Caller::Outside, place);
+        let ticket = Ticket { turn, _unheard: Some(self.unheard.enter()), ..Ticket::default() };
+        let _ = self.join_the_line(Job::Write(Box::new(write)), Caller::Outside, ticket);
     }
 
     /// Waits until the writes that no caller waits for are made, at most this long. Writes that are not made when the
@@ -320,20 +320,20 @@ impl Committer {
         Ok(!std::mem::replace(&mut line.led, true))
     }
 
-    /// Takes the place of a caller that waits no longer out of the line.
-    fn leave_line(&self, place: &Arc<Place>) -> CommitError {
+    /// Takes the ticket of a caller that waits no longer out of the line.
+    fn leave_line(&self, ticket: &Arc<Ticket>) -> CommitError {
         let mut line = lock(&self.line);
-        let before = line.tickets.len();
-        line.tickets.retain(|ticket| !Arc::ptr_eq(&ticket.place, place));
+        let before = line.queued.len();
+        line.queued.retain(|queued| !Arc::ptr_eq(&queued.ticket, ticket));
         let reason = self.around.outage.reason().unwrap_or_else(|| "it is busy with other writes".to_owned());
-        CommitError::Unanswered { begun: line.tickets.len() == before, reason }
+        CommitError::Unanswered { begun: line.queued.len() == before, reason }
     }
 
     /// Runs `work` while no other thread commits. Only for threads of the engine.
     pub(crate) fn alone<T>(&self, work: impl FnOnce() -> T) -> Result<T, CommitError> {
-        let place = self.stand_in_line(Job::Alone, Caller::Engine)?;
+        let ticket = self.stand_in_line(Job::Alone, Caller::Engine)?;
         loop {
-            match place.wait(&self.around.steady_clock, None) {
+            match ticket.wait(&self.around.steady_clock, None) {
                 Some(Turn::Lead) => self.lead(),
                 Some(Turn::Alone) => {
                     // The lead is passed on even if `work` panics.
@@ -347,30 +347,30 @@ impl Committer {
     }
 
     /// Joins the line. Leads at once if no thread leads.
-    fn stand_in_line(&self, job: Job, caller: Caller) -> Result<Arc<Place>, CommitError> {
-        self.join_the_line(job, caller, Place::of(caller))
+    fn stand_in_line(&self, job: Job, caller: Caller) -> Result<Arc<Ticket>, CommitError> {
+        self.join_the_line(job, caller, Ticket::of(caller))
     }
 
-    fn join_the_line(&self, job: Job, caller: Caller, place: Place) -> Result<Arc<Place>, CommitError> {
-        let place = Arc::new(place);
+    fn join_the_line(&self, job: Job, caller: Caller, ticket: Ticket) -> Result<Arc<Ticket>, CommitError> {
+        let ticket = Arc::new(ticket);
         let mut line = lock(&self.line);
         if line.closed {
             return Err(CommitError::Closed);
         }
-        line.tickets.push_back(Ticket { job, caller, place: place.clone() });
+        line.queued.push_back(Queued { job, caller, ticket: ticket.clone() });
         if !line.led {
             line.led = true;
             self.appoint(&mut line);
         }
-        Ok(place)
+        Ok(ticket)
     }
 
     /// Tells the next thread to lead: an engine thread that is alone in line, or else the committer's own.
     fn appoint(&self, line: &mut Line) {
-        match line.tickets.front() {
-            Some(ticket) if line.tickets.len() == 1 && ticket.caller == Caller::Engine => {
+        match line.queued.front() {
+            Some(first) if line.queued.len() == 1 && first.caller == Caller::Engine => {
                 // A thread of the engine waits without a limit, so it hears this.
-                let _ = ticket.place.tell(Turn::Lead);
+                let _ = first.ticket.tell(Turn::Lead);
             }
             _ => {
                 line.outside_leads = true;
@@ -385,36 +385,36 @@ impl Committer {
     }
 
     /// Commits the waiting writes once and passes the lead on. Returns the verdicts to hand out.
-    fn lead_once(&self) -> Vec<(Arc<Place>, Answer)> {
+    fn lead_once(&self) -> Vec<(Arc<Ticket>, Answer)> {
         let batch = {
             let mut line = lock(&self.line);
-            match line.tickets.front() {
-                Some(Ticket { job: Job::Alone, place, .. }) => {
+            match line.queued.front() {
+                Some(Queued { job: Job::Alone, ticket, .. }) => {
                     // That thread passes the lead on itself.
-                    let _ = place.tell(Turn::Alone);
-                    line.tickets.pop_front();
+                    let _ = ticket.tell(Turn::Alone);
+                    line.queued.pop_front();
                     return Vec::new();
                 }
-                _ => take_batch(&mut line.tickets),
+                _ => take_batch(&mut line.queued),
             }
         };
-        let (writes, places): (Vec<Write>, Vec<Arc<Place>>) = batch.into_iter().unzip();
+        let (writes, tickets): (Vec<Write>, Vec<Arc<Ticket>>) = batch.into_iter().unzip();
         // The line is empty when the committer closed after it had appointed this thread.
         let verdicts = if writes.is_empty() { Vec::new() } else { self.commit_unharmed(&writes) };
         self.pass_on();
-        places.into_iter().zip(verdicts).collect()
+        tickets.into_iter().zip(verdicts).collect()
     }
 
     fn pass_on(&self) {
         let mut line = lock(&self.line);
-        if line.tickets.is_empty() {
+        if line.queued.is_empty() {
             line.led = false;
         } else {
             self.appoint(&mut line);
         }
     }
 
-    /// Commits a batch. The lead and the places of waiting callers survive a panic of a hook or of the committer.
+    /// Commits a batch. The lead and the tickets of waiting callers survive a panic of a hook or of the committer.
     fn commit_unharmed(&self, writes: &[Write]) -> Vec<Answer> {
         catch_unwind(AssertUnwindSafe(|| self.commit_batch(writes))).unwrap_or_else(|payload| {
             std::mem::forget(payload);
@@ -508,7 +508,7 @@ impl Committer {
             line.outside_leads = false;
             drop(line);
             let mut answers = self.lead_once();
-            let courier = answers.iter().rposition(|(place, _)| !place.is_passive);
+            let courier = answers.iter().rposition(|(ticket, _)| !ticket.is_passive);
             match courier
                 .filter(|_| answers.len() >= COURIER_FROM)
                 .map(|courier| answers.swap_remove(courier))
@@ -539,15 +539,15 @@ impl Committer {
         let left = {
             let mut line = lock(&self.line);
             line.closed = true;
-            let left = std::mem::take(&mut line.tickets);
+            let left = std::mem::take(&mut line.queued);
             // A thread that was told to lead and has not heard it yet hears only that the engine has closed.
-            line.led &= !left.iter().any(|ticket| ticket.place.is_to_lead());
+            line.led &= !left.iter().any(|queued| queued.ticket.is_to_lead());
             left
         };
         self.closing.raise();
         self.lead_for_outside.notify_all();
-        for ticket in left {
-            let _ = ticket.place.tell(Turn::Verdict(Err(CommitError::Closed)));
+        for queued in left {
+            let _ = queued.ticket.tell(Turn::Verdict(Err(CommitError::Closed)));
         }
     }
 }
@@ -561,22 +561,22 @@ impl Drop for PassOn<'_> {
     }
 }
 
-fn hand_out(answers: Vec<(Arc<Place>, Answer)>) {
-    for (place, answer) in answers {
-        let _ = place.tell(Turn::Verdict(answer));
+fn hand_out(answers: Vec<(Arc<Ticket>, Answer)>) {
+    for (ticket, answer) in answers {
+        let _ = ticket.tell(Turn::Verdict(answer));
     }
 }
 
 /// The writes at the head of the line, up to a job that must be alone.
-fn take_batch(tickets: &mut VecDeque<Ticket>) -> Vec<(Write, Arc<Place>)> {
-    let mut batch = Vec::with_capacity(tickets.len().min(BATCH_WRITES_MAX));
+fn take_batch(queued: &mut VecDeque<Queued>) -> Vec<(Write, Arc<Ticket>)> {
+    let mut batch = Vec::with_capacity(queued.len().min(BATCH_WRITES_MAX));
     while batch.len() < BATCH_WRITES_MAX
-        && let Some(ticket) = tickets.pop_front()
+        && let Some(first) = queued.pop_front()
     {
-        match ticket.job {
-            Job::Write(write) => batch.push((*write, ticket.place)),
+        match first.job {
+            Job::Write(write) => batch.push((*write, first.ticket)),
             Job::Alone => {
-                tickets.push_front(ticket);
+                queued.push_front(first);
                 break;
             }
         }
@@ -609,16 +609,16 @@ mod tests {
         Write::Requeue { executor: ExecutorId::generate(None), at: Timestamp::from_millis(0) }
     }
 
-    fn ticket(job: Job) -> Ticket {
-        Ticket { job, caller: Caller::Outside, place: Arc::default() }
+    fn queued(job: Job) -> Queued {
+        Queued { job, caller: Caller::Outside, ticket: Arc::default() }
     }
 
     #[test]
     fn a_batch_is_bounded_and_ends_before_what_must_be_alone() {
-        let write = || ticket(Job::Write(Box::new(requeue())));
+        let write = || queued(Job::Write(Box::new(requeue())));
         let mut line: VecDeque<_> = (0..=BATCH_WRITES_MAX).map(|_| write()).collect();
         assert_eq!(take_batch(&mut line).len(), BATCH_WRITES_MAX);
-        line.push_back(ticket(Job::Alone));
+        line.push_back(queued(Job::Alone));
         line.push_back(write());
         assert_eq!(take_batch(&mut line).len(), 1);
         assert!(take_batch(&mut line).is_empty());
@@ -640,8 +640,8 @@ mod tests {
     #[test]
     fn a_close_leaves_nobody_in_the_lead() {
         let committer = committer(Box::new(Nowhere));
-        let place = committer.stand_in_line(Job::Alone, Caller::Engine).ok().unwrap();
-        assert!(place.is_to_lead() && !committer.is_idle());
+        let ticket = committer.stand_in_line(Job::Alone, Caller::Engine).ok().unwrap();
+        assert!(ticket.is_to_lead() && !committer.is_idle());
         committer.close();
         assert!(committer.is_idle(), "whoever leaves last takes leave");
     }

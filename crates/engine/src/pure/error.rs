@@ -363,11 +363,11 @@ impl fmt::Display for Stop {
 /// ```
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Failure(Box<Told>);
+pub struct Failure(Box<Portable>);
 
 /// The portable form of an error in all DBOS SDKs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Told {
+struct Portable {
     name: String,
     message: String,
     #[serde(default)]
@@ -399,7 +399,7 @@ impl Failure {
     pub fn new(name: impl Into<String>, message: impl Into<String>) -> Self {
         let (name, message) = (name.into(), message.into());
         let (code, data, by_engine) = (Value::Null, Value::Null, ByEngine(false));
-        Self(Box::new(Told { name, message, code, data, by_engine }))
+        Self(Box::new(Portable { name, message, code, data, by_engine }))
     }
 
     /// Makes a failure that the engine decided on, under a name that it keeps for itself ([`DECISIVE`]).

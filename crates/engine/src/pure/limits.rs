@@ -77,7 +77,7 @@ pub(crate) const TAKEOVER_WITHIN_MIN: Duration = Duration::from_secs(1);
 pub(crate) const SWEEP_EVERY: Duration = Duration::from_millis(250);
 
 /// How many workflows whose wait ended unnoticed are woken in one commit.
-pub(crate) const SERVED_AT_ONCE: usize = 1000;
+pub(crate) const FULFILLED_AT_ONCE: usize = 1000;
 
 /// How many workflows that wait until a time are noted by the steady clock, in the process that suspended them.
 pub(crate) const DUE_NOTES_MAX: usize = 100_000;
@@ -86,7 +86,7 @@ pub(crate) const DUE_NOTES_MAX: usize = 100_000;
 pub(crate) const WALL_CLOCK_LAG: Duration = Duration::from_millis(200);
 
 /// The shortest time between two questions whether a wait without a thread has ended unnoticed.
-pub(crate) const SERVED_EVERY_MIN: Duration = Duration::from_secs(1);
+pub(crate) const FULFILLED_EVERY_MIN: Duration = Duration::from_secs(1);
 
 /// The shortest time between two looks at all waiting workflows: for workflows that no executor can take up, and for
 /// circles. Below it, how soon the log repeats itself when only a count has changed.

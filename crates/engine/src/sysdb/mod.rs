@@ -190,7 +190,7 @@ pub(crate) struct Census {
 
 /// A workflow that waits for another without a thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Wait {
+pub(crate) struct WaitEdge {
     pub(crate) waiter: WorkflowId,
     pub(crate) awaited: WorkflowId,
     /// The queue in which the awaited workflow waits for a place; `None` when it waits for another workflow itself.
@@ -199,7 +199,7 @@ pub(crate) struct Wait {
 
 /// A queue with an `in_flight` limit, and the holders of its places.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Places {
+pub(crate) struct QueuePlaces {
     pub(crate) queue: String,
     pub(crate) in_flight: u32,
     pub(crate) holders: Vec<WorkflowId>,
@@ -207,14 +207,14 @@ pub(crate) struct Places {
 
 /// Waits that may form circles.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Waits {
-    pub(crate) waits: Vec<Wait>,
-    pub(crate) queues: Vec<Places>,
+pub(crate) struct WaitGraph {
+    pub(crate) waits: Vec<WaitEdge>,
+    pub(crate) queues: Vec<QueuePlaces>,
 }
 
-impl Waits {
+impl WaitGraph {
     /// The queues in which a place is waited for, each once.
-    pub(crate) fn queues_of(waits: &[Wait]) -> Vec<&str> {
+    pub(crate) fn queues_of(waits: &[WaitEdge]) -> Vec<&str> {
         let mut queues: Vec<_> = waits.iter().filter_map(|wait| wait.in_queue.as_deref()).collect();
         queues.sort_unstable();
         queues.dedup();
@@ -222,12 +222,15 @@ impl Waits {
     }
 
     /// With a row for each place that is held: queue, limit, holder.
-    pub(crate) fn of(waits: Vec<Wait>, held: impl IntoIterator<Item = (String, u32, WorkflowId)>) -> Self {
-        let mut queues: Vec<Places> = Vec::new();
+    pub(crate) fn of(
+        waits: Vec<WaitEdge>,
+        held: impl IntoIterator<Item = (String, u32, WorkflowId)>,
+    ) -> Self {
+        let mut queues: Vec<QueuePlaces> = Vec::new();
         for (queue, in_flight, holder) in held {
             match queues.iter_mut().find(|places| places.queue == queue) {
                 Some(places) => places.holders.push(holder),
-                None => queues.push(Places { queue, in_flight, holders: vec![holder] }),
+                None => queues.push(QueuePlaces { queue, in_flight, holders: vec![holder] }),
             }
         }
         Self { waits, queues }
@@ -420,13 +423,13 @@ pub(crate) trait FleetReader: Send + Sync {
     /// Whether a workflow of this application waits, since then or longer, that has none of these names.
     fn unknown_wait(&self, served: &Served, since: Timestamp) -> DbResult<bool>;
     /// The workflows of an application that wait without a thread for an end or a message that is there.
-    fn served_waits(&self, app: &str) -> DbResult<Vec<WorkflowId>>;
+    fn fulfilled_waits(&self, app: &str) -> DbResult<Vec<WorkflowId>>;
     /// The executors of this engine that have a workflow in `PENDING`, and values in place of an executor's id.
     fn busy_executors(&self) -> DbResult<Vec<BusyExecutor>>;
     /// All workflows that wait to be taken up, in all applications. It reads all of them.
     fn census(&self) -> DbResult<Census>;
     /// The waits of an application for workflows that wait themselves, for another one or for a place in a queue.
-    fn waits(&self, app: &str) -> DbResult<Waits>;
+    fn waits(&self, app: &str) -> DbResult<WaitGraph>;
     /// The workflows that are `PENDING` under this executor.
     fn owned_by(&self, executor: &ExecutorId) -> DbResult<Vec<Owner>>;
 }

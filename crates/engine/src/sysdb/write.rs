@@ -29,13 +29,13 @@ pub(crate) enum Write {
     /// The verdict of a race, and what its winner records: both if there is no verdict yet, or neither.
     Decide { owner: Owner, verdict: StepRow, winner: Winner },
     /// Gives a claimed workflow back, to be claimed at once or from a time on.
-    Release { owner: Owner, attempt: Attempt, again_at: Option<Timestamp>, at: Timestamp },
+    Release { owner: Owner, attempt: RecoveryAttempt, again_at: Option<Timestamp>, at: Timestamp },
     /// Takes waiting workflows: the one door to execution.
     Claim(Claim),
     /// `DELAYED` workflows of the application whose time has come become claimable.
     WakeDue { identity: Arc<Identity>, now: Timestamp },
     /// These `DELAYED` workflows become claimable, if the awaited end or message is there.
-    WakeServed { waiting: Vec<WorkflowId>, now: Timestamp },
+    WakeFulfilled { waiting: Vec<WorkflowId>, now: Timestamp },
     /// The workflows of a dead executor become claimable.
     Requeue { executor: ExecutorId, at: Timestamp },
     /// Workflows that wait, since then or longer, and that no living program knows, end with an error that says so.
@@ -101,7 +101,7 @@ impl Write {
             | Self::Release { .. }
             | Self::Claim(_)
             | Self::WakeDue { .. }
-            | Self::WakeServed { .. }
+            | Self::WakeFulfilled { .. }
             | Self::Requeue { .. }
             | Self::Revive { .. }
             | Self::RegisterVersion { .. }
@@ -136,7 +136,7 @@ impl Write {
             Self::Suspend { .. }
             | Self::Release { .. }
             | Self::WakeDue { .. }
-            | Self::WakeServed { .. }
+            | Self::WakeFulfilled { .. }
             | Self::Requeue { .. }
             | Self::RefuseUnknown(_)
             | Self::Revive { .. }
@@ -179,7 +179,7 @@ kinds! {
     Release "release" by execution,
     Claim "claim" by anybody,
     WakeDue "wake_due" by anybody,
-    WakeServed "wake_served" by anybody,
+    WakeFulfilled "wake_fulfilled" by anybody,
     Requeue "requeue" by anybody,
     RefuseUnknown "refuse_unknown" by anybody,
     Revive "revive" by anybody,
@@ -237,7 +237,7 @@ pub(crate) struct Claim {
 
 /// Whether the attempt that a claim has counted still counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Attempt {
+pub(crate) enum RecoveryAttempt {
     Counted,
     GivenBack,
 }

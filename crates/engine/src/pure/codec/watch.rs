@@ -43,9 +43,9 @@ const PARTS_SHOWN: usize = 8;
 const KEY_CHARS: usize = 40;
 
 /// The path in code quotes, or `it` for the whole value.
-pub(super) struct Place<'p>(pub(super) Option<&'p Path<'p>>);
+pub(super) struct ShownPath<'p>(pub(super) Option<&'p Path<'p>>);
 
-impl fmt::Display for Place<'_> {
+impl fmt::Display for ShownPath<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts: Vec<_> =
             std::iter::successors(self.0, |path| path.above).map(|path| path.part).collect();
@@ -182,7 +182,7 @@ impl Trace {
         if let Ok(mut calls) = calls.try_borrow_mut()
             && calls.len() < CALLS_MAX
         {
-            calls.push(Call { what: what(), place: Place(place).to_string() });
+            calls.push(Call { what: what(), place: ShownPath(place).to_string() });
         }
     }
 

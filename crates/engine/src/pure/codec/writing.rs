@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::ser::{self, Serialize, Serializer};
 
-use super::watch::{Depth, Part, Path, Place, TooDeep, Trace};
+use super::watch::{Depth, Part, Path, ShownPath, TooDeep, Trace};
 
 /// The name of the struct by which `serde_json` passes a JSON text.
 const RAW_JSON: &str = "$serde_json::private::RawValue";
@@ -66,7 +66,7 @@ impl<'p> Here<'p> {
     fn inside<E: ser::Error>(self, above: Above) -> Result<Self, E> {
         let depth = self.depth.inside().ok_or_else(|| {
             self.too_deep.set(true);
-            E::custom(format_args!("{TooDeep}, at {}", Place(self.path)))
+            E::custom(format_args!("{TooDeep}, at {}", ShownPath(self.path)))
         })?;
         Ok(Self { depth, above, ..self })
     }
@@ -105,7 +105,7 @@ impl<'p> Here<'p> {
             return Err(E::custom(format_args!(
                 "{} is Some({what}), which JSON writes as `null` and reads back as None; give it a form that is not \
                  `null`",
-                Place(self.path)
+                ShownPath(self.path)
             )));
         }
         Ok(())
@@ -115,7 +115,7 @@ impl<'p> Here<'p> {
         if matches!(self.form, Form::Json) && !number.is_finite() {
             return Err(E::custom(format_args!(
                 "{} is {number}, for which JSON has no number but only `null`; write it as a text",
-                Place(self.path)
+                ShownPath(self.path)
             )));
         }
         Ok(())
@@ -366,7 +366,7 @@ impl<C> Parts<'_, C> {
             Form::Bincode(_) => Err(E::custom(format_args!(
                 "{} is left out, and bincode would read what follows in its place; drop `skip_serializing` and \
                  `skip_serializing_if`, or record it as JSON",
-                Place(Some(&path))
+                ShownPath(Some(&path))
             ))),
         }
     }

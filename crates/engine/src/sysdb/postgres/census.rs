@@ -8,7 +8,7 @@ use crate::pure::clock::Timestamp;
 use crate::pure::id::{ExecutorId, WorkflowId};
 use crate::pure::limits::WAITS_MAX;
 use crate::sysdb::names::INTERNAL_QUEUE;
-use crate::sysdb::{Census, DbResult, OpenGroup, Wait, Waits};
+use crate::sysdb::{Census, DbResult, OpenGroup, WaitEdge, WaitGraph};
 
 /// A workflow whose last executor is of another program is for that program.
 macro_rules! groups {
@@ -106,21 +106,21 @@ pub(super) fn census(connection: &mut Connection) -> DbResult<Census> {
     Ok(census)
 }
 
-pub(super) fn waits(connection: &mut Connection, app: &str) -> DbResult<Waits> {
+pub(super) fn waits(connection: &mut Connection, app: &str) -> DbResult<WaitGraph> {
     let wait = |row: &Row| {
         let (waiter, awaited) = (id(&WAITS, row, 0)?, id(&WAITS, row, 1)?);
-        Ok(Wait { waiter, awaited, in_queue: column(&WAITS, row, 2)? })
+        Ok(WaitEdge { waiter, awaited, in_queue: column(&WAITS, row, 2)? })
     };
     let found = connection.query(&WAITS, &[&app, &i64::from(WAITS_MAX)])?;
-    let waits: Vec<Wait> = found.iter().map(wait).collect::<DbResult<_>>()?;
-    let asked = Waits::queues_of(&waits);
+    let waits: Vec<WaitEdge> = found.iter().map(wait).collect::<DbResult<_>>()?;
+    let asked = WaitGraph::queues_of(&waits);
     let held = if asked.is_empty() { Vec::new() } else { connection.query(&HOLDERS, &[&asked])? };
     let read = |row: &Row| {
         let in_flight = column::<i32>(&HOLDERS, row, 1)?.max(0);
         Ok((column(&HOLDERS, row, 0)?, in_flight.unsigned_abs(), id(&HOLDERS, row, 2)?))
     };
     let held = held.iter().map(read).collect::<DbResult<Vec<_>>>()?;
-    Ok(Waits::of(waits, held))
+    Ok(WaitGraph::of(waits, held))
 }
 
 fn id(statement: &Statement, row: &Row, index: usize) -> DbResult<WorkflowId> {

@@ -39,8 +39,8 @@ const WAKE_DUE: Statement = Statement {
 /// either, looks for itself. A wait for a workflow in a state that is not known goes on.
 ///
 /// $1 application
-const SERVED_WAITS: Statement = Statement {
-    name: "served_waits",
+const FULFILLED_WAITS: Statement = Statement {
+    name: "fulfilled_waits",
     sql: concat!(
         "
         WITH waiting AS MATERIALIZED (
@@ -68,8 +68,8 @@ const SERVED_WAITS: Statement = Statement {
 };
 
 /// A workflow that waits for another end or message by now looks in vain and waits on. $1 ids, $2 now
-const WAKE_SERVED: Statement = Statement {
-    name: "wake_served",
+const WAKE_FULFILLED: Statement = Statement {
+    name: "wake_fulfilled",
     sql: "
         UPDATE dbos.workflow_status
            SET status = 'ENQUEUED', delay_until_epoch_ms = NULL, updated_at = $2,
@@ -230,8 +230,8 @@ const LOST_AMONG: Statement = Statement {
 #[cfg(test)]
 pub(super) const ALL: &[Statement] = &[
     WAKE_DUE,
-    SERVED_WAITS,
-    WAKE_SERVED,
+    FULFILLED_WAITS,
+    WAKE_FULFILLED,
     REQUEUE,
     REFUSE_UNKNOWN,
     ANY_REFUSED,
@@ -248,18 +248,18 @@ pub(super) fn wake_due(connection: &mut Connection, app: &str, now: Timestamp) -
     Ok(Verdict::Changed(ids(&WAKE_DUE, &woken)?))
 }
 
-pub(super) fn served_waits(connection: &mut Connection, app: &str) -> DbResult<Vec<WorkflowId>> {
-    ids(&SERVED_WAITS, &connection.query(&SERVED_WAITS, &[&app])?)
+pub(super) fn fulfilled_waits(connection: &mut Connection, app: &str) -> DbResult<Vec<WorkflowId>> {
+    ids(&FULFILLED_WAITS, &connection.query(&FULFILLED_WAITS, &[&app])?)
 }
 
-pub(super) fn wake_served(
+pub(super) fn wake_fulfilled(
     connection: &mut Connection,
     waiting: &[WorkflowId],
     now: Timestamp,
 ) -> DbResult<Verdict> {
     let waiting: Vec<&str> = waiting.iter().map(WorkflowId::as_str).collect();
-    let woken = connection.query(&WAKE_SERVED, &[&waiting, &now.as_millis()])?;
-    Ok(Verdict::Changed(ids(&WAKE_SERVED, &woken)?))
+    let woken = connection.query(&WAKE_FULFILLED, &[&waiting, &now.as_millis()])?;
+    Ok(Verdict::Changed(ids(&WAKE_FULFILLED, &woken)?))
 }
 
 pub(super) fn requeue(

@@ -99,24 +99,24 @@ impl Line {
     }
 
     /// The action while no byte comes: to wait until a time, or to look.
-    fn waits(self: &Arc<Self>, waker: &Waker) -> Waits {
+    fn waits(self: &Arc<Self>, waker: &Waker) -> Patience {
         let mut state = lock(&self.state);
         if state.lost.is_some() {
-            return Waits::No;
+            return Patience::No;
         }
         state.waker = Some(waker.clone());
         if let Some((watch, limit)) = state.login {
             return match limit.checked_sub(watch.elapsed()).filter(|left| !left.is_zero()) {
-                Some(left) => Waits::For(left),
+                Some(left) => Patience::For(left),
                 None => state.give_up(limit),
             };
         }
         let Some(look) = self.look.as_ref().filter(|_| state.unanswered > 0 && !state.looking) else {
-            return Waits::Quietly;
+            return Patience::Quietly;
         };
         let limit = if state.serving.is_some() { self.silence } else { self.answer };
         if let Some(left) = limit.checked_sub(state.moved.elapsed()).filter(|left| !left.is_zero()) {
-            return Waits::For(left);
+            return Patience::For(left);
         }
         let Some(serving) = state.serving else { return state.give_up(limit) };
         state.looking = true;
@@ -129,9 +129,9 @@ impl Line {
         if thread::Builder::new().name("piton-watch".to_owned()).spawn(looks).is_err() {
             state.looking = false;
             state.moved = Stopwatch::start();
-            return Waits::For(self.silence);
+            return Patience::For(self.silence);
         }
-        Waits::Quietly
+        Patience::Quietly
     }
 
     /// After a look.
@@ -195,16 +195,16 @@ impl State {
         self.heard = self.moved;
     }
 
-    fn give_up(&mut self, silent_for: Duration) -> Waits {
+    fn give_up(&mut self, silent_for: Duration) -> Patience {
         self.lost.get_or_insert(silent_for);
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
-        Waits::No
+        Patience::No
     }
 }
 
-enum Waits {
+enum Patience {
     /// It was given up.
     No,
     For(Duration),
@@ -318,9 +318,9 @@ impl Wire {
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             match self.line.waits(cx.waker()) {
-                Waits::No => return Poll::Ready(self.line.lost().map_or(Ok(()), Err)),
-                Waits::Quietly => return Poll::Pending,
-                Waits::For(time) => {
+                Patience::No => return Poll::Ready(self.line.lost().map_or(Ok(()), Err)),
+                Patience::Quietly => return Poll::Pending,
+                Patience::For(time) => {
                     let until = Instant::now() + time;
                     let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(until)));
                     sleep.as_mut().reset(until);

@@ -80,7 +80,7 @@ mod tests {
         "outlook", // when the next of those that wait is due
         "owned_by",
         "requeue",
-        "served_waits",
+        "fulfilled_waits",
         "waits",
         "wake_due",
     ];

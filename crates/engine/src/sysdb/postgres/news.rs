@@ -44,7 +44,7 @@ pub(super) struct News {
     /// Ours among all words.
     us: String,
     channel: String,
-    told: Mutex<Told>,
+    told: Mutex<Outgoing>,
     to_tell: Signal,
     heard: AtomicBool,
     ended: AtomicBool,
@@ -54,7 +54,7 @@ pub(super) struct News {
 
 /// News that wait to be told, and news that were told and not heard.
 #[derive(Default)]
-struct Told {
+struct Outgoing {
     something: bool,
     /// Since when a word of our own is on its way.
     word: Option<Stopwatch>,

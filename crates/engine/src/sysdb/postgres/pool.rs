@@ -139,17 +139,17 @@ impl<C: Pooled> Pool<C> {
             if idle.is_some() || state.open < self.max {
                 state.open += usize::from(idle.is_none());
                 drop(state);
-                let place = Place(self);
+                let permit = Permit(self);
                 let connection = match idle.map(C::if_sound) {
                     None => (self.make)()?,
                     Some(Some(connection)) => connection,
                     Some(None) => {
-                        drop(place);
+                        drop(permit);
                         state = lock(&self.state);
                         continue;
                     }
                 };
-                std::mem::forget(place);
+                std::mem::forget(permit);
                 return Ok(Some(Lent { pool: self, connection: Some(connection) }));
             }
             let Some(left) = time.checked_sub(watch.elapsed()).filter(|left| !left.is_zero()) else {
@@ -170,10 +170,10 @@ impl<C: Pooled> Pool<C> {
     }
 }
 
-/// The place of a connection that is being made; free again when that fails, also by a panic.
-struct Place<'p, C: Pooled>(&'p Pool<C>);
+/// The permit of a connection that is being made. It is given back when that fails, also by a panic.
+struct Permit<'p, C: Pooled>(&'p Pool<C>);
 
-impl<C: Pooled> Drop for Place<'_, C> {
+impl<C: Pooled> Drop for Permit<'_, C> {
     fn drop(&mut self) {
         lock(&self.0.state).open -= 1;
         self.0.returned.notify_one();

@@ -13,7 +13,7 @@ use crate::pure::listing::{Progress, WorkflowFilter, WorkflowInfo};
 use crate::sysdb::names::ended;
 use crate::sysdb::{
     BusyExecutor, Census, DbResult, FleetReader, Outcome, Outlook, Owner, Past, Reader, Served, StepRow,
-    StoredInput, Waits,
+    StoredInput, WaitGraph,
 };
 
 /// $1 ids
@@ -98,15 +98,15 @@ impl FleetReader for Readers {
         self.pool.read(|connection| claims::unknown_wait(connection, served, since))
     }
 
-    fn served_waits(&self, app: &str) -> DbResult<Vec<WorkflowId>> {
-        self.pool.read(|connection| claims::served_waits(connection, app))
+    fn fulfilled_waits(&self, app: &str) -> DbResult<Vec<WorkflowId>> {
+        self.pool.read(|connection| claims::fulfilled_waits(connection, app))
     }
 
     fn census(&self) -> DbResult<Census> {
         self.pool.read(census::census)
     }
 
-    fn waits(&self, app: &str) -> DbResult<Waits> {
+    fn waits(&self, app: &str) -> DbResult<WaitGraph> {
         self.pool.read(|connection| census::waits(connection, app))
     }
 

@@ -24,7 +24,7 @@ pub(super) fn trouble(statement: &'static str, reason: &str) -> DbError {
 /// The error of a statement, with the verdict whether it may work later.
 pub(super) fn failed(statement: &'static str, error: postgres::Error) -> DbError {
     let may_pass = may_pass(&error);
-    DbError { statement, may_pass, source: Arc::new(Told(error)) }
+    DbError { statement, may_pass, source: Arc::new(InWords(error)) }
 }
 
 /// The error of a request under a limit.
@@ -105,15 +105,15 @@ pub(super) fn words(error: &DbError) -> String {
 
 /// The server's message; the driver's own text is only "db error".
 #[derive(Debug)]
-struct Told(postgres::Error);
+struct InWords(postgres::Error);
 
-impl fmt::Display for Told {
+impl fmt::Display for InWords {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&in_words(&self.0))
     }
 }
 
-impl std::error::Error for Told {
+impl std::error::Error for InWords {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.0)
     }

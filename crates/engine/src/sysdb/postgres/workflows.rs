@@ -16,7 +16,7 @@ use crate::pure::id::{ExecutorId, WorkflowId};
 use crate::pure::limits::WAITS_LOOKED_AT;
 use crate::pure::status::WorkflowStatus;
 use crate::sysdb::names::{INTERNAL_QUEUE, ended};
-use crate::sysdb::write::{Attempt, Existing, NewWorkflow, Refusal, Wake};
+use crate::sysdb::write::{Existing, NewWorkflow, RecoveryAttempt, Refusal, Wake};
 use crate::sysdb::{DbError, DbResult, Outcome, Owner, StepRow, StoredInput, Verdict};
 
 /// Inserts the workflows that are new; for a taken id, no row comes back. In the order of their ids, so that two
@@ -363,11 +363,11 @@ pub(super) fn suspend(
 pub(super) fn release(
     connection: &mut Connection,
     owner: &Owner,
-    attempt: Attempt,
+    attempt: RecoveryAttempt,
     again_at: Option<Timestamp>,
     at: Timestamp,
 ) -> DbResult<Verdict> {
-    let given_back = i64::from(attempt == Attempt::GivenBack);
+    let given_back = i64::from(attempt == RecoveryAttempt::GivenBack);
     let again_at = again_at.map(Timestamp::as_millis);
     let (id, token) = (owner.workflow.as_str(), owner.token.as_str());
     let released = connection

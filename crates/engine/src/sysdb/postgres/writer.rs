@@ -171,7 +171,7 @@ fn apply_one(connection: &mut Connection, write: &Write) -> DbResult<Verdict> {
         }
         Write::Claim(claim) => queues::claim(connection, claim),
         Write::WakeDue { identity, now } => claims::wake_due(connection, &identity.app, *now),
-        Write::WakeServed { waiting, now } => claims::wake_served(connection, waiting, *now),
+        Write::WakeFulfilled { waiting, now } => claims::wake_fulfilled(connection, waiting, *now),
         Write::Requeue { executor, at } => claims::requeue(connection, executor, *at),
         Write::RefuseUnknown(unknown) => claims::refuse_unknown(connection, unknown),
         Write::Revive { identity, known, at } => claims::revive(connection, identity, known, *at),
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
     use crate::pure::clock::Timestamp;
     use crate::pure::id::{OwnerToken, StepId, WorkflowId};
-    use crate::sysdb::write::{Attempt, NewWorkflow};
+    use crate::sysdb::write::{NewWorkflow, RecoveryAttempt};
     use crate::sysdb::{Owner, StepRow};
 
     fn owner(id: &str) -> Owner {
@@ -212,7 +212,12 @@ mod tests {
     }
 
     fn release(owner: Owner) -> Write {
-        Write::Release { owner, attempt: Attempt::GivenBack, again_at: None, at: Timestamp::from_millis(0) }
+        Write::Release {
+            owner,
+            attempt: RecoveryAttempt::GivenBack,
+            again_at: None,
+            at: Timestamp::from_millis(0),
+        }
     }
 
     fn places(batch: &[Write]) -> Vec<(Vec<usize>, Vec<usize>)> {

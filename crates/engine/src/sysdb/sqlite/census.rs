@@ -10,7 +10,7 @@ use crate::pure::clock::Timestamp;
 use crate::pure::id::{ExecutorId, WorkflowId};
 use crate::pure::limits::WAITS_MAX;
 use crate::sysdb::names::INTERNAL_QUEUE;
-use crate::sysdb::{Census, DbResult, OpenGroup, Wait, Waits};
+use crate::sysdb::{Census, DbResult, OpenGroup, WaitEdge, WaitGraph};
 
 /// A workflow whose last executor is of another program is for that program.
 macro_rules! groups {
@@ -111,11 +111,11 @@ fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
     })
 }
 
-pub(super) fn waits(connection: &Connection, app: &str) -> DbResult<Waits> {
+pub(super) fn waits(connection: &Connection, app: &str) -> DbResult<WaitGraph> {
     let wait =
-        |row: &Row<'_>| Ok(Wait { waiter: id(row, 0)?, awaited: id(row, 1)?, in_queue: text(row, 2)? });
+        |row: &Row<'_>| Ok(WaitEdge { waiter: id(row, 0)?, awaited: id(row, 1)?, in_queue: text(row, 2)? });
     let waits = WAITS.all(connection, params![AWAITS_PATH, app, WAITS_MAX], wait)?;
-    let asked = Waits::queues_of(&waits);
+    let asked = WaitGraph::queues_of(&waits);
     let held = if asked.is_empty() {
         Vec::new()
     } else {
@@ -126,7 +126,7 @@ pub(super) fn waits(connection: &Connection, app: &str) -> DbResult<Waits> {
         };
         HOLDERS.all(connection, [json_array(&asked)], read)?
     };
-    Ok(Waits::of(waits, held))
+    Ok(WaitGraph::of(waits, held))
 }
 
 fn id(row: &Row<'_>, column: usize) -> rusqlite::Result<WorkflowId> {

@@ -36,8 +36,8 @@ const WAKE_DUE: Statement = Statement {
 /// workflow in a state that is not known goes on.
 ///
 /// ?1 path of the marks, ?2 application
-const SERVED_WAITS: Statement = Statement {
-    name: "served_waits",
+const FULFILLED_WAITS: Statement = Statement {
+    name: "fulfilled_waits",
     sql: concat!(
         "
         WITH waiting AS (
@@ -66,8 +66,8 @@ const SERVED_WAITS: Statement = Statement {
 
 /// A workflow that waits for another end or message by now looks in vain and waits on. ?1 JSON array of ids, ?2 path of
 /// the mark, ?3 now
-const WAKE_SERVED: Statement = Statement {
-    name: "wake_served",
+const WAKE_FULFILLED: Statement = Statement {
+    name: "wake_fulfilled",
     sql: "
         UPDATE workflow_status
            SET status = 'ENQUEUED', delay_until_epoch_ms = NULL, updated_at = ?3,
@@ -202,8 +202,8 @@ const LOST_AMONG: Statement = Statement {
 #[cfg(test)]
 pub(super) const ALL: &[Statement] = &[
     WAKE_DUE,
-    SERVED_WAITS,
-    WAKE_SERVED,
+    FULFILLED_WAITS,
+    WAKE_FULFILLED,
     REQUEUE,
     REFUSE_UNKNOWN,
     REVIVE,
@@ -220,8 +220,12 @@ pub(super) fn wake_due(connection: &Connection, app: &str, now: Timestamp) -> Db
 }
 
 /// Those whose ids a statement can name.
-pub(super) fn served_waits(connection: &Connection, app: &str, outage: &Outage) -> DbResult<Vec<WorkflowId>> {
-    let waiting = SERVED_WAITS.all(connection, [AWAITS_PATH, app], |row| column::id(row, 0))?;
+pub(super) fn fulfilled_waits(
+    connection: &Connection,
+    app: &str,
+    outage: &Outage,
+) -> DbResult<Vec<WorkflowId>> {
+    let waiting = FULFILLED_WAITS.all(connection, [AWAITS_PATH, app], |row| column::id(row, 0))?;
     let named = waiting.into_iter().filter_map(|id| match id {
         // JSON, in which they are named, ends for SQLite where a NUL is.
         StoredId::Sound(id) if !id.contains('\0') => Some(WorkflowId::stored(id)),
@@ -237,13 +241,13 @@ pub(super) fn served_waits(connection: &Connection, app: &str, outage: &Outage) 
     Ok(named.collect())
 }
 
-pub(super) fn wake_served(
+pub(super) fn wake_fulfilled(
     connection: &Connection,
     waiting: &[WorkflowId],
     now: Timestamp,
 ) -> DbResult<Verdict> {
     let params = params![json_array(waiting), AWAITS_PATH, now.as_millis()];
-    Ok(Verdict::Changed(WAKE_SERVED.all(connection, params, id_column)?))
+    Ok(Verdict::Changed(WAKE_FULFILLED.all(connection, params, id_column)?))
 }
 
 pub(super) fn requeue(connection: &Connection, executor: &ExecutorId, at: Timestamp) -> DbResult<Verdict> {

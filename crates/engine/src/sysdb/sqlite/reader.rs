@@ -19,7 +19,7 @@ use crate::sysdb::names::ended;
 use crate::sysdb::outage::{Outage, Part};
 use crate::sysdb::{
     BusyExecutor, Census, DbResult, FleetReader, Outcome, Outlook, Owner, Past, Reader, Served, StepRow,
-    StoredInput, Waits,
+    StoredInput, WaitGraph,
 };
 
 /// More readers than this wait for each other: each costs file handles and a cache.
@@ -201,15 +201,15 @@ impl FleetReader for Readers {
         self.read(|connection| claims::unknown_wait(connection, served, since))
     }
 
-    fn served_waits(&self, app: &str) -> DbResult<Vec<WorkflowId>> {
-        self.read(|connection| claims::served_waits(connection, app, &self.outage))
+    fn fulfilled_waits(&self, app: &str) -> DbResult<Vec<WorkflowId>> {
+        self.read(|connection| claims::fulfilled_waits(connection, app, &self.outage))
     }
 
     fn census(&self) -> DbResult<Census> {
         self.read(census::census)
     }
 
-    fn waits(&self, app: &str) -> DbResult<Waits> {
+    fn waits(&self, app: &str) -> DbResult<WaitGraph> {
         self.read(|connection| census::waits(connection, app))
     }
 

@@ -88,7 +88,7 @@ fn apply(connection: &Connection, write: &Write) -> DbResult<Verdict> {
         }
         Write::Claim(claim) => queues::claim(connection, claim),
         Write::WakeDue { identity, now } => claims::wake_due(connection, &identity.app, *now),
-        Write::WakeServed { waiting, now } => claims::wake_served(connection, waiting, *now),
+        Write::WakeFulfilled { waiting, now } => claims::wake_fulfilled(connection, waiting, *now),
         Write::Requeue { executor, at } => claims::requeue(connection, executor, *at),
         Write::RefuseUnknown(unknown) => claims::refuse_unknown(connection, unknown),
         Write::Revive { identity, known, at } => claims::revive(connection, identity, known, *at),

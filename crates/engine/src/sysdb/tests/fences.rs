@@ -1,7 +1,7 @@
 //! An execution that lost its workflow changes nothing, on either database, by any kind of write, in any batch.
 
 use super::*;
-use crate::sysdb::write::{self, Attempt, Wake, Winner};
+use crate::sysdb::write::{self, RecoveryAttempt, Wake, Winner};
 
 /// The writes of one kind that an execution may make, by their subject. The workflow has a message of topic `t`.
 fn writes(kind: &str, owner: &Owner) -> Vec<(&'static str, Write)> {
@@ -33,8 +33,8 @@ fn writes(kind: &str, owner: &Owner) -> Vec<(&'static str, Write)> {
             ),
         ],
         "release" => vec![
-            ("at once", release(Attempt::GivenBack, None)),
-            ("later", release(Attempt::Counted, Some(later))),
+            ("at once", release(RecoveryAttempt::GivenBack, None)),
+            ("later", release(RecoveryAttempt::Counted, Some(later))),
         ],
         "decide" => {
             let decide = |winner| Write::Decide { owner: owner.clone(), verdict: step("Piton.race"), winner };

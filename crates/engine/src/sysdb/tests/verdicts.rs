@@ -1,7 +1,7 @@
 //! The verdict of a write that meets traces: of its own earlier try, or of another writer.
 
 use super::*;
-use crate::sysdb::write::{Attempt, Existing, Refusal, Winner};
+use crate::sysdb::write::{Existing, RecoveryAttempt, Refusal, Winner};
 
 fn record(owner: &Owner, step: StepRow) -> Write {
     Write::RecordStep { owner: owner.clone(), step }
@@ -217,8 +217,8 @@ fn an_attempt_that_is_given_back_does_not_count() {
             assert_eq!(ground.verdict(release), Verdict::Done);
             ground.side.attempts(owner.workflow.as_str())
         };
-        assert_eq!(attempts(ground, Attempt::GivenBack), 0);
-        assert_eq!(attempts(ground, Attempt::Counted), 1);
+        assert_eq!(attempts(ground, RecoveryAttempt::GivenBack), 0);
+        assert_eq!(attempts(ground, RecoveryAttempt::Counted), 1);
     });
 }
 
