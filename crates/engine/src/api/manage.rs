@@ -1,13 +1,11 @@
 //! Calls for operators: look at workflows, cancel them, let them go on.
 
-use std::sync::Arc;
-
 use serde::de::DeserializeOwned;
 
 use crate::api::engine::Engine;
 use crate::api::handle::Handle;
 use crate::fleet::stranded;
-use crate::flow::core::Run;
+use crate::flow::core::tell_to_stop;
 use crate::pure::error::{Error, Result, Stop};
 use crate::pure::id::{OwnerToken, WorkflowId};
 use crate::pure::listing::{Progress, StepRecord, Stranded, WorkflowFilter, WorkflowInfo};
@@ -180,12 +178,6 @@ impl Engine {
             }
             verdict => stands(id, &verdict),
         }
-    }
-}
-
-fn tell_to_stop(running: &[Arc<Run>], workflows: &[WorkflowId], reason: &Stop) {
-    for run in running.iter().filter(|run| workflows.contains(run.workflow())) {
-        run.tell_to_stop(reason.clone());
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Does not know: SQL, commits, step ids.
 
+use std::future;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -13,21 +14,19 @@ use crate::flow::attempts::{StepInfo, Tried};
 use crate::flow::child::AsyncChild;
 use crate::flow::drive::Flow;
 use crate::flow::execution::{Ended, Open};
-use crate::flow::join::{Begin, Running, changed};
+use crate::flow::join::{Deferred, Running};
 use crate::flow::options::StepOptions;
-use crate::flow::race;
+use crate::flow::race::{self, Branches};
 use crate::pure::error::{BoxError, Result};
 
 /// A durable operation that has not begun, for [`AsyncContext::race`].
 ///
 /// It does what the method of [`AsyncContext`] with its name does, and takes as many step ids.
-pub struct AsyncOperation<'o, T> {
-    begin: Begin<'o, T>,
-}
+pub struct AsyncOperation<'o, T>(Deferred<'o, T>);
 
 impl<'o, T: 'o> AsyncOperation<'o, T> {
     fn of(begin: impl FnOnce(&Flow) -> Running<'o, T> + Send + 'o) -> Self {
-        Self { begin: Box::new(begin) }
+        Self(Deferred::of(begin))
     }
 
     /// A step, as [`AsyncContext::step`].
@@ -78,13 +77,21 @@ impl<'o, T: 'o> AsyncOperation<'o, T> {
     where
         T: DeserializeOwned + Send,
     {
-        let child = child.id().clone();
-        Self::of(move |flow| Box::pin(flow.child_result(&child, None)))
+        Self(Deferred::result(child.id().clone()))
+    }
+
+    /// The end of a child that is cancelled if it loses, as
+    /// [`Operation::result_or_cancel`](crate::Operation::result_or_cancel).
+    pub fn result_or_cancel(child: &AsyncChild<T>) -> Self
+    where
+        T: DeserializeOwned + Send,
+    {
+        Self(Deferred::result_or_cancel(child.id().clone()))
     }
 
     /// The operation with its value changed by `change`, which runs again in each replay. So it must be deterministic.
     pub fn map<U: 'o>(self, change: impl FnOnce(T) -> U + Send + 'o) -> AsyncOperation<'o, U> {
-        AsyncOperation { begin: changed(self.begin, change) }
+        AsyncOperation(self.0.map(change))
     }
 }
 
@@ -134,19 +141,18 @@ impl AsyncContext {
         T: Send + 'o,
         I: IntoIterator<Item = AsyncOperation<'o, T>>,
     {
-        let operations = operations.into_iter().map(|operation| operation.begin).collect();
         let (flow, before) = self.at_the_call();
-        let begun = flow.begin_branches(operations);
+        let begun = flow.begin_branches(operations.into_iter().map(|operation| operation.0));
         let racing = async move {
-            let (begun, mut branches) = begun?;
-            if let Some(winner) = begun.winner() {
-                return branches.swap_remove(winner).await;
+            let Branches { race, mut running, losses } = begun?;
+            if let Some(winner) = race.winner() {
+                return race.after_losses(losses, running.swap_remove(winner)).await;
             }
             // The race itself is open, and each of its branches but one.
-            let _open: Vec<_> = (1..branches.len()).map(|_| Open::new(&flow.execution)).collect();
-            let branches = branches.into_iter().enumerate();
+            let open: Vec<_> = (1..running.len()).map(|_| Open::new(&flow.execution)).collect();
+            let branches = running.into_iter().enumerate();
             let mut running: FuturesUnordered<_> =
-                branches.map(|(number, branch)| begun.ends(&flow, number, branch)).collect();
+                branches.map(|(number, branch)| race.ends(&flow, number, branch)).collect();
             let mut ended = None;
             while let Some(result) = running.next().await {
                 if !result.as_ref().is_err_and(race::is_lost) {
@@ -157,8 +163,10 @@ impl AsyncContext {
                     }
                 }
             }
+            drop((running, open));
             flow.execution.refuse_if_ended()?;
-            ended.unwrap_or_else(|| Err(race::decided_elsewhere(&flow)))
+            let result = ended.unwrap_or_else(|| Err(race::decided_elsewhere(&flow)));
+            race.after_losses(losses, future::ready(result)).await
         };
         self.open("race", before, racing)
     }

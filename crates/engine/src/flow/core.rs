@@ -316,6 +316,13 @@ impl Run {
     }
 }
 
+/// Tells those of these runs to stop that are of one of the workflows.
+pub(crate) fn tell_to_stop(running: &[Arc<Run>], workflows: &[WorkflowId], reason: &Stop) {
+    for run in running.iter().filter(|run| workflows.contains(run.workflow())) {
+        run.tell_to_stop(reason.clone());
+    }
+}
+
 /// A run whose start is on its way into the database. When this is dropped, the run leaves again, unless it is kept.
 pub(crate) struct Entered<'c> {
     core: &'c Core,

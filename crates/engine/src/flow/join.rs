@@ -2,6 +2,7 @@
 //!
 //! Does not know: SQL, commits, step ids.
 
+use std::future;
 use std::panic::resume_unwind;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -17,15 +18,57 @@ use crate::flow::context::Context;
 use crate::flow::drive::{self, Flow};
 use crate::flow::execution::Open;
 use crate::flow::options::StepOptions;
+use crate::flow::race::Branches;
 use crate::machines::worker;
 use crate::pure::error::{BoxError, Result};
+use crate::pure::id::WorkflowId;
 use crate::pure::sync::lock;
 
 /// An operation that has begun, and runs when it is polled.
 pub(crate) type Running<'o, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'o>>;
 
 /// Takes the places of an operation.
-pub(crate) type Begin<'o, T> = Box<dyn FnOnce(&Flow) -> Running<'o, T> + Send + 'o>;
+type Begin<'o, T> = Box<dyn FnOnce(&Flow) -> Running<'o, T> + Send + 'o>;
+
+/// An operation that has not begun.
+pub(crate) struct Deferred<'o, T> {
+    pub(crate) begin: Begin<'o, T>,
+    /// What is to be done when it loses a race. Takes its place after those of the operation.
+    pub(crate) if_lost: Option<Begin<'o, ()>>,
+}
+
+impl<'o, T: 'o> Deferred<'o, T> {
+    pub(crate) fn of(begin: impl FnOnce(&Flow) -> Running<'o, T> + Send + 'o) -> Self {
+        Self { begin: Box::new(begin), if_lost: None }
+    }
+
+    /// The end of a child.
+    pub(crate) fn result(child: WorkflowId) -> Self
+    where
+        T: DeserializeOwned + Send,
+    {
+        Self::of(move |flow| Box::pin(flow.child_result(&child, None)))
+    }
+
+    /// The end of a child that is cancelled when it loses.
+    pub(crate) fn result_or_cancel(child: WorkflowId) -> Self
+    where
+        T: DeserializeOwned + Send,
+    {
+        let cancelled = child.clone();
+        let if_lost: Begin<'o, ()> = Box::new(move |flow| Box::pin(flow.cancel(cancelled)));
+        Self { if_lost: Some(if_lost), ..Self::result(child) }
+    }
+
+    pub(crate) fn map<U: 'o>(self, change: impl FnOnce(T) -> U + Send + 'o) -> Deferred<'o, U> {
+        let begin = self.begin;
+        let changed = move |flow: &Flow| -> Running<'o, U> {
+            let running = begin(flow);
+            Box::pin(async move { running.await.map(change) })
+        };
+        Deferred { begin: Box::new(changed), if_lost: self.if_lost }
+    }
+}
 
 /// A durable operation that has not begun, for [`Context::join`] and [`Context::race`].
 ///
@@ -41,13 +84,11 @@ pub(crate) type Begin<'o, T> = Box<dyn FnOnce(&Flow) -> Running<'o, T> + Send + 
 /// }
 /// # mod fraud { pub fn score(_: u32) -> Result<u32, std::fmt::Error> { Ok(7) } }
 /// ```
-pub struct Operation<'o, T> {
-    begin: Begin<'o, T>,
-}
+pub struct Operation<'o, T>(Deferred<'o, T>);
 
 impl<'o, T: 'o> Operation<'o, T> {
-    pub(crate) fn of(begin: impl FnOnce(&Flow) -> Running<'o, T> + Send + 'o) -> Self {
-        Self { begin: Box::new(begin) }
+    fn of(begin: impl FnOnce(&Flow) -> Running<'o, T> + Send + 'o) -> Self {
+        Self(Deferred::of(begin))
     }
 
     /// A step, as [`Context::step`].
@@ -97,13 +138,33 @@ impl<'o, T: 'o> Operation<'o, T> {
     where
         T: DeserializeOwned + Send,
     {
-        let child = child.id().clone();
-        Self::of(move |flow| Box::pin(flow.child_result(&child, None)))
+        Self(Deferred::result(child.id().clone()))
+    }
+
+    /// The end of a child, as [`Child::result`]. If it loses a race, the child and all workflows below it are cancelled
+    /// before the race returns, also after a crash. Takes one step id more, for the cancel.
+    ///
+    /// ```
+    /// # use engine::{Context, Operation, Result, Workflow}; use std::time::Duration;
+    /// fn quote(ctx: &mut Context, ask: &Workflow<String, u32>) -> Result<Option<u32>> {
+    ///     let (slow, fast) = (ctx.start(ask, "slow".to_owned())?, ctx.start(ask, "fast".to_owned())?);
+    ///     ctx.race([
+    ///         Operation::result_or_cancel(&slow).map(Some),
+    ///         Operation::result_or_cancel(&fast).map(Some),
+    ///         Operation::sleep(Duration::from_secs(60)).map(|()| None),
+    ///     ])
+    /// }
+    /// ```
+    pub fn result_or_cancel(child: &Child<T>) -> Self
+    where
+        T: DeserializeOwned + Send,
+    {
+        Self(Deferred::result_or_cancel(child.id().clone()))
     }
 
     /// The operation with its value changed by `change`, which runs again in each replay. So it must be deterministic.
     pub fn map<U: 'o>(self, change: impl FnOnce(T) -> U + Send + 'o) -> Operation<'o, U> {
-        Operation { begin: changed(self.begin, change) }
+        Operation(self.0.map(change))
     }
 }
 
@@ -127,16 +188,6 @@ impl<T> std::fmt::Debug for Operation<'_, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Operation")
     }
-}
-
-pub(crate) fn changed<'o, T: 'o, U: 'o>(
-    begin: Begin<'o, T>,
-    change: impl FnOnce(T) -> U + Send + 'o,
-) -> Begin<'o, U> {
-    Box::new(move |flow| {
-        let running = begin(flow);
-        Box::pin(async move { running.await.map(change) })
-    })
 }
 
 impl Context {
@@ -172,7 +223,7 @@ impl Context {
     ///
     /// The verdict is recorded together with the outcome of the winner, so a replay has the same winner. A loser records no
     /// outcome and takes no message. A step that loses is told by [`StepInfo::cancelled`], and the race waits until its body
-    /// has returned. A child that loses runs on. When all operations wait, the workflow leaves its threads as in a single
+    /// has returned. A child that loses runs on, unless it is awaited by [`Operation::result_or_cancel`]. When all operations wait, the workflow leaves its threads as in a single
     /// wait.
     ///
     /// An operation that fails, or cannot begin, has ended as well. Takes one step id for the verdict, and then those of the
@@ -201,13 +252,13 @@ impl Context {
     /// ```
     pub fn race<'o, T: Send>(&mut self, operations: impl IntoIterator<Item = Operation<'o, T>>) -> Result<T> {
         let flow = &self.flow;
-        let operations = operations.into_iter().map(|operation| operation.begin).collect();
-        let (race, mut branches) = flow.begin_branches(operations)?;
+        let Branches { race, mut running, losses } =
+            flow.begin_branches(operations.into_iter().map(|operation| operation.0))?;
         if let Some(winner) = race.winner() {
-            return drive::now(branches.swap_remove(winner));
+            return drive::now(race.after_losses(losses, running.swap_remove(winner)));
         }
         let mut ended = thread::scope(|scope| {
-            let branches = branches.into_iter().enumerate();
+            let branches = running.into_iter().enumerate();
             let works: Vec<_> =
                 branches.map(|(number, branch)| work(flow, race.ends(flow, number, branch))).collect();
             let mut threads: Vec<_> = works.into_iter().map(|work| OnThread::run(scope, work)).collect();
@@ -215,7 +266,7 @@ impl Context {
             threads.into_iter().map(OnThread::join).collect::<Vec<_>>()
         });
         flow.execution.refuse_if_ended()?;
-        race.result(flow, &mut ended)
+        drive::now(race.after_losses(losses, future::ready(race.result(flow, &mut ended))))
     }
 }
 
@@ -240,7 +291,7 @@ macro_rules! operations {
 
             fn join(self, Joiner(flow): Joiner<'_>) -> Result<Self::Values> {
                 let ($($operation,)*) = self;
-                $(let $operation = ($operation.begin)(flow);)*
+                $(let $operation = ($operation.0.begin)(flow);)*
                 let ($($operation,)*) = thread::scope(|scope| {
                     $(let $operation = work(flow, $operation);)*
                     $(let mut $operation = OnThread::run(scope, $operation);)*

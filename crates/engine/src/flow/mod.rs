@@ -5,6 +5,7 @@ pub(crate) mod async_context;
 #[cfg(feature = "tokio")]
 pub(crate) mod async_race;
 pub(crate) mod attempts;
+pub(crate) mod cancel;
 pub(crate) mod child;
 pub(crate) mod child_result;
 pub(crate) mod context;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::flow::drive::Flow;
 use crate::flow::execution::Ended;
-use crate::flow::join::{Begin, Running};
+use crate::flow::join::{Deferred, Running};
 use crate::flow::operation::{Begun, Entry, Recorded, Recording};
 use crate::pure::codec::Codec;
 use crate::pure::error::{Error, Result, Stop};
@@ -35,6 +35,16 @@ enum Over {
     /// It came to no verdict: the execution ended.
     Undecided,
 }
+
+/// A race and its operations, all of which have their places.
+pub(crate) struct Branches<'o, T> {
+    pub(crate) race: Arc<Race>,
+    pub(crate) running: Vec<Running<'o, T>>,
+    pub(crate) losses: Losses<'o>,
+}
+
+/// What is to be done for each operation that loses.
+pub(crate) struct Losses<'o>(Vec<Option<Running<'o, ()>>>);
 
 /// One of the operations of a race, by its number.
 #[derive(Clone)]
@@ -91,6 +101,22 @@ impl Race {
             Some(number) => ended.swap_remove(number),
             None => Err(decided_elsewhere(flow)),
         }
+    }
+
+    /// The result, after all has been done for the operations that lost.
+    pub(crate) async fn after_losses<T>(
+        &self,
+        Losses(losses): Losses<'_>,
+        result: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let winner = self.winner();
+        let lost = losses.into_iter().enumerate().filter(|(number, _)| Some(*number) != winner);
+        if winner.is_some() {
+            for loss in lost.filter_map(|(_, loss)| loss) {
+                loss.await?;
+            }
+        }
+        result.await
     }
 
     /// The verdict for this branch.
@@ -164,14 +190,16 @@ impl Flow {
     /// Takes the places of a race and of its branches, in their order.
     pub(crate) fn begin_branches<'o, T>(
         &self,
-        operations: Vec<Begin<'o, T>>,
-    ) -> Result<(Arc<Race>, Vec<Running<'o, T>>)> {
+        operations: impl Iterator<Item = Deferred<'o, T>>,
+    ) -> Result<Branches<'o, T>> {
+        let operations: Vec<_> = operations.collect();
         let race = self.begin_race(operations.len())?;
-        let branches = operations.into_iter().enumerate();
-        let branches = branches
-            .map(|(number, begin)| begin(&self.in_branch(Branch { race: race.clone(), number })))
-            .collect();
-        Ok((race, branches))
+        let (mut running, mut losses) = (Vec::new(), Vec::new());
+        for (number, Deferred { begin, if_lost }) in operations.into_iter().enumerate() {
+            running.push(begin(&self.in_branch(Branch { race: race.clone(), number })));
+            losses.push(if_lost.map(|begin| begin(self)));
+        }
+        Ok(Branches { race, running, losses: Losses(losses) })
     }
 
     fn begin_race(&self, branches: usize) -> Result<Arc<Race>> {

@@ -387,3 +387,112 @@ fn a_race_that_is_cancelled_or_shut_down_ends() {
     assert_eq!(engine.shutdown(HOUR), []);
     assert_eq!(app.status("w"), "ENQUEUED");
 }
+
+/// A race of two children, one of which is cancelled if it loses, and of a message.
+fn register_children(engine: &Engine) -> Workflow<(), String> {
+    let child = engine.register("child", |ctx: &mut Context, (): ()| {
+        ctx.recv::<bool>("end", HOUR)?;
+        Ok::<_, Error>(7)
+    });
+    let parent = engine.register("parent", {
+        let child = child.unwrap();
+        move |ctx: &mut Context, (): ()| {
+            let below = ctx.start(&child, ())?;
+            below.result(ctx)
+        }
+    });
+    let parent = parent.unwrap();
+    let workflow = engine.register("race", move |ctx: &mut Context, (): ()| {
+        let (kept, cancelled) = (ctx.start(&parent, ())?, ctx.start(&parent, ())?);
+        let first = ctx.race([
+            Operation::result(&kept).map(|seven: u32| format!("kept {seven}")),
+            Operation::result_or_cancel(&cancelled).map(|seven| format!("cancelled {seven}")),
+            Operation::recv("word", HOUR).map(|word: Option<String>| format!("message {word:?}")),
+        ])?;
+        ctx.step("after", |_| Ok::<_, Error>(first))
+    });
+    workflow.unwrap()
+}
+
+#[test]
+fn a_child_that_loses_is_cancelled_with_all_below_it_if_the_race_says_so() {
+    let app = App::new();
+    let engine = app.open();
+    let workflow = register_children(&engine);
+    engine.launch().unwrap();
+    let handle = workflow.start_as(&engine, "w", ()).unwrap();
+    eventually("all wait", || app.recorded("w-1-1").len() + app.recorded("w-2-1").len() == 2);
+    engine.send(&id("w"), "word", "now".to_owned()).unwrap();
+    assert_eq!(handle.result().unwrap(), "message Some(\"now\")");
+    for cancelled in ["w-2", "w-2-1"] {
+        assert_eq!(app.status(cancelled), "CANCELLED", "{cancelled}");
+    }
+    let own = ["parent", "parent", "Piton.race", "DBOS.cancelWorkflow", "DBOS.recv", "DBOS.sleep", "after"];
+    assert_eq!(app.recorded("w"), own);
+    engine.send(&id("w-1-1"), "end", true).unwrap();
+    assert_eq!(engine.retrieve::<u32>("w-1").unwrap().result().unwrap(), 7, "a child that loses runs on");
+
+    let handle = workflow.start_as(&engine, "v", ()).unwrap();
+    eventually("all wait", || app.recorded("v-1-1").len() + app.recorded("v-2-1").len() == 2);
+    engine.send(&id("v-2-1"), "end", true).unwrap();
+    assert_eq!(handle.result().unwrap(), "cancelled 7");
+    assert_eq!(app.status("v-2"), "SUCCESS", "a child that wins is not cancelled");
+    assert!(!app.recorded("v").contains(&"DBOS.cancelWorkflow".to_owned()));
+}
+
+/// The run that decided ends before the cancel. A later run goes by the verdict, and cancels.
+#[test]
+fn a_child_that_lost_is_cancelled_after_a_crash_as_well() {
+    let app = App::new();
+    let refusals = Arc::new(Counter::default());
+    let refused = refusals.clone();
+    let hook: Arc<CommitHook> = Arc::new(move |point| {
+        let refuse = point.moment == Moment::Before && point.kinds.contains(&"cancel") && refused.get() < 2;
+        if refuse {
+            refused.count();
+        }
+        if refuse { Fate::FailForGood } else { Fate::Go }
+    });
+    let engine = app.open_with(app.options().commit_hook(hook));
+    let workflow = register_children(&engine);
+    engine.launch().unwrap();
+    let handle = workflow.start_as(&engine, "w", ()).unwrap();
+    eventually("all wait", || app.recorded("w-1-1").len() + app.recorded("w-2-1").len() == 2);
+    engine.send(&id("w"), "word", "now".to_owned()).unwrap();
+    eventually("the cancel is refused twice", || {
+        app.clock.advance(Duration::from_secs(1));
+        refusals.get() == 2
+    });
+    eventually("the child is cancelled", || {
+        app.clock.advance(Duration::from_secs(1));
+        app.status("w-2-1") == "CANCELLED"
+    });
+    assert_eq!(handle.result().unwrap(), "message Some(\"now\")");
+    assert!(app.attempts("w") > 1, "another run went by the verdict");
+}
+
+#[test]
+fn a_child_that_has_ended_or_was_deleted_loses_without_a_cancel() {
+    let app = App::new();
+    let engine = app.open();
+    let workflow = register_children(&engine);
+    engine.launch().unwrap();
+    workflow.start_as(&engine, "w", ()).unwrap();
+    eventually("all wait", || app.recorded("w-1-1").len() + app.recorded("w-2-1").len() == 2);
+    engine.send(&id("w"), "word", "now".to_owned()).unwrap();
+    engine.retrieve::<String>("w").unwrap().result().unwrap();
+    drop(engine);
+    // As after a crash before the record of the cancel, while the child ends or is deleted.
+    for deleted in [false, true] {
+        app.interrupt("w", 8);
+        app.forget_steps("w", &[6]);
+        if deleted {
+            assert_eq!(app.execute("DELETE FROM workflow_status WHERE workflow_uuid = 'w-2'", []), 1);
+        }
+        let engine = app.open();
+        register_children(&engine);
+        engine.launch().unwrap();
+        assert_eq!(engine.retrieve::<String>("w").unwrap().result().unwrap(), "message Some(\"now\")");
+        assert!(app.recorded("w").contains(&"DBOS.cancelWorkflow".to_owned()));
+    }
+}

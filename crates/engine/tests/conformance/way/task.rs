@@ -141,6 +141,13 @@ impl<'o, T: 'o> Operation<'o, T> {
         Self(AsyncOperation::result(&child.0))
     }
 
+    pub(crate) fn result_or_cancel(child: &Child<T>) -> Self
+    where
+        T: DeserializeOwned + Send,
+    {
+        Self(AsyncOperation::result_or_cancel(&child.0))
+    }
+
     pub(crate) fn map<U: 'o>(self, change: impl FnOnce(T) -> U + Send + 'o) -> Operation<'o, U> {
         Operation(self.0.map(change))
     }
