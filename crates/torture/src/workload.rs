@@ -28,8 +28,9 @@ pub(crate) const SHORT_NAP: Duration = Duration::from_millis(3);
 
 pub(crate) const FOUR_STEPS: [&str; 4] = ["step-0", "step-1", "step-2", "step-3"];
 
-/// Longer than any message of the torture takes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than any message of the torture takes: its sender may stand in a backlog of a slow machine. A workflow that
+/// waits in vain is found sooner, as one that is stuck.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// A step that fails now and then.
 pub(crate) const FLAKY: StepOptions = StepOptions::retries().interval(Duration::from_millis(1));
