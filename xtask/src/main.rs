@@ -31,9 +31,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run an example; with --until-success start it again whenever it dies.
+    /// Run an example. With --until-success, restart it after each crash.
     Run(run::RunArgs),
-    /// Everything that must pass: tests, format, lints, documentation, demos, torture, bench; --full adds what takes hours.
+    /// Run all checks: tests, format, lints, documentation, demos, torture, bench. With --full, also the checks that take hours.
     Ci(check::CiArgs),
     /// Change the engine in small ways, one at a time, and see whether the tests notice: --files --list --timeout.
     Mutants(mutants::MutantsArgs),
@@ -41,26 +41,26 @@ enum Command {
     /// --backend postgres.
     #[command(disable_help_flag = true)]
     Torture {
-        /// Handed on.
+        /// Arguments for the torture program.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         args: Vec<OsString>,
     },
-    /// Measure the engine beside the floor: --json --quick --only WHAT --dir D --backend postgres
+    /// Compare the engine with the same rows written by hand (the floor): --json --quick --only WHAT --dir D --backend postgres
     /// --database-url URL.
     #[command(disable_help_flag = true)]
     Bench {
-        /// Handed on.
+        /// Arguments for the bench program.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         args: Vec<OsString>,
     },
-    /// Run a command beside a PostgreSQL server that is made for it; its URL is in `DBOS_DATABASE_URL`: pg -- CMD
+    /// Start a temporary PostgreSQL server and run a command with its URL in `DBOS_DATABASE_URL`: pg -- CMD
     Pg {
         /// The command and its arguments.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "CMD")]
         args: Vec<OsString>,
     },
-    /// Share databases with the official DBOS package for Python, in both directions: schema, reading, queues, the dbos
-    /// command line, SQL, recovery, migration (needs python3 with pip, and PostgreSQL).
+    /// Check that this engine and the DBOS package for Python can share a database. Needs python3 with pip, and
+    /// PostgreSQL.
     Compat(compat::CompatArgs),
 }
 

@@ -56,13 +56,13 @@ const GROUPS: [Group; 2] = [
 /// The options of `mutants`.
 #[derive(clap::Args, Default)]
 pub(crate) struct MutantsArgs {
-    /// Files below `crates/engine/src`, all that are listed in this program if none is named: `sysdb/sqlite/steps.rs`
+    /// Files to change, relative to `crates/engine/src` [default: all files listed in xtask/src/mutants.rs]
     #[arg(long, num_args = 1.., value_name = "FILE")]
     files: Vec<String>,
     /// Only say which changes would be made.
     #[arg(long)]
     list: bool,
-    /// How long the tests of one change may take, in seconds; those that hang end by themselves after three minutes.
+    /// Time limit for the tests of one change, in seconds. A test that hangs ends by itself after three minutes.
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     timeout: u64,
 }

@@ -15,16 +15,16 @@ use crate::supervise::{self, End};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct RunArgs {
-    /// Which one
+    /// The example to run
     #[arg(value_parser = ["ex1", "ex2", "ex3", "ex4", "ex5", "ex6", "ex7"])]
     example: String,
-    /// Start it again when it dies, until it ends
+    /// Restart the example after each crash until its workflow ends
     #[arg(long)]
     until_success: bool,
-    /// Failures and crashes follow from this
+    /// Seed of the failures and crashes; the same seed gives the same run
     #[arg(long)]
     seed: Option<u64>,
-    /// Where it keeps its state [default: target/demos/EXAMPLE]
+    /// Directory for the state of the example [default: target/demos/EXAMPLE]
     #[arg(long)]
     dir: Option<PathBuf>,
     /// The system database, by a URL of SQLite or PostgreSQL [default: sqlite:DIR/system.db]
@@ -33,7 +33,7 @@ pub(crate) struct RunArgs {
     /// Forget earlier runs first
     #[arg(long)]
     fresh: bool,
-    /// Give up after so many restarts
+    /// Give up after this many restarts
     #[arg(long, default_value_t = 100)]
     max_restarts: u32,
     /// Print one JSON object as the last line of stdout
@@ -225,7 +225,7 @@ fn in_words(stop: Stop, report: &Value, example: &str) -> String {
         Stop::Died => format!("{example} is not finished; its workflow waits for the next start"),
         Stop::Limit => {
             format!(
-                "{example} is not finished{times}; its workflow waits for the next start (--max-restarts)"
+                "{example} is not finished{times}, the limit of --max-restarts; its workflow waits for the next start"
             )
         }
         Stop::Interrupt => format!("interrupted{times}; the workflow waits for the next start"),

@@ -23,26 +23,26 @@ use clap::{Parser, ValueEnum};
 use crate::ground::{Ground, OnPostgres, OnSqlite};
 use crate::scenarios::{Bench, Scenario};
 
-/// Measures the engine beside the floor.
+/// Compares the speed of the engine with the same rows written by hand (the floor).
 #[derive(Parser)]
 #[command(name = "bench")]
 struct Args {
-    /// One JSON object as the last line.
+    /// Print one JSON object as the last line.
     #[arg(long)]
     json: bool,
     /// Fewer rows and rounds: the numbers are rough.
     #[arg(long)]
     quick: bool,
-    /// Only this one: steps, workflows, recovery, ex6, queue, wake, tasks or in-flight.
+    /// Run only this measurement: steps, workflows, recovery, ex6, queue, wake, tasks or in-flight.
     #[arg(long)]
     only: Option<Scenario>,
-    /// Where to put the databases (a temporary folder inside it) [default: target/bench].
+    /// Directory for the databases. The bench makes a temporary folder in it.
     #[arg(long, default_value = "target/bench")]
     dir: PathBuf,
-    /// On files, or on a server that is made for it from the installed programs.
+    /// Measure on SQLite files, or on a temporary server of the installed PostgreSQL.
     #[arg(long, value_enum, default_value = "sqlite")]
     backend: Backend,
-    /// On this server instead, in databases of its own that are dropped afterwards.
+    /// Measure on this server. The bench creates its own databases and drops them afterwards.
     #[arg(long, value_name = "postgresql://USER@HOST/DATABASE", conflicts_with = "backend")]
     database_url: Option<String>,
 }

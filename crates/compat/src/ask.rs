@@ -15,9 +15,10 @@ pub(crate) struct AskArgs {
     /// The other program's application
     #[arg(long)]
     application: String,
-    /// An array for positional arguments, an object for named ones
+    /// Arguments as JSON: an array for positional arguments, an object for named arguments
     #[arg(long, default_value = "[]", value_parser = json_text)]
     args: Value,
+    /// Id of the workflow [default: a new id]
     #[arg(long)]
     id: Option<String>,
     /// Do not wait for the result

@@ -29,7 +29,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run workflows until standard input ends; a line `release ID` there lets a held one go on.
+    /// Run workflows until standard input ends; a line `release ID` there lets a held workflow go on.
     Serve,
     /// Enqueue a workflow by its name, wait for it, and print its result or its error as JSON.
     Ask(ask::AskArgs),

@@ -184,8 +184,8 @@ fn forget_left_behind(
         |run: &&WorkflowInfo| run.executor.as_ref().is_some_and(|id| state.database.served_by(id).is_some());
     if let Some(run) = runs.iter().find(served) {
         bail!(
-            "another process is at workflow {}, so --fresh would cancel it under it; let it end first, or name another \
-             database",
+            "another process is at workflow {}, and --fresh would cancel that workflow. Wait until the process ends, or \
+             name another database",
             run.id
         );
     }

@@ -66,11 +66,11 @@ pub struct Common {
     /// The system database, by a URL of SQLite or PostgreSQL [default: sqlite:DIR/system.db]
     #[arg(long, env = "DBOS_DATABASE_URL", hide_env_values = true)]
     database_url: Option<String>,
-    /// Failures and crashes follow from this and from how often the program ran in its directory
+    /// Seed of the failures and crashes. They also depend on the number of earlier runs in the directory
     #[arg(long, default_value_t = SEED, allow_negative_numbers = true)]
     seed: u64,
-    /// Forget earlier runs first: delete what is in the directory; in a named database cancel the example's unfinished
-    /// runs and empty its users table; no database is dropped
+    /// Forget earlier runs first: delete the example's files in the directory. In a database named by URL, cancel its
+    /// unfinished runs and empty its users table. No database is dropped
     #[arg(long)]
     fresh: bool,
     /// Tell the story on stderr, and print one JSON object as the last line of stdout

@@ -107,7 +107,7 @@ impl Database {
             }
             Self::OnServer { connector, .. } => {
                 return has_lease(connector, executor).then_some(
-                    "is running in another process, or one died just now; waiting for it or its lease to end",
+                    "is running in another process, or that process died just now; waiting until the workflow or the lease ends",
                 );
             }
         };
@@ -142,8 +142,8 @@ fn forget(dir: &Path) -> anyhow::Result<()> {
         let lock = lock.path();
         ensure!(
             lock.extension().is_none_or(|extension| extension != "lock") || !is_held(&lock),
-            "another process works in {}, so --fresh would delete its files under it; let it end first, or name \
-             another directory by --dir",
+            "another process works in {}, and --fresh would delete its files. Wait until that process ends, or name \
+             another directory with --dir",
             dir.display()
         );
     }

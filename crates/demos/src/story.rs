@@ -88,7 +88,7 @@ impl Story {
         let children = match progress.children {
             0 => String::new(),
             n => format!(
-                " (a child workflow is two: its start and its result); {} of {n} child workflows have ended",
+                " (each child workflow counts as two steps: its start and its result); {} of {n} child workflows have ended",
                 progress.children_done
             ),
         };

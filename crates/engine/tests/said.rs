@@ -76,7 +76,9 @@ fn a_launch_says_what_waits_for_an_absent_version_once_and_when_it_does_no_longe
         for id in handles {
             old.retrieve::<u32>(id.as_str()).unwrap().result().unwrap();
         }
-        eventually("and when it is over", || !log.lines(&format!("INFO {what}: no longer")).is_empty());
+        eventually("and when it is over", || {
+            !log.lines(&format!("INFO {what}: this problem is over")).is_empty()
+        });
         assert_eq!(log.lines(&format!("{what}: no living")).len(), 1, "said once");
     });
 }
@@ -117,7 +119,7 @@ fn a_parent_that_fills_the_queue_of_its_child_is_named_with_the_way_out() {
         let options = engine::EnqueueOptions::new().id(&id);
         let handle = parent.enqueue_with(&engine, &queue, &options, 1).unwrap();
         let says = format!(
-            "WARN 1 workflows wait for each other, and none of them can go on: {id} waits for {id}-1, which waits for a \
+            "WARN 1 workflow can never go on, because of a circle of waits: {id} waits for {id}-1, which waits for a \
              place in queue {} (in_flight 1, all taken). Cancel one of them (Engine::cancel). Then raise in_flight",
             queue.name()
         );

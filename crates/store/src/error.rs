@@ -13,7 +13,7 @@ pub enum Error {
     },
     /// The database holds a `users` table of the other shape, or of a shape that this crate does not know.
     #[error(
-        "table {table} in {database} has the key ({found}), but ({wanted}) is wanted; use another database or drop the table"
+        "table {table} in {database} has the key ({found}), but this program needs ({wanted}); use another database or drop the table"
     )]
     WrongKey {
         /// The table.

@@ -91,14 +91,16 @@ fn unusable(path: &Path) -> Option<String> {
         Err(_) => {
             if let Ok(target) = fs::read_link(path) {
                 let target = target.display();
-                return Some(format!("it is a symbolic link to {target}, where nothing is; name that file"));
+                return Some(format!(
+                    "it is a symbolic link to {target}, which does not exist; name the target itself"
+                ));
             }
         }
     }
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
     let error = fs::symlink_metadata(log).err()?;
-    let why = "its log, of which the name ends with `-wal`, is not possible";
+    let why = "the name of its log file, which ends with `-wal`, is not possible";
     (error.kind() != io::ErrorKind::NotFound).then(|| format!("{why}: {error}"))
 }
 
@@ -123,7 +125,7 @@ fn in_words(error: &rusqlite::Error) -> String {
         }
         // SQLite's own text repeats the path.
         Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => {
-            "SQLite cannot open it for writing; look at the rights of the file and of its directory"
+            "SQLite cannot open it for writing; check the permissions of the file and its directory"
                 .to_owned()
         }
         _ => error.to_string(),

@@ -67,8 +67,8 @@ fn a_table_with_the_other_key_is_refused_by_name() {
     assert_eq!(
         error.to_string(),
         format!(
-            "table users in {} has the key (id, workflow_id, analyzed_at, created_at), but (id, workflow_id, \
-             analyzed_at) is wanted; use another database or drop the table",
+            "table users in {} has the key (id, workflow_id, analyzed_at, created_at), but this program needs (id, \
+             workflow_id, analyzed_at); use another database or drop the table",
             dir.path().canonicalize().unwrap().join("users.db").display()
         )
     );
@@ -121,7 +121,7 @@ fn what_sqlite_cannot_use_is_refused_with_what_it_is() {
     let long = dir.path().join("n".repeat(252));
     for (path, words) in [
         (pipe.as_path(), "it is a pipe, a socket or a device; name a file"),
-        (&link, "away.db, where nothing is; name that file"),
+        (&link, "away.db, which does not exist; name the target itself"),
         (&long, "ends with `-wal`, is not possible: File name too long"),
     ] {
         let refused = refusal(path);

@@ -21,22 +21,22 @@ use crate::kinds::Kind;
 /// The work of a judge.
 #[derive(Debug, Clone, clap::Args)]
 pub struct JudgeArgs {
-    /// The times and the victims of the kills follow from this
+    /// Seed of the times and victims of the kills
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// How many processes to kill
     #[arg(long, default_value_t = 300)]
     pub kills: u64,
-    /// How many processes share the file
+    /// How many worker processes share the database
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=8))]
     pub processes: u8,
-    /// Where to put the database and the ledgers; kept [default: a temporary directory, kept when something broke]
+    /// Directory for the database and the ledgers; it is kept [default: a temporary directory, kept only after a finding]
     #[arg(long)]
     pub dir: Option<PathBuf>,
-    /// On a server that is made for it, and that crashes and restarts now and then as well
+    /// The database to torture. A server is started for the torture, and crashes now and then as well
     #[arg(long, value_enum, default_value = "sqlite")]
     pub backend: Backend,
-    /// Whether the workers run plain functions, async ones, or both [default: of each worker by chance of the seed]
+    /// Whether the workers run plain functions, async ones, or both [default: chosen by the seed for each worker]
     #[arg(long)]
     pub kind: Option<Kind>,
 }

@@ -36,25 +36,25 @@ pub struct WorkerArgs {
     /// Start the workflow that does everything under this id
     #[arg(long)]
     pub everything: Option<String>,
-    /// Kill this process there
+    /// Kill this process at this crash point
     #[arg(long)]
     pub kill_at: Option<Point>,
-    /// Pass that place so many times before
+    /// How often to pass the point of --kill-at or --message-at before acting
     #[arg(long, default_value_t = 0)]
     pub skip: u64,
     /// Send a message to the workflow with this id, before the process is killed
     #[arg(long, requires = "message_at")]
     pub message_to: Option<String>,
-    /// Send it there, once that place was passed as often as the place of the kill
+    /// Send the message at this crash point, after --skip passes
     #[arg(long)]
     pub message_at: Option<Point>,
-    /// Stop there until a line comes on standard input, in place of dying
+    /// At the crash point, wait for a line on standard input instead of dying
     #[arg(long)]
     pub hold: bool,
     /// Say what is in each commit before it is made
     #[arg(long)]
     pub tell_commits: bool,
-    /// How long its lease lasts, where leases tell who lives
+    /// How long the lease of this worker lasts (PostgreSQL only)
     #[arg(long, default_value = "short")]
     pub lease: LeaseLength,
     /// Say what the workflow that does everything returned
@@ -75,7 +75,7 @@ pub struct WorkerArgs {
     /// Whether its workflows are plain functions or async ones
     #[arg(long, default_value = "mixed")]
     pub kind: Kind,
-    /// Which of them are async follows from this where they are mixed
+    /// Seed that decides which workflows are async, for --kind mixed
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
 }

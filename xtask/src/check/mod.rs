@@ -15,7 +15,7 @@ use crate::{beside, mutants};
 /// The options of `ci`.
 #[derive(clap::Args)]
 pub(crate) struct CiArgs {
-    /// Also what takes hours: the tests beside two builds, mutants, more kills.
+    /// Also run the checks that take hours: tests during two builds, mutants, more kills.
     #[arg(long)]
     full: bool,
 }

@@ -46,8 +46,8 @@ const EXAMPLE: Example = Example {
     key: Key::Strict,
     batches: None,
     lesson: Some(
-        "let a step do one thing, or make it safe to do twice. ex4 splits generating from inserting, ex6 counts in \
-         spite of duplicates, ex7 has none: its inserts are transaction steps",
+        "let a step do one thing, or make the step safe to run twice. ex4 separates generating from inserting. ex6 \
+         counts correctly despite duplicates. ex7 has no duplicates, because its inserts are transaction steps",
     ),
 };
 

@@ -38,7 +38,7 @@ fn users(ctx: &mut Context, store: &Store, page: u64) -> Result<()> {
 
 const EXAMPLE: Example = Example {
     name: "ex3",
-    teaches: "a crash between two steps: the next start goes on after the last recorded one",
+    teaches: "a crash between two steps: the next start goes on after the last recorded step",
     key: Key::Append,
     batches: None,
     lesson: None,

@@ -34,7 +34,7 @@ fn users(ctx: &mut Context, page: u64) -> Result<Vec<User>> {
 
 const EXAMPLE: Example = Example {
     name: "ex4",
-    teaches: "steps generate, the workflow inserts: a recovered run writes its rows again and is right",
+    teaches: "steps generate, the workflow inserts: a recovered run writes its rows again, and the result is correct",
     key: Key::Strict,
     batches: None,
     lesson: None,

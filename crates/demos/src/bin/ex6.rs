@@ -61,12 +61,12 @@ fn users_batch_workflow(ctx: &mut Context, (run, number): (String, u64), app: &A
 
 const EXAMPLE: Example = Example {
     name: "ex6",
-    teaches: "steps fail after their write and the process crashes; each user is counted once all the same",
+    teaches: "steps fail after their write and the process crashes, but each user is counted once",
     key: Key::Append,
     batches: Some(BATCHES),
     lesson: Some(
-        "an insert that failed after its write has written: its retry adds new versions of the same users. Count \
-         the latest of each, or write in a transaction step as ex7 does",
+        "an insert that fails after its write leaves its rows behind, and the retry adds new versions of the same \
+         users. Count the latest version of each user, or write in a transaction step as ex7 does",
     ),
 };
 

@@ -76,7 +76,7 @@ fn users_batch_workflow(ctx: &mut Context, (run, number): (String, u64), app: &A
 
 const EXAMPLE: Example = Example {
     name: "ex7",
-    teaches: "ex6's failures with transaction steps: effect and record are one commit, so nothing is there twice",
+    teaches: "ex6's failures with transaction steps: effect and record are one commit, so there are no duplicates",
     key: Key::Append,
     batches: Some(BATCHES),
     lesson: None,

@@ -118,8 +118,7 @@ fn children_are_told_as_the_two_steps_that_they_are() {
     let demo = Demo::new("ex6");
     demo.crash(&["--json", "--crash", "1"]);
     let run = demo.run(&["--json", "--crash", "0"]).exits(0);
-    let told = "was interrupted and goes on: 12 steps are recorded (a child workflow is two: its start and its \
-                result); 6 of 6 child workflows have ended";
+    let told = "was interrupted and goes on: 12 steps are recorded (each child workflow counts as two steps: its start and its result); 6 of 6 child workflows have ended";
     assert!(run.stderr.contains(told), "{run:#?}");
 }
 

@@ -310,7 +310,7 @@ impl Guard {
         if core.registry.has(Kind::Async) {
             core.tasks.ensure_a_runtime().map_err(|error| Error::InvalidOption {
                 what: "async runtime".to_owned(),
-                reason: format!("none can be made: {error}"),
+                reason: format!("the engine cannot start one: {error}"),
             })?;
         }
         let about = Membership {
@@ -442,7 +442,11 @@ impl Drop for Guard {
         let end = move || {
             let left = services.shut_down(&core, DROP_DEADLINE);
             if !left.is_empty() {
-                say!(warn, "the engine was dropped while {} workflows ran a step", left.len());
+                say!(
+                    warn,
+                    "the engine was dropped while workflows still ran a step (count: {}); call Engine::shutdown before the drop",
+                    left.len()
+                );
             }
         };
         // A shutdown in the body of a step would wait for that step, and a task must not block. Neither waits here.

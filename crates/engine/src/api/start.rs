@@ -241,7 +241,7 @@ where
                 if !existing.same_input {
                     say!(
                         warn,
-                        "workflow {} was started before with another input; the first one stands",
+                        "workflow {} was started before with another input; the first input stays, and the new input is ignored",
                         handle.id()
                     );
                 }

@@ -15,7 +15,8 @@ pub(crate) fn notices(waits: &WaitGraph) -> Vec<Notice> {
     circles.chain(of_own_queues(&stuck, waits)).collect()
 }
 
-/// The waits that can never end. It begins with all waits, and removes a wait when its awaited workflow can go on.
+/// The waits that can never end. It begins with all waits, and removes a wait when its awaited workflow can go on, or
+/// when it is in a race that another operation can win.
 fn stuck(waits: &WaitGraph) -> Vec<&WaitEdge> {
     let mut stuck: Vec<&WaitEdge> = waits.waits.iter().collect();
     loop {
@@ -26,6 +27,11 @@ fn stuck(waits: &WaitGraph) -> Vec<&WaitEdge> {
             Some(queue) => full(waits, queue)
                 .is_some_and(|places| places.holders.iter().all(|holder| ids.contains(holder.as_str()))),
         });
+        let mut stuck_of: BTreeMap<&str, usize> = BTreeMap::new();
+        for wait in &stuck {
+            *stuck_of.entry(wait.waiter.as_str()).or_default() += 1;
+        }
+        stuck.retain(|wait| stuck_of[wait.waiter.as_str()] >= wait.stuck_with);
         if stuck.len() == before {
             return stuck;
         }
@@ -76,11 +82,11 @@ fn of_circle(circle: &[&WaitEdge], waits: &WaitGraph) -> Notice {
     let more = if queues.is_empty() {
         ""
     } else {
-        " Then raise in_flight of the queue, or put the children of its workflows into another one"
+        " Then raise in_flight of the queue, or put the child workflows into another queue"
     };
     let text = format!(
-        "{} workflows wait for each other, and none of them can go on: {}. Cancel one of them (Engine::cancel).{more}",
-        circle.len(),
+        "{} can never go on, because of a circle of waits: {}. Cancel one workflow of the circle with Engine::cancel.{more}",
+        counted(circle.len()),
         named(circle, waits)
     );
     let first = circle.iter().map(|wait| wait.waiter.as_str()).min().unwrap_or_default();
@@ -98,9 +104,9 @@ fn of_own_queues(stuck: &[&WaitEdge], waits: &WaitGraph) -> Vec<Notice> {
     }
     let notice = |(queue, own): (&str, Vec<&WaitEdge>)| Notice {
         text: format!(
-            "{} workflows of queue {queue} wait for children in the same queue, which is full with them: {}. They go on \
-             when others of the queue have ended. Put such children into another queue, or raise its in_flight",
-            own.len(),
+            "queue {queue} is full, and {} of it waits for children in the same queue: {}. That ends when other workflows \
+             of the queue have ended. Put the children into another queue, or raise in_flight of queue {queue}",
+            counted(own.len()),
             named(&own, waits)
         ),
         what: format!("workflows that wait for children in their own full queue {queue}"),
@@ -109,9 +115,13 @@ fn of_own_queues(stuck: &[&WaitEdge], waits: &WaitGraph) -> Vec<Notice> {
     found.into_iter().map(notice).collect()
 }
 
+fn counted(workflows: usize) -> String {
+    if workflows == 1 { "1 workflow".to_owned() } else { format!("{workflows} workflows") }
+}
+
 fn named(list: &[&WaitEdge], waits: &WaitGraph) -> String {
     let one = |wait: &&WaitEdge| {
-        let WaitEdge { waiter, awaited, in_queue } = wait;
+        let WaitEdge { waiter, awaited, in_queue, .. } = wait;
         let queue = in_queue.as_ref().map(|queue| {
             let in_flight = full(waits, queue).map_or(0, |places| places.in_flight);
             format!(", which waits for a place in queue {queue} (in_flight {in_flight}, all taken)")
@@ -132,7 +142,8 @@ mod tests {
 
     fn wait(waiter: &str, awaited: &str, in_queue: Option<&str>) -> WaitEdge {
         let id = |id: &str| WorkflowId::new(id).unwrap();
-        WaitEdge { waiter: id(waiter), awaited: id(awaited), in_queue: in_queue.map(str::to_owned) }
+        let in_queue = in_queue.map(str::to_owned);
+        WaitEdge { waiter: id(waiter), awaited: id(awaited), in_queue, stuck_with: 1 }
     }
 
     fn places(queue: &str, in_flight: u32, holders: &[&str]) -> QueuePlaces {
@@ -150,7 +161,7 @@ mod tests {
         let said = texts(circle, Vec::new());
         assert_eq!(said.len(), 1);
         assert!(
-            said[0].starts_with("3 workflows wait for each other, and none of them can go on: "),
+            said[0].starts_with("3 workflows can never go on, because of a circle of waits: "),
             "{said:?}"
         );
         assert!(said[0].contains("a waits for b; b waits for a; c waits for a. Cancel one"), "{said:?}");
@@ -164,6 +175,16 @@ mod tests {
     }
 
     #[test]
+    fn a_race_is_stuck_when_each_of_its_operations_is() {
+        let race = |awaited: &str| WaitEdge { stuck_with: 2, ..wait("r", awaited, None) };
+        let waits = vec![race("a"), race("b"), wait("a", "r", None), wait("b", "r", None)];
+        let said = texts(waits.clone(), Vec::new());
+        assert!(said.len() == 1 && said[0].starts_with("4 workflows"), "{said:?}");
+        // What waits for a race that can go on can go on as well.
+        assert!(texts(waits[..3].to_vec(), Vec::new()).is_empty());
+    }
+
+    #[test]
     fn a_queue_that_waits_for_itself_is_named_with_its_limit() {
         let own = || vec![wait("p", "p-1", Some("q"))];
         let said = texts(own(), vec![places("q", 1, &["p"])]);
@@ -171,7 +192,10 @@ mod tests {
         assert!(said.len() == 1 && said[0].contains(what) && said[0].contains("raise in_flight"), "{said:?}");
         // Another holder goes on, so this workflow will, too.
         let said = texts(own(), vec![places("q", 2, &["p", "r"])]);
-        assert!(said.len() == 1 && said[0].contains("go on when others of the queue have ended"), "{said:?}");
+        assert!(
+            said.len() == 1 && said[0].contains("ends when other workflows of the queue have ended"),
+            "{said:?}"
+        );
         // There is a place.
         assert!(texts(own(), vec![places("q", 2, &["p"])]).is_empty());
     }

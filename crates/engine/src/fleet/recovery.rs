@@ -54,7 +54,7 @@ pub(crate) fn take_over(core: &Core, dead: &ExecutorId) {
     }
     core.liveness.forget(dead);
     if workflows > 0 {
-        say!(info, "executor {} died; {workflows} workflows go on", dead.as_str());
+        say!(info, "executor {} died; number of its workflows that go on: {workflows}", dead.as_str());
         core.options.observers.tell(|| Event::Recovered { workflows });
     }
 }
@@ -84,8 +84,7 @@ pub(crate) fn without_trace(core: &Core) -> DbResult<Vec<ExecutorId>> {
             BusyExecutor::Known(executor) => busy.push(executor),
             BusyExecutor::Unreadable(shown) => core.outage.notices.name(
                 &format!("executor {shown}"),
-                "workflows are PENDING under it, which is no executor's id; they are left alone, and `resume` frees \
-                 them",
+                "this is not an executor id, but PENDING workflows carry it. The engine leaves these workflows alone; Engine::resume frees them",
             ),
         }
     }
@@ -111,7 +110,11 @@ fn release_the_lost(core: &Core, identity: &Identity) -> DbResult<()> {
         }
     }
     if !released.is_empty() {
-        say!(warn, "{} left behind; they go on", some_of(&released));
+        say!(
+            warn,
+            "{} were PENDING under this process but not running, because an earlier write failed; they go on",
+            some_of(&released)
+        );
     }
     Ok(())
 }
@@ -139,8 +142,8 @@ fn refuse_the_unknown(core: &Core, served: &Served, unknown_since: &mut Option<S
     let failure = Failure::by_engine(
         NOT_REGISTERED,
         format!(
-            "no running program of application {} registers this workflow; registered are: {}. It goes on when one \
-             does",
+            "no running program of application {} registers this workflow; registered workflows: {}. It goes on when \
+             a program registers it",
             identity.app,
             listed(known.iter())
         ),

@@ -179,7 +179,7 @@ impl Fleet<'_> {
             say!(warn, "{text}");
         }
         for what in news.gone {
-            say!(info, "{what}: no longer");
+            say!(info, "{what}: this problem is over");
         }
         Ok(())
     }
@@ -284,9 +284,10 @@ impl Fleet<'_> {
         };
         let more = full || (rows.len() == limit && room != Some(limit));
         for row in rows.extract_if(.., |row| row.unreadable) {
-            self.core
-                .outage
-                .names_row(&row.workflow, "its id is no text, so nobody can run it; it is ended as ERROR");
+            self.core.outage.names_row(
+                &row.workflow,
+                "its id is not a text, so no executor can run it; it was ended as ERROR",
+            );
         }
         let from: Option<Arc<str>> = (queue.name != INTERNAL_QUEUE).then(|| queue.name.as_str().into());
         let enter = |row: &ClaimedRow| {

@@ -25,7 +25,10 @@ use crate::pure::error::{BoxError, Result};
 pub struct AsyncOperation<'o, T>(Deferred<'o, T>);
 
 impl<'o, T: 'o> AsyncOperation<'o, T> {
-    fn of(begin: impl FnOnce(&Flow) -> Running<'o, T> + Send + 'o) -> Self {
+    fn of(begin: impl FnOnce(&Flow) -> Running<'o, T> + Send + 'o) -> Self
+    where
+        T: Send,
+    {
         Self(Deferred::of(begin))
     }
 

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::flow::core::Core;
 use crate::flow::drive::{Flow, Waited};
 use crate::flow::execution::{Ended, Execution};
-use crate::flow::operation::{Begun, Entry};
+use crate::flow::operation::{Begun, Entry, Replayed};
 use crate::flow::waits::Wait;
 use crate::machines::waiter::Subscription;
 use crate::pure::codec::{self, Codec};
@@ -44,9 +44,7 @@ impl Flow {
         patience: Option<Duration>,
     ) -> Result<O> {
         let begun = match entry {
-            Entry::Replayed(recorded) => {
-                return result_of(&recorded.row, self.execution.workflow(), &child);
-            }
+            Entry::Replayed(recorded) => return result_before(&recorded, &child),
             Entry::Fresh(begun) => begun,
         };
         let patience = patience.unwrap_or(self.core().options.suspend_after);
@@ -64,7 +62,7 @@ impl Flow {
         outcome: &Outcome,
     ) -> Result<O> {
         match self.begin(GET_RESULT)? {
-            Entry::Replayed(recorded) => result_of(&recorded.row, self.execution.workflow(), child),
+            Entry::Replayed(recorded) => result_before(&recorded, child),
             Entry::Fresh(begun) => {
                 let row = outcome_row(begun.row(), outcome);
                 self.record_result(begun, row, child).await
@@ -209,6 +207,12 @@ fn failure_row(row: StepRow, awaited: &WorkflowId, failure: &Failure) -> StepRow
     StepRow { error, serialization, child: Some(awaited.clone()), ..row }
 }
 
+/// The result that an earlier run recorded in this place.
+fn result_before<O: DeserializeOwned>(recorded: &Replayed, awaited: &WorkflowId) -> Result<O> {
+    recorded.is_about(awaited)?;
+    result_of(&recorded.row, recorded.execution.workflow(), awaited)
+}
+
 /// The result of such a record for the workflow that waited.
 fn result_of<O: DeserializeOwned>(row: &StepRow, waiting: &WorkflowId, awaited: &WorkflowId) -> Result<O> {
     let Some(failure) = row.failure() else {
@@ -272,7 +276,7 @@ pub(crate) fn ended(
     match core.reader.outcome(workflow) {
         Ok(Some(outcome)) => {
             if outcome.status == WorkflowStatus::Unknown {
-                let what = "its status is none that this program knows; it is left alone, and what waits for it waits on";
+                let what = "this program does not know its status. The engine leaves the row alone, and workflows that await it keep waiting";
                 core.outage.names_row(workflow, what);
             }
             Ok(outcome.status.is_terminal().then_some(outcome))

@@ -302,7 +302,12 @@ impl Flow {
             let is_over = |due: Due| due.left(clock).is_zero();
             let was_called = calls.is_some_and(|(awaited, calls)| awaited.calls() != calls);
             if wait.due.is_some_and(is_over) || was_called || waits.refused() != refused {
-                return Ok(Waited::LookAgain);
+                if leaving.is_none() || !waits.is_leaving() {
+                    return Ok(Waited::LookAgain);
+                }
+                // A suspension with this wait is on its way. It is made, or refused because the wait is over.
+                self.wait_past(seen, None).await?;
+                continue;
             }
             if !patience.is_some_and(is_over) {
                 let first = wait.due.into_iter().chain(patience).map(|due| due.steady).min();
@@ -315,7 +320,7 @@ impl Flow {
                 }
                 leaving = Some(waits.may_leave(wait.clone()));
             }
-            match waits.all_leave() {
+            match waits.all_leave(&self.execution.run.signal) {
                 Some(departure) => {
                     // A branch of a race that has just won is not open any more.
                     self.refuse_if_over()?;
@@ -338,7 +343,6 @@ impl Flow {
         let left = match answer {
             Ok(Verdict::Refused(Refusal::NoNeedToWait)) => {
                 departure.was_refused();
-                execution.run.signal.raise();
                 return Ok(());
             }
             Ok(Verdict::NotOwner) => self.explain(Unrecorded::Lost).await,
@@ -348,8 +352,6 @@ impl Flow {
             }
             Err(error) => execution.commit_failed(&error),
         };
-        // Its other operations wait yet.
-        execution.run.signal.raise();
         Err(left)
     }
 

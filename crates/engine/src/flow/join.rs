@@ -30,15 +30,29 @@ pub(crate) type Running<'o, T> = Pin<Box<dyn Future<Output = Result<T>> + Send +
 /// Takes the places of an operation.
 type Begin<'o, T> = Box<dyn FnOnce(&Flow) -> Running<'o, T> + Send + 'o>;
 
+/// The value of an operation, to which the changes of `map` are made when it is called: by the workflow itself, when it
+/// is sure that it returns this value.
+pub(crate) type Changed<'o, T> = Box<dyn FnOnce() -> T + Send + 'o>;
+
 /// An operation that has not begun.
 pub(crate) struct Deferred<'o, T> {
-    pub(crate) begin: Begin<'o, T>,
+    pub(crate) begin: Begin<'o, Changed<'o, T>>,
     /// What is to be done when it loses a race. Takes its place after those of the operation.
     pub(crate) if_lost: Option<Begin<'o, ()>>,
 }
 
 impl<'o, T: 'o> Deferred<'o, T> {
-    pub(crate) fn of(begin: impl FnOnce(&Flow) -> Running<'o, T> + Send + 'o) -> Self {
+    pub(crate) fn of(begin: impl FnOnce(&Flow) -> Running<'o, T> + Send + 'o) -> Self
+    where
+        T: Send,
+    {
+        let begin = move |flow: &Flow| -> Running<'o, Changed<'o, T>> {
+            let running = begin(flow);
+            Box::pin(async move {
+                let value = running.await?;
+                Ok(Box::new(move || value) as Changed<'o, T>)
+            })
+        };
         Self { begin: Box::new(begin), if_lost: None }
     }
 
@@ -62,9 +76,12 @@ impl<'o, T: 'o> Deferred<'o, T> {
 
     pub(crate) fn map<U: 'o>(self, change: impl FnOnce(T) -> U + Send + 'o) -> Deferred<'o, U> {
         let begin = self.begin;
-        let changed = move |flow: &Flow| -> Running<'o, U> {
+        let changed = move |flow: &Flow| -> Running<'o, Changed<'o, U>> {
             let running = begin(flow);
-            Box::pin(async move { running.await.map(change) })
+            Box::pin(async move {
+                let value = running.await?;
+                Ok(Box::new(move || change(value())) as Changed<'o, U>)
+            })
         };
         Deferred { begin: Box::new(changed), if_lost: self.if_lost }
     }
@@ -87,7 +104,10 @@ impl<'o, T: 'o> Deferred<'o, T> {
 pub struct Operation<'o, T>(Deferred<'o, T>);
 
 impl<'o, T: 'o> Operation<'o, T> {
-    fn of(begin: impl FnOnce(&Flow) -> Running<'o, T> + Send + 'o) -> Self {
+    fn of(begin: impl FnOnce(&Flow) -> Running<'o, T> + Send + 'o) -> Self
+    where
+        T: Send,
+    {
         Self(Deferred::of(begin))
     }
 
@@ -142,7 +162,9 @@ impl<'o, T: 'o> Operation<'o, T> {
     }
 
     /// The end of a child, as [`Child::result`]. If it loses a race, the child and all workflows below it are cancelled
-    /// before the race returns, also after a crash. Takes one step id more, for the cancel.
+    /// before the race returns, also after a crash. In a race it takes one step id more, for the cancel.
+    ///
+    /// A child under an id of your own may have been started by another workflow. It is cancelled all the same.
     ///
     /// ```
     /// # use engine::{Context, Operation, Result, Workflow}; use std::time::Duration;
@@ -298,7 +320,8 @@ macro_rules! operations {
                     $($operation.run_here();)*
                     ($($operation.join(),)*)
                 });
-                Ok(($($operation?,)*))
+                $(let $operation = $operation?;)*
+                Ok(($($operation(),)*))
             }
         }
     };

@@ -158,7 +158,10 @@ impl Flow {
         count: usize,
     ) -> Result<BegunMap> {
         if at_once == 0 {
-            let (what, reason) = (format!("at_once of map {name}"), "nothing would ever run".to_owned());
+            let (what, reason) = (
+                format!("at_once of map {name}"),
+                "with 0 no item would ever run; set at least 1".to_owned(),
+            );
             return Err(Error::InvalidOption { what, reason });
         }
         let options = StepOptions::new();

@@ -185,7 +185,8 @@ where
     let what = format!("message to workflow {destination}");
     let text = codec::encode(Codec::PortableJson, &what, message)?.text;
     if text == "null" {
-        let reason = "it is `null`, which a receive takes for none; send a value, such as `true`".to_owned();
+        let reason =
+            "it is `null`, which a receiver reads as no message; send a value, such as `true`".to_owned();
         return Err(Error::Unencodable { what, reason });
     }
     Ok(NewMessage { id, destination: destination.clone(), topic: checked_topic(topic)?.to_owned(), text, at })

@@ -20,7 +20,7 @@ use crate::machines::committer::CommitError;
 use crate::pure::clock::Timestamp;
 use crate::pure::codec::{self, Codec};
 use crate::pure::error::{Error, Failure, Result};
-use crate::pure::id::StepId;
+use crate::pure::id::{StepId, WorkflowId};
 use crate::pure::observer::Event;
 use crate::sysdb::write::Refusal;
 use crate::sysdb::{Owner, StepRow, Verdict, Write};
@@ -80,6 +80,16 @@ impl Replayed {
     /// The recorded error, if the operation failed.
     pub(crate) fn error(&self) -> Option<Error> {
         self.row.failure().map(|failure| failure.into_step_error(&self.place.name))
+    }
+
+    /// Ends the execution if the record is about another workflow than this one.
+    pub(crate) fn is_about(&self, workflow: &WorkflowId) -> Result<()> {
+        match &self.row.child {
+            Some(recorded) if recorded != workflow => {
+                Err(self.misfit(&format!("workflow {recorded}"), &format!("workflow {workflow}")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Ends the execution: the record is of an operation with the same name that did something else.

@@ -135,7 +135,7 @@ impl StepOptions {
         self.retry.check(step)?;
         for (what, time) in [("timeout", self.timeout), ("total", self.total)] {
             if time.is_some_and(|time| time.is_zero()) {
-                let reason = "no attempt ends in no time; give it more than zero".to_owned();
+                let reason = "with a limit of zero no attempt could finish; set more than zero".to_owned();
                 return Err(Error::InvalidOption { what: format!("{what} of step {step}"), reason });
             }
         }
@@ -416,15 +416,15 @@ impl EngineOptions {
         if self.takeover_within < limits::TAKEOVER_WITHIN_MIN {
             return refuse(
                 "takeover_within",
-                "at least 1 s must be allowed: a lease has to be renewed within it",
+                "must be at least 1 s, because an executor renews its lease within this time",
             );
         }
         if self.workers_max == 0 {
-            return refuse("workers_max", "at least one workflow must be able to run");
+            return refuse("workers_max", "must be at least 1, or no workflow could run");
         }
         #[cfg(feature = "tokio")]
         if self.tasks_max == 0 {
-            return refuse("tasks_max", "at least one async workflow must be able to run");
+            return refuse("tasks_max", "must be at least 1, or no async workflow could run");
         }
         Ok(())
     }

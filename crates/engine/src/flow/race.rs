@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::flow::drive::Flow;
 use crate::flow::execution::Ended;
-use crate::flow::join::{Deferred, Running};
+use crate::flow::join::{Changed, Deferred, Running};
 use crate::flow::operation::{Begun, Entry, Recorded, Recording};
 use crate::pure::codec::Codec;
 use crate::pure::error::{Error, Result, Stop};
@@ -39,7 +39,7 @@ enum Over {
 /// A race and its operations, all of which have their places.
 pub(crate) struct Branches<'o, T> {
     pub(crate) race: Arc<Race>,
-    pub(crate) running: Vec<Running<'o, T>>,
+    pub(crate) running: Vec<Running<'o, Changed<'o, T>>>,
     pub(crate) losses: Losses<'o>,
 }
 
@@ -104,10 +104,10 @@ impl Race {
     }
 
     /// The result, after all has been done for the operations that lost.
-    pub(crate) async fn after_losses<T>(
+    pub(crate) async fn after_losses<'o, T>(
         &self,
         Losses(losses): Losses<'_>,
-        result: impl Future<Output = Result<T>>,
+        result: impl Future<Output = Result<Changed<'o, T>>>,
     ) -> Result<T> {
         let winner = self.winner();
         let lost = losses.into_iter().enumerate().filter(|(number, _)| Some(*number) != winner);
@@ -116,7 +116,7 @@ impl Race {
                 loss.await?;
             }
         }
-        result.await
+        Ok(result.await?())
     }
 
     /// The verdict for this branch.
@@ -205,7 +205,7 @@ impl Flow {
     fn begin_race(&self, branches: usize) -> Result<Arc<Race>> {
         if branches == 0 {
             let (what, reason) =
-                ("race".to_owned(), "without an operation nothing would ever end it".to_owned());
+                ("race".to_owned(), "without an operation it would never end; add at least one".to_owned());
             return Err(Error::InvalidOption { what, reason });
         }
         let race = match self.begin(NAME)? {

@@ -196,7 +196,12 @@ impl Registry {
     pub(crate) fn register_queue(&self, name: &str, options: QueueOptions) -> Result<Queue> {
         check_name("queue name", name)?;
         if name.starts_with(RESERVED) {
-            let (what, reason) = ("queue name", format!("starts with {RESERVED}, as the engine's own do"));
+            let (what, reason) = (
+                "queue name",
+                format!(
+                    "starts with {RESERVED}, which is reserved for queues of the engine; choose another name"
+                ),
+            );
             return Err(Error::InvalidName { what, name: name.to_owned(), reason });
         }
         options.check().map_err(|reason| Error::InvalidOption {

@@ -95,7 +95,11 @@ impl Flow {
         let id = given.map_or_else(|| WorkflowId::of_child(self.execution.workflow(), place.step_id), Ok)?;
         if id == *self.execution.workflow() {
             let (what, name) = ("id of a child", id.to_string());
-            return Err(Error::InvalidName { what, name, reason: "is the workflow's own".to_owned() });
+            return Err(Error::InvalidName {
+                what,
+                name,
+                reason: "is the id of the parent itself; choose another id".to_owned(),
+            });
         }
         Ok(id)
     }

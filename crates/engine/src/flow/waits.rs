@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use crate::pure::due::Due;
 use crate::pure::limits::WAITS_MARKED_MAX;
-use crate::pure::sync::lock;
+use crate::pure::sync::{Signal, lock};
 use crate::sysdb::write::{Awaited, Wake};
 
 /// The waits of one run.
@@ -43,9 +43,11 @@ pub(crate) struct Leaving<'w> {
     key: u64,
 }
 
-/// A suspension, until it is made, is refused, or is not wanted any more.
+/// A suspension, until it is made, is refused, or is not wanted any more. Then the signal is raised: other operations
+/// wait yet.
 pub(crate) struct Departure<'w> {
     of: &'w Waits,
+    signal: &'w Signal,
     pub(crate) waits: Vec<Wait>,
 }
 
@@ -71,14 +73,14 @@ impl Waits {
     }
 
     /// All that the workflow waits for, if it may leave. Nobody else is given it meanwhile.
-    pub(crate) fn all_leave(&self) -> Option<Departure<'_>> {
+    pub(crate) fn all_leave<'w>(&'w self, signal: &'w Signal) -> Option<Departure<'w>> {
         let mut state = lock(&self.0);
         let waits = state.leaving.len();
         if state.is_leaving || waits < state.open.max(1) || waits > WAITS_MARKED_MAX {
             return None;
         }
         state.is_leaving = true;
-        Some(Departure { of: self, waits: state.leaving.values().cloned().collect() })
+        Some(Departure { of: self, signal, waits: state.leaving.values().cloned().collect() })
     }
 
     /// Whether a suspension is being committed.
@@ -112,6 +114,7 @@ impl Departure<'_> {
 impl Drop for Departure<'_> {
     fn drop(&mut self) {
         lock(&self.of.0).is_leaving = false;
+        self.signal.raise();
     }
 }
 
@@ -142,27 +145,27 @@ mod tests {
 
     #[test]
     fn the_only_operation_of_a_plain_function_leaves_alone() {
-        let waits = Waits::default();
-        assert!(waits.all_leave().is_none(), "nothing waits");
+        let (waits, signal) = (Waits::default(), Signal::default());
+        assert!(waits.all_leave(&signal).is_none(), "nothing waits");
         let _leaving = waits.may_leave(wait());
-        let departure = waits.all_leave().unwrap();
+        let departure = waits.all_leave(&signal).unwrap();
         assert_eq!(departure.waits.len(), 1);
-        assert!(waits.all_leave().is_none(), "one suspension at a time");
+        assert!(waits.all_leave(&signal).is_none(), "one suspension at a time");
         drop(departure);
-        assert!(waits.all_leave().is_some(), "the other one was not wanted any more");
+        assert!(waits.all_leave(&signal).is_some(), "the other one was not wanted any more");
     }
 
     #[test]
     fn a_workflow_leaves_when_all_its_open_operations_wait() {
-        let waits = Waits::default();
+        let (waits, signal) = (Waits::default(), Signal::default());
         waits.opened(3);
         let first = waits.may_leave(wait());
         let _second = waits.may_leave(wait());
-        assert!(waits.all_leave().is_none(), "the third one runs");
+        assert!(waits.all_leave(&signal).is_none(), "the third one runs");
         drop(first);
         assert!(!waits.closed(), "the first one has something to do");
         let _first = waits.may_leave(wait());
-        assert_eq!(waits.all_leave().map(|all| all.waits.len()), Some(2));
+        assert_eq!(waits.all_leave(&signal).map(|all| all.waits.len()), Some(2));
     }
 
     #[test]
@@ -176,22 +179,22 @@ mod tests {
 
     #[test]
     fn after_a_refused_suspension_there_may_be_another() {
-        let waits = Waits::default();
+        let (waits, signal) = (Waits::default(), Signal::default());
         let _leaving = waits.may_leave(wait());
         let before = waits.refused();
-        waits.all_leave().unwrap().was_refused();
+        waits.all_leave(&signal).unwrap().was_refused();
         assert_ne!(waits.refused(), before);
-        assert!(waits.all_leave().is_some());
+        assert!(waits.all_leave(&signal).is_some());
     }
 
     #[test]
     fn more_waits_than_can_be_marked_stay_in_memory() {
-        let waits = Waits::default();
+        let (waits, signal) = (Waits::default(), Signal::default());
         waits.opened(WAITS_MARKED_MAX + 1);
         let mut leaving: Vec<_> = (0..=WAITS_MARKED_MAX).map(|_| waits.may_leave(wait())).collect();
-        assert!(waits.all_leave().is_none());
+        assert!(waits.all_leave(&signal).is_none());
         leaving.pop();
         waits.closed();
-        assert!(waits.all_leave().is_some());
+        assert!(waits.all_leave(&signal).is_some());
     }
 }

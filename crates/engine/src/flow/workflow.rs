@@ -172,8 +172,8 @@ async fn outcome(flow: &Flow, input: Input, depth: usize, began: &mut bool) -> R
         && execution.attempt > max.saturating_add(1)
     {
         let reason = format!(
-            "it was taken up {} times and never came to an end (its executor died, or its writes were refused); at most 1 run and {max} recoveries \
-             are allowed. It waits for resume",
+            "it was taken up {} times without an end: its executor died, or its writes were refused. The limit is 1 run and \
+             {max} recoveries. Engine::resume lets the workflow go on",
             execution.attempt - 1
         );
         let failure = Failure::new(PARKED, reason);

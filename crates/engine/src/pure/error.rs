@@ -65,11 +65,11 @@ pub enum Error {
         /// The workflows between the two, in the order of their waits.
         others: Vec<WorkflowId>,
     },
-    /// The workflow ended with an error of its own work. Such an end is final: its records would lead to the same error
-    /// again.
+    /// The workflow ended with an error of its own code. Such an end is final: its records would lead to the same error
+    /// again. Where the work may yet succeed, let the step try again, and return no error.
     #[error(
-        "workflow {workflow} cannot be resumed: it ended with an error of its own work, which is final ({failure}); \
-         start a run under another id, or return no error where the work may yet succeed"
+        "workflow {workflow} cannot be resumed: its own code failed, which is final ({failure}); start a new run under \
+         another id"
     )]
     Final {
         /// The workflow.
@@ -97,7 +97,8 @@ pub enum Error {
     /// The workflow asked for another step than the step that it recorded in this place. Nothing was written. The
     /// workflow ends with this error. Put the old order back and resume it.
     #[error(
-        "workflow {workflow} is not deterministic: step {step} is recorded as `{recorded}`, but the code now asks for `{asked}`"
+        "workflow {workflow} is not deterministic: step {step} is recorded as `{recorded}`, but the code now asks \
+         for `{asked}`; put the old order of operations back, then resume the workflow"
     )]
     NonDeterminism {
         /// The workflow.
@@ -115,8 +116,8 @@ pub enum Error {
     /// A replay could not know of the drop. So no further operation happens, and the workflow ends with this error.
     /// Mend the program and resume it.
     #[error(
-        "workflow {workflow} dropped step {step} ({name}) before its end, so a replay could take another way; await each \
-         operation to its end, and limit a step by the timeout of its options"
+        "workflow {workflow} dropped step {step} ({name}) before its end, so a replay could take another way. Await each \
+         operation to its end. To limit a step, use the timeout of its options"
     )]
     Dropped {
         /// The workflow.
@@ -128,8 +129,8 @@ pub enum Error {
     },
     /// An async workflow awaited a handle outside of its steps, where the outcome would not be recorded.
     #[error(
-        "workflow {workflow} was awaited by its handle inside an async workflow, where a replay could see another \
-         outcome; start it by `ctx.start` and await the child, or await the handle in a step"
+        "workflow {workflow} was awaited by its handle inside an async workflow. A replay could see another outcome. Start \
+         the workflow with `ctx.start` and await that child, or await the handle in a step"
     )]
     AwaitedInWorkflow {
         /// The awaited workflow.
@@ -186,7 +187,7 @@ pub enum Error {
         reason: String,
     },
     /// No workflow of this name is registered in this program.
-    #[error("workflow `{name}` is not registered in this program; registered are: {registered}")]
+    #[error("workflow `{name}` is not registered in this program; registered workflows: {registered}")]
     NotRegistered {
         /// The name that the call asked for.
         name: String,
@@ -210,7 +211,9 @@ pub enum Error {
         application: String,
     },
     /// The id belongs to another workflow.
-    #[error("workflow id {workflow} belongs to a run of `{recorded}`, so it cannot name one of `{asked}`")]
+    #[error(
+        "workflow id {workflow} belongs to a run of `{recorded}`; choose another id for the run of `{asked}`"
+    )]
     IdInUse {
         /// The id.
         workflow: WorkflowId,
@@ -259,7 +262,7 @@ pub enum Error {
     /// The system database does not answer, and the call has waited for 30 s.
     #[error(
         "the system database does not answer ({reason}); {}",
-        if *.begun { "the call may take effect yet, so make it again under the same id" } else { "nothing was written" }
+        if *.begun { "the call may still take effect; repeat it with the same id" } else { "nothing was written" }
     )]
     Unanswered {
         /// Whether the write was handed to the database. If so, it may still be made when the database answers again.
@@ -335,7 +338,9 @@ impl fmt::Display for Stop {
             Self::ShuttingDown => f.write_str("the engine is shutting down"),
             Self::NotOwner => f.write_str("another execution owns it now"),
             Self::Deleted => f.write_str("its row was deleted from the system database"),
-            Self::Suspended => f.write_str("it waits without a thread"),
+            Self::Suspended => {
+                f.write_str("it gave its thread back for a long wait; it is replayed when the wait ends")
+            }
             Self::Returned => f.write_str("its function has returned"),
             Self::Database(reason) => write!(f, "the system database failed: {reason}"),
         }

@@ -269,8 +269,8 @@ impl fmt::Display for Stranded {
             }
             Absent::Version => write!(
                 f,
-                "no living executor runs that version; start a program with version(\"{version}\") until they have \
-                 ended, which may be the new program if its steps are those of the old one, or cancel them"
+                "no living executor runs that version; start a program with version(\"{version}\") until the workflows \
+                 have ended, or cancel them. A new program with the same steps may declare that version"
             ),
             Absent::Queue => write!(
                 f,
@@ -279,8 +279,8 @@ impl fmt::Display for Stranded {
             ),
             Absent::Name => write!(
                 f,
-                "no living executor that serves their queue registers that name; start a program that does, or cancel \
-                 them"
+                "no living executor of the queue registers that workflow name; start a program that registers it, or \
+                 cancel the workflows"
             ),
         }?;
         write!(f, ". The oldest was started at {oldest}")

@@ -124,10 +124,10 @@ impl QueueOptions {
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         let limits = [self.worker_concurrency, self.concurrency, self.in_flight];
         if limits.contains(&Some(0)) {
-            return Err("with a limit of 0 nothing would ever run");
+            return Err("with a limit of 0 no workflow would ever run; set at least 1");
         }
         if limits.iter().flatten().any(|max| i32::try_from(*max).is_err()) {
-            return Err("at most 2,147,483,647 can be said");
+            return Err("a limit must be at most 2,147,483,647");
         }
         let exceeds =
             |one: Option<u32>, other: Option<u32>| one.zip(other).is_some_and(|(one, other)| one > other);

@@ -195,6 +195,8 @@ pub(crate) struct WaitEdge {
     pub(crate) awaited: WorkflowId,
     /// The queue in which the awaited workflow waits for a place; `None` when it waits for another workflow itself.
     pub(crate) in_queue: Option<String>,
+    /// How many waits of its workflow must be stuck until the workflow is: 1, and all of them in a race.
+    pub(crate) stuck_with: usize,
 }
 
 /// A queue with an `in_flight` limit, and the holders of its places.

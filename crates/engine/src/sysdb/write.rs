@@ -46,6 +46,8 @@ pub(crate) enum Write {
     RegisterVersion { identity: Arc<Identity>, at: Timestamp },
     /// So does a queue that it serves, with its limits.
     RegisterQueue { identity: Arc<Identity>, queue: Arc<str>, options: QueueOptions, at: Timestamp },
+    /// Stops a workflow and its descendants, and records the step of the execution that stops them.
+    CancelChild { owner: Owner, step: StepRow, child: WorkflowId, at: Timestamp },
     /// Stops a workflow, and its descendants if asked to.
     Cancel { workflow: WorkflowId, children: bool, at: Timestamp },
     /// Makes a workflow claimable, from any status but a final one.
@@ -68,6 +70,7 @@ impl Write {
             | Self::Suspend { owner, .. }
             | Self::Release { owner, .. }
             | Self::Decide { owner, .. }
+            | Self::CancelChild { owner, .. }
             | Self::Receive { owner, .. }
             | Self::Send { sender: Some((owner, _)), .. } => (Some(owner), None),
             _ => (None, None),
@@ -85,7 +88,7 @@ impl Write {
             Self::Send { message, .. } if matches!(verdict, Verdict::Done | Verdict::Woke) => {
                 tell(&Awaited::Message(message.destination.clone(), message.topic.clone()), None);
             }
-            Self::Cancel { .. } | Self::RefuseUnknown(_) => {
+            Self::Cancel { .. } | Self::CancelChild { .. } | Self::RefuseUnknown(_) => {
                 if let Verdict::Changed(ended) = verdict {
                     for workflow in ended {
                         tell(&Awaited::Settled(workflow.clone()), None);
@@ -140,6 +143,7 @@ impl Write {
             | Self::Requeue { .. }
             | Self::RefuseUnknown(_)
             | Self::Revive { .. }
+            | Self::CancelChild { .. }
             | Self::Cancel { .. }
             | Self::Resume { .. } => true,
         }
@@ -185,6 +189,7 @@ kinds! {
     Revive "revive" by anybody,
     RegisterVersion "register_version" by anybody,
     RegisterQueue "register_queue" by anybody,
+    CancelChild "cancel_child" by execution,
     Cancel "cancel" by anybody,
     Resume "resume" by anybody,
     Send "send" by execution,

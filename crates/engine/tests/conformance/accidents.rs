@@ -438,7 +438,7 @@ fn a_workflow_that_would_wait_for_itself_is_told() {
     *slot.lock().unwrap() = Some(workflow.clone());
     engine.launch().unwrap();
     let error = workflow.start_as(&engine, "w", ()).unwrap().result().unwrap_err().to_string();
-    assert!(error.contains("is the workflow's own"), "{error}");
+    assert!(error.contains("is the id of the parent itself"), "{error}");
     slot.lock().unwrap().take();
 }
 

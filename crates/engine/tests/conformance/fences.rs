@@ -101,6 +101,10 @@ const ROWS: &[(&str, &str, Body)] = &[
         ctx.race([Operation::recv("t", HOUR).map(|_: Option<u32>| ())])
     }),
     ("decide", "no message", |ctx, _| ctx.race([Operation::recv("t", HOUR).map(|_: Option<u32>| ())])),
+    ("cancel_child", "that lost a race", |ctx, child| {
+        let child = ctx.start(child, ())?;
+        ctx.race([Operation::sleep(Duration::ZERO), Operation::result_or_cancel(&child)])
+    }),
     ("release", "of a refused step", |ctx, _| ctx.step("refused", |_| Ok::<_, Error>(()))),
 ];
 

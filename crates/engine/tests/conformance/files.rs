@@ -90,7 +90,7 @@ fn nothing_is_acknowledged_after_the_log_or_its_index_was_removed() {
         std::fs::remove_file(beside(&app.database.path(), suffix)).unwrap();
         let error = workflow.start_as(&engine, "two", ()).unwrap_err().to_string();
         assert!(error.contains(&format!("system.db{suffix} was deleted or replaced")), "{error}");
-        assert!(error.contains("put its files right and start them again"), "{error}");
+        assert!(error.contains("restore its files and start the programs again"), "{error}");
     }
 }
 
@@ -142,7 +142,7 @@ fn nothing_is_acknowledged_after_a_backup_was_copied_over_the_file() {
         assert!(Command::new("cp").arg(&backup).arg(app.database.path()).status().unwrap().success());
         let error = run("too late").unwrap_err().to_string();
         assert!(
-            error.contains("somebody wrote over it") || error.contains("malformed"),
+            error.contains("another program wrote over the file") || error.contains("malformed"),
             "{checkpoint}: {error}"
         );
         assert!(error.contains("system.db is damaged"), "{checkpoint}: {error}");

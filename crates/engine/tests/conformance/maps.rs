@@ -235,7 +235,10 @@ fn a_map_that_can_run_nothing_is_refused() {
     engine.launch().unwrap();
     for workflow in both {
         let error = workflow.start(&engine, (3, 0)).unwrap().result().unwrap_err();
-        assert!(error.to_string().contains("at_once of map square: nothing would ever run"), "{error}");
+        assert!(
+            error.to_string().contains("at_once of map square: with 0 no item would ever run"),
+            "{error}"
+        );
     }
 }
 

@@ -710,7 +710,10 @@ fn what_makes_no_sense_is_refused_by_its_name() {
         |options: QueueOptions, name: &str| engine.register_queue(name, options).unwrap_err().to_string();
     assert!(refused(QueueOptions::new().concurrency(0), "q").contains("queue q: with a limit of 0"));
     assert!(refused(QueueOptions::new(), "").contains("queue name `` is empty"));
-    assert!(refused(QueueOptions::new(), "_dbos_internal_queue").contains("as the engine's own do"));
+    assert!(
+        refused(QueueOptions::new(), "_dbos_internal_queue")
+            .contains("which is reserved for queues of the engine")
+    );
     let queue = engine.register_queue("q", QueueOptions::new()).unwrap();
     assert!(refused(QueueOptions::new(), "q").contains("a queue named `q` is registered already"));
     let enqueue = |options: EnqueueOptions<'_>| workflow.enqueue_with(&engine, &queue, &options, 1).map(drop);

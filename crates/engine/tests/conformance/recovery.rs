@@ -199,7 +199,7 @@ fn an_unknown_workflow_name_ends_with_a_reason_until_a_program_knows_it() {
     app.clock.advance(Duration::from_secs(1));
     let error = engine.retrieve::<u32>("w").unwrap().result().unwrap_err().to_string();
     assert!(error.contains("no running program of application test registers this workflow"), "{error}");
-    assert!(error.contains("registered are: new name"), "{error}");
+    assert!(error.contains("registered workflows: new name"), "{error}");
     assert_eq!(app.status("w"), "ERROR");
     drop(engine);
 

@@ -43,7 +43,10 @@ fn an_id_of_another_workflow_is_refused_and_names_both() {
     engine.launch().unwrap();
     one.start_as(&engine, "w", ()).unwrap().result().unwrap();
     let error = two.start_as(&engine, "w", ()).unwrap_err();
-    assert_eq!(error.to_string(), "workflow id w belongs to a run of `one`, so it cannot name one of `two`");
+    assert_eq!(
+        error.to_string(),
+        "workflow id w belongs to a run of `one`; choose another id for the run of `two`"
+    );
     let name: String = app.value("SELECT name FROM workflow_status WHERE workflow_uuid = 'w'", []);
     assert_eq!(name, "one");
 }
@@ -89,7 +92,7 @@ fn registration_is_checked() {
     assert!(matches!(unknown.start(&engine, ()).unwrap_err(), Error::NotRegistered { .. }));
     engine.launch().unwrap();
     let error = unknown.start(&engine, ()).unwrap_err().to_string();
-    assert_eq!(error, "workflow `typo` is not registered in this program; registered are: w");
+    assert_eq!(error, "workflow `typo` is not registered in this program; registered workflows: w");
     assert!(matches!(engine.register("late", body).unwrap_err(), Error::AlreadyLaunched));
     assert!(matches!(engine.launch().unwrap_err(), Error::AlreadyLaunched));
 }

@@ -51,14 +51,21 @@ const OTHERS: Statement = Statement {
 /// $1 application, $2 limit
 const WAITS: Statement = Statement {
     name: "waits",
-    sql: "
+    sql: r#"
         WITH waiting AS MATERIALIZED (
-             SELECT workflow_uuid AS id, mark #>> '{}' AS mark
+             SELECT workflow_uuid AS id, mark #>> '{}' AS mark,
+                    CASE WHEN attributes -> 'piton.awaits' ? 'any'
+                         THEN (SELECT count(*) FROM jsonb_path_query(attributes,
+                                    '$."piton.awaits"[*] ? (@ starts with "workflow ")'))
+                         ELSE 1 END AS stuck_with
                FROM dbos.workflow_status
-              CROSS JOIN LATERAL jsonb_path_query(attributes, '$.\"piton.awaits\"[*]') AS mark
+              CROSS JOIN LATERAL jsonb_path_query(attributes, '$."piton.awaits"[*]') AS mark
               WHERE status = 'DELAYED' AND (application_name = $1 OR application_name IS NULL)
-                AND NOT attributes -> 'piton.awaits' ? 'any')
-        SELECT w.id, a.workflow_uuid, CASE WHEN a.status = 'ENQUEUED' THEN a.queue_name END
+                AND (NOT attributes -> 'piton.awaits' ? 'any'
+                     OR (delay_until_epoch_ms IS NULL
+                         AND NOT jsonb_path_exists(attributes,
+                                 '$."piton.awaits"[*] ? (@ != "any" && !(@ starts with "workflow "))'))))
+        SELECT w.id, a.workflow_uuid, CASE WHEN a.status = 'ENQUEUED' THEN a.queue_name END, w.stuck_with
           FROM waiting w
           JOIN dbos.workflow_status a ON a.workflow_uuid = substr(w.mark, 10)
          WHERE w.mark LIKE 'workflow %'
@@ -67,7 +74,7 @@ const WAITS: Statement = Statement {
                     AND 0 < (SELECT count(*) FROM dbos.piton_queues l WHERE l.name = a.queue_name)
                     AND 0 = (SELECT count(*) FROM dbos.piton_places p
                               WHERE p.queue_name = a.queue_name AND p.workflow_uuid = a.workflow_uuid))) IS TRUE
-         LIMIT $2::int8",
+         LIMIT $2::int8"#,
 };
 
 /// $1 queues
@@ -109,7 +116,8 @@ pub(super) fn census(connection: &mut Connection) -> DbResult<Census> {
 pub(super) fn waits(connection: &mut Connection, app: &str) -> DbResult<WaitGraph> {
     let wait = |row: &Row| {
         let (waiter, awaited) = (id(&WAITS, row, 0)?, id(&WAITS, row, 1)?);
-        Ok(WaitEdge { waiter, awaited, in_queue: column(&WAITS, row, 2)? })
+        let stuck_with = usize::try_from(column::<i64>(&WAITS, row, 3)?).unwrap_or(usize::MAX);
+        Ok(WaitEdge { waiter, awaited, in_queue: column(&WAITS, row, 2)?, stuck_with })
     };
     let found = connection.query(&WAITS, &[&app, &i64::from(WAITS_MAX)])?;
     let waits: Vec<WaitEdge> = found.iter().map(wait).collect::<DbResult<_>>()?;

@@ -7,7 +7,8 @@ use postgres::types::ToSql;
 
 use super::claims::{count_column, start_of_error};
 use super::connection::{Connection, Statement, column};
-use super::workflows::{status_column, wake_parents};
+use super::steps;
+use super::workflows::{self, status_column, wake_parents};
 use crate::pure::clock::Timestamp;
 use crate::pure::codec;
 use crate::pure::error::RESUMABLE;
@@ -16,7 +17,7 @@ use crate::pure::listing::{Progress, WorkflowFilter, WorkflowInfo, held};
 use crate::pure::status::WorkflowStatus;
 use crate::sysdb::names::{INTERNAL_QUEUE, RESUMED, ended};
 use crate::sysdb::write::Refusal;
-use crate::sysdb::{DbResult, Verdict};
+use crate::sysdb::{DbResult, Owner, StepRow, Verdict};
 
 /// The workflow, and with $2 its descendants. $1 id, $2 with descendants, $3 now
 const CANCEL: Statement = Statement {
@@ -128,6 +129,30 @@ pub(super) fn cancel(
             return stands(connection, workflow);
         }
         Ok(Verdict::Changed(cancelled.into_iter().map(|(id, _)| WorkflowId::stored(id)).collect()))
+    })
+}
+
+/// Records the step that cancels, and cancels if this is the first try.
+pub(super) fn cancel_child(
+    connection: &mut Connection,
+    owner: &Owner,
+    step: &StepRow,
+    child: &WorkflowId,
+    at: Timestamp,
+) -> DbResult<Verdict> {
+    connection.atomically(|connection| {
+        if !workflows::hold(connection, owner)? {
+            return Ok(Verdict::NotOwner);
+        }
+        let was_recorded = steps::recorded_at(connection, owner, step.step_id)?.is_some();
+        match steps::record_one(connection, owner, step)? {
+            Verdict::Done if was_recorded => Ok(Verdict::Changed(Vec::new())),
+            Verdict::Done => match cancel(connection, child, true, at)? {
+                cancelled @ Verdict::Changed(_) => Ok(cancelled),
+                _ => Ok(Verdict::Changed(Vec::new())),
+            },
+            refused => Ok(refused),
+        }
     })
 }
 

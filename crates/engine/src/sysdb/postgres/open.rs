@@ -184,7 +184,7 @@ fn check(connection: &mut Connection) -> std::result::Result<std::result::Result
         )
     } else if text(4)? == "off" {
         Some(
-            "synchronous_commit stays off: acknowledged commits could be lost; let this role switch it on"
+            "synchronous_commit is off and the engine cannot switch it on, so acknowledged commits could be lost; allow this role to set it"
                 .to_owned(),
         )
     } else if column::<i32>(&SERVER, &row, 5)? < SERVER_VERSION_MIN {

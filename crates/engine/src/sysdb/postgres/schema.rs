@@ -57,8 +57,7 @@ pub(super) fn bring_up(connection: &mut Connection, schema: &str, migrate: bool)
         }
         if watch.elapsed() >= MIGRATION_WITHIN {
             return Err(format!(
-                "another program has been bringing its tables up for more than {} s; pg_locks says which session has \
-                 the advisory lock 1234567890",
+                "another program has been creating the tables for more than {} s. Find its session in pg_locks by advisory lock 1234567890",
                 MIGRATION_WITHIN.as_secs()
             ));
         }
@@ -119,7 +118,7 @@ fn refuse_unless_usable(content: &Content) -> Result<bool, String> {
         Some(version) if version >= VERSION => Ok(content.own),
         Some(version) => Err(format!(
             "it is at schema version {version}, and this engine needs {VERSION}; bring it up with `dbos migrate` of DBOS \
-             Python 3.4 while no older program runs on it"
+             Python 3.4. Stop programs of older versions first"
         )),
     }
 }

@@ -128,7 +128,8 @@ fn try_once<T, E>(
     let done = body(&mut tx);
     let Some(mut transaction) = tx.into_postgres() else {
         return Ok(Transacted::Misused(
-            "the body put another transaction in the place of its own".to_owned(),
+            "the body replaced the transaction of its step by another transaction; use the given transaction"
+                .to_owned(),
         ));
     };
     // Whether the connection was lost comes out with the next request, and mostly why.
@@ -224,7 +225,7 @@ fn misuse(session: &mut impl Session, owner: &Owner) -> DbResult<Option<&'static
         }
         Err(error) if has_code(&error, &SqlState::IN_FAILED_SQL_TRANSACTION) => {
             return Ok(Some(
-                "a statement failed, which rolls the transaction back, and the body went on as if it had not",
+                "a statement failed, which rolls the transaction back, but the body returned success; return the error of the statement",
             ));
         }
         Err(error) => return Err(error),

@@ -54,13 +54,18 @@ const OTHERS: Statement = Statement {
 const WAITS: Statement = Statement {
     name: "waits",
     sql: "
-        SELECT s.workflow_uuid, a.workflow_uuid, CASE WHEN a.status = 'ENQUEUED' THEN a.queue_name END
+        SELECT s.workflow_uuid, a.workflow_uuid, CASE WHEN a.status = 'ENQUEUED' THEN a.queue_name END,
+               CASE WHEN 'any' IN (SELECT value FROM json_each(s.attributes -> ?1))
+                    THEN (SELECT count(*) FROM json_each(s.attributes -> ?1) WHERE value LIKE 'workflow %') ELSE 1 END
           FROM workflow_status s
           JOIN json_each(CASE WHEN json_valid(s.attributes) THEN s.attributes -> ?1 END) AS mark
           JOIN workflow_status a ON a.workflow_uuid = substr(mark.value, 10)
          WHERE s.status = 'DELAYED' AND (s.application_name = ?2 OR s.application_name IS NULL)
            AND mark.value LIKE 'workflow %'
-           AND 'any' NOT IN (SELECT value FROM json_each(s.attributes -> ?1))
+           AND ('any' NOT IN (SELECT value FROM json_each(s.attributes -> ?1))
+                OR (s.delay_until_epoch_ms IS NULL
+                    AND NOT EXISTS (SELECT 1 FROM json_each(s.attributes -> ?1)
+                                     WHERE value <> 'any' AND value NOT LIKE 'workflow %')))
            AND (a.status = 'DELAYED'
                 OR (a.status = 'ENQUEUED' AND EXISTS (SELECT 1 FROM piton_queues l WHERE l.name = a.queue_name)
                     AND NOT EXISTS (SELECT 1 FROM piton_places p
@@ -112,8 +117,10 @@ fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
 }
 
 pub(super) fn waits(connection: &Connection, app: &str) -> DbResult<WaitGraph> {
-    let wait =
-        |row: &Row<'_>| Ok(WaitEdge { waiter: id(row, 0)?, awaited: id(row, 1)?, in_queue: text(row, 2)? });
+    let wait = |row: &Row<'_>| {
+        let (waiter, awaited, in_queue) = (id(row, 0)?, id(row, 1)?, text(row, 2)?);
+        Ok(WaitEdge { waiter, awaited, in_queue, stuck_with: row.get(3)? })
+    };
     let waits = WAITS.all(connection, params![AWAITS_PATH, app, WAITS_MAX], wait)?;
     let asked = WaitGraph::queues_of(&waits);
     let held = if asked.is_empty() {

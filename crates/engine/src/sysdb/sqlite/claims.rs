@@ -233,7 +233,7 @@ pub(super) fn fulfilled_waits(
             let id = id.shown();
             outage.names_row(
                 &id,
-                "it waits for nothing that is known, and its id cannot be named; it is left alone",
+                "its wait has ended or is unknown, but its id is not a text or holds a NUL. The engine leaves the row alone",
             );
             None
         }
@@ -335,7 +335,10 @@ pub(super) fn owned_by(
             (StoredId::Sound(id), Some(token)) => {
                 owners.push(Owner { workflow: WorkflowId::stored(id), token: OwnerToken::stored(token) });
             }
-            (id, _) => outage.names_row(&id.shown(), "its id or its token is no text; it is left alone"),
+            (id, _) => outage.names_row(
+                &id.shown(),
+                "its id or its owner token is not a text; the engine leaves the row alone",
+            ),
         }
     }
     Ok(owners)

@@ -79,8 +79,8 @@ impl ExecutorLocks {
             let directory = self.directory.display();
             say!(
                 warn,
-                "directory {directory} {}, while the database {}: others can remove its lock files, and a living \
-                 executor is then taken for dead; give the directory the owner of the database, and `chmod 700` it",
+                "directory {directory} {}, but the database {}; others can remove its lock files. A living executor \
+                 would then count as dead. Give the directory the owner of the database, and `chmod 700` it",
                 owned(&found),
                 owned(&model)
             );
@@ -175,14 +175,14 @@ impl ExecutorLocks {
             let found = fs::symlink_metadata(path).map(|found| format!(", which {},", owned(&found)));
             let way_out = match reason.kind() {
                 io::ErrorKind::PermissionDenied => {
-                    "; if those processes have ended, give it the owner of the database by `chown`, or remove it"
+                    ". If those processes have ended, `chown` it to the owner of the database, or remove it"
                 }
                 _ => "",
             };
             say!(
                 warn,
-                "{}{} cannot be looked at ({reason}), so it is not known whether its executors live, and their \
-                 workflows wait{way_out}",
+                "{}{} cannot be read ({reason}), so it is not known whether its executors live. Their workflows \
+                 wait{way_out}",
                 path.display(),
                 found.unwrap_or_default()
             );
@@ -201,11 +201,11 @@ impl Liveness for ExecutorLocks {
             database: self.directory.display().to_string(),
             reason: match fs::symlink_metadata(&self.directory) {
                 Ok(found) => format!(
-                    "executors lock files there to show that they live: {e}; it {}, so give it the owner of the \
-                     database by `chown -R`",
+                    "the engine cannot make its lock file in this directory: {e}. The directory {}. Give it to the owner of \
+                     the database with `chown -R`",
                     owned(&found)
                 ),
-                Err(_) => format!("executors lock files there to show that they live: {e}"),
+                Err(_) => format!("the engine cannot make its lock file in this directory: {e}"),
             },
         };
         let card = Card { pid: std::process::id(), about: about.clone() };

@@ -53,8 +53,8 @@ impl FileIdentity {
                     return Err(refused(format!("{} cannot be looked at: {e}", path.display()), true));
                 }
                 _ => {
-                    let reason = "was deleted or replaced while it was open; nothing more is written, so stop all \
-                                  programs that use the database, put its files right and start them again";
+                    let reason = "was deleted or replaced while it was open; nothing more is written. Stop all \
+                                  programs that use the database, restore its files and start the programs again";
                     return Err(refused(format!("{} {reason}", path.display()), false));
                 }
             }
@@ -68,7 +68,7 @@ impl FileIdentity {
         let looked = self.overwriting.look(connection).map_err(|e| failed("check_file", e));
         match self.note_damage(looked)? {
             None => Ok(()),
-            Some(reason) => Err(self.is_damaged(&format!("somebody wrote over it: {reason}"))),
+            Some(reason) => Err(self.is_damaged(&format!("another program wrote over the file: {reason}"))),
         }
     }
 
@@ -91,8 +91,8 @@ impl FileIdentity {
             is_new = true;
             let database = self.files.first().map(|(path, _)| path.display().to_string()).unwrap_or_default();
             format!(
-                "{database} is damaged ({error}); nothing more is written, so stop all programs that use it, and \
-                 restore it from a backup or look at it with `sqlite3 FILE .recover`"
+                "{database} is damaged ({error}); nothing more is written to it. Stop all programs that use it. Then restore \
+                 a backup, or salvage the file with `sqlite3 FILE .recover`"
             )
         });
         if is_new {

@@ -9,7 +9,7 @@ use super::claims::forget_output;
 use super::column::{self, Kind, StoredId};
 use super::statement::{Statement, failed};
 use super::workflows::wake_parent;
-use super::{AWAITS_PATH, RESUMED_PATH, json_array};
+use super::{AWAITS_PATH, RESUMED_PATH, json_array, steps};
 use crate::pure::clock::Timestamp;
 use crate::pure::codec;
 use crate::pure::error::RESUMABLE;
@@ -18,7 +18,7 @@ use crate::pure::listing::{Progress, WorkflowFilter, WorkflowInfo};
 use crate::pure::status::WorkflowStatus;
 use crate::sysdb::names::{INTERNAL_QUEUE, ended};
 use crate::sysdb::write::Refusal;
-use crate::sysdb::{DbResult, Verdict};
+use crate::sysdb::{DbResult, Owner, StepRow, Verdict};
 
 /// The workflow, and with ?2 its descendants. ?1 id, ?2 with descendants, ?3 now, ?4 path of the mark
 const CANCEL: Statement = Statement {
@@ -125,6 +125,25 @@ pub(super) fn cancel(
         return stands(connection, workflow);
     }
     Ok(Verdict::Changed(cancelled))
+}
+
+/// Records the step that cancels, and cancels if this is the first try.
+pub(super) fn cancel_child(
+    connection: &Connection,
+    owner: &Owner,
+    step: &StepRow,
+    child: &WorkflowId,
+    at: Timestamp,
+) -> DbResult<Verdict> {
+    let was_recorded = steps::read_at(connection, &owner.workflow, step.step_id)?.is_some();
+    match steps::record(connection, owner, step)? {
+        Verdict::Done if was_recorded => Ok(Verdict::Changed(Vec::new())),
+        Verdict::Done => match cancel(connection, child, true, at)? {
+            cancelled @ Verdict::Changed(_) => Ok(cancelled),
+            _ => Ok(Verdict::Changed(Vec::new())),
+        },
+        refused => Ok(refused),
+    }
 }
 
 pub(super) fn resume(

@@ -112,8 +112,9 @@ pub(super) fn still_durable(connection: &Connection) -> DbResult<()> {
     if synchronous == FULL {
         return Ok(());
     }
-    let reason =
-        format!("the connection is no longer durable: it is at {synchronous}, where 2 (FULL) is needed");
+    let reason = format!(
+        "the connection is no longer durable: PRAGMA synchronous is {synchronous}, but 2 (FULL) is needed"
+    );
     Err(DbError::lasting(NAME, reason))
 }
 

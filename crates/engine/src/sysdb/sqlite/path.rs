@@ -38,7 +38,7 @@ pub(super) fn resolve(path: &Path) -> Result<PathBuf, String> {
     let bytes = resolved.as_os_str().len();
     if bytes > PATH_BYTES_MAX {
         return Err(format!(
-            "its path has {bytes} bytes, and SQLite takes {PATH_BYTES_MAX} at most; name a shorter one"
+            "its path has {bytes} bytes, and SQLite takes {PATH_BYTES_MAX} at most; choose a shorter path"
         ));
     }
     for suffix in BESIDE {
@@ -71,13 +71,13 @@ fn refuse_other_kinds(found: &Metadata) -> Result<(), String> {
             return Err(format!("it is {name}; name a file"));
         }
     }
-    Err("it is no file; name one".to_owned())
+    Err("it is not a regular file; name a file".to_owned())
 }
 
 fn place_of_a_new_file(path: &Path) -> Result<PathBuf, String> {
     if let Ok(target) = fs::read_link(path) {
         return Err(format!(
-            "it is a symbolic link to {}, where nothing is; create that file's directory and name the file itself",
+            "it is a symbolic link to {}, which does not exist; create the directory of the target and name the target itself",
             target.display()
         ));
     }
@@ -159,7 +159,7 @@ pub(super) fn why_not(path: &Path) -> Option<String> {
         let path = beside(path, suffix);
         match fs::metadata(&path) {
             Ok(found) if is_closed_to(&ours, &found) => Some(format!(
-                "this process may not read and write {}, which {}; run it as that user, or change the rights",
+                "this process may not read and write {}, which {}; run it as that user, or change the permissions",
                 path.display(),
                 owned(&found)
             )),

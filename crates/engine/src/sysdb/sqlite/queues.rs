@@ -308,7 +308,7 @@ fn claimed(connection: &Connection, claim: &Claim) -> DbResult<Verdict> {
     for (id, name, attempts, rowid) in CLAIMED.all(connection, params, read)? {
         let unreadable = matches!(id, StoredId::Unreadable(_));
         if unreadable {
-            let reason = "its id is no text, so its input and its steps cannot be told from those of others";
+            let reason = "its id is not a text, so the engine cannot tell its input and steps from those of other workflows";
             let error = codec::encode_failure(&Failure::new(UNREADABLE, reason));
             workflows::end_unreadable(connection, rowid, &error, claim.at)?;
         }

@@ -82,8 +82,8 @@ fn refuse_unless_usable(content: &Content, shared_with_application: bool) -> Res
         Content::OtherTables(_) if shared_with_application => return Ok(()),
         Content::Version(version, _) if *version >= VERSION => return Ok(()),
         Content::OtherTables(table) => format!(
-            "it belongs to another program (it has a table `{table}`, and no DBOS tables); name another file, or \
-             say shared_with_application() to add the engine's tables to it"
+            "it belongs to another program: it has a table `{table}` and no DBOS tables. Name another file, or call \
+             shared_with_application() to add the engine's tables"
         ),
         Content::Version(version, _) => format!(
             "it is at schema version {version}, and this engine needs {VERSION}; bring it up with `dbos migrate` \

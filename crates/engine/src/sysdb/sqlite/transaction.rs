@@ -92,7 +92,11 @@ fn try_once<T, E>(
     match steps::record(&transaction, owner, &step)? {
         Verdict::Done => {}
         Verdict::NotOwner => return Ok(Transacted::NotOwner),
-        other => return Ok(Transacted::Misused(format!("the place of its record is taken: {other:?}"))),
+        other => {
+            return Ok(Transacted::Misused(format!(
+                "another record is already in the place of this step: {other:?}"
+            )));
+        }
     }
     let mut refused = None;
     let commit = || {

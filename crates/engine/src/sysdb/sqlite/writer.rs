@@ -96,6 +96,9 @@ fn apply(connection: &Connection, write: &Write) -> DbResult<Verdict> {
         Write::RegisterQueue { identity, queue, options, at } => {
             queues::register(connection, identity, queue, *options, *at)
         }
+        Write::CancelChild { owner, step, child, at } => {
+            manage::cancel_child(connection, owner, step, child, *at)
+        }
         Write::Cancel { workflow, children, at } => manage::cancel(connection, workflow, *children, *at),
         Write::Resume { workflow, token, at } => manage::resume(connection, workflow, token, *at),
         Write::Send { message, sender } => messages::send(connection, message, sender.as_ref()),

@@ -46,6 +46,11 @@ fn writes(kind: &str, owner: &Owner) -> Vec<(&'static str, Write)> {
                 ("a message", decide(Winner::Receive { topic: "t".to_owned(), step: taken })),
             ]
         }
+        "cancel_child" => {
+            let child = WorkflowId::new("nobody").unwrap();
+            let step = StepRow { child: Some(child.clone()), ..step("DBOS.cancelWorkflow") };
+            vec![("a child", Write::CancelChild { owner: owner.clone(), step, child, at: NOW })]
+        }
         "send" => {
             let sender = Some((owner.clone(), step("DBOS.send")));
             vec![("to itself", Write::Send { message: message(&format!("{me}::sent"), me), sender })]
@@ -87,7 +92,7 @@ impl Company {
 }
 
 fn is_well(verdict: &Verdict) -> bool {
-    matches!(verdict, Verdict::Done | Verdict::Woke | Verdict::Received { .. })
+    matches!(verdict, Verdict::Done | Verdict::Woke | Verdict::Received { .. } | Verdict::Changed(_))
 }
 
 impl Ground<'_> {

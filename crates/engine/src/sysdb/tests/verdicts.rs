@@ -1,6 +1,7 @@
 //! The verdict of a write that meets traces: of its own earlier try, or of another writer.
 
 use super::*;
+use crate::sysdb::WaitEdge;
 use crate::sysdb::write::{Existing, RecoveryAttempt, Refusal, Winner};
 
 fn record(owner: &Owner, step: StepRow) -> Write {
@@ -158,6 +159,34 @@ fn a_circle_is_seen_through_several_waits_but_not_through_a_race() {
         let suspend = Write::Suspend { owner: workflows[2].clone(), until, at: NOW };
         assert_eq!(ground.verdict(suspend), Verdict::Done);
         assert_eq!(waits(ground).len(), 3, "what is in a race can go on");
+    });
+}
+
+/// A race that could end otherwise is not among the waits.
+#[test]
+fn the_waits_of_a_race_are_listed_when_all_are_for_workflows() {
+    on_both(|ground| {
+        let workflows = [ground.running(), ground.running(), ground.running()];
+        let [a, b, c] = workflows.each_ref().map(|owner| &owner.workflow);
+        let dated = Wake { at: Some(Timestamp::from_millis(i64::MAX)), ..any([settled(a)]) };
+        for (owner, until) in [(&workflows[0], any([settled(b), settled(c)])), (&workflows[1], dated)] {
+            let suspend = Write::Suspend { owner: owner.clone(), until, at: NOW };
+            assert_eq!(ground.verdict(suspend), Verdict::Done);
+        }
+        let until = any([settled(a), message_of(&workflows[2], "another")]);
+        let suspend = Write::Suspend { owner: workflows[2].clone(), until, at: NOW };
+        assert_eq!(ground.verdict(suspend), Verdict::Done);
+        let mut listed = ground.database.reader.waits("test").unwrap().waits;
+        listed.sort_unstable_by(|one, other| one.awaited.cmp(&other.awaited));
+        let wait = |awaited: &WorkflowId| WaitEdge {
+            waiter: a.clone(),
+            awaited: awaited.clone(),
+            in_queue: None,
+            stuck_with: 2,
+        };
+        let mut expected = vec![wait(b), wait(c)];
+        expected.sort_unstable_by(|one, other| one.awaited.cmp(&other.awaited));
+        assert_eq!(listed, expected);
     });
 }
 

@@ -59,7 +59,7 @@ impl Url {
             );
         }
         if path.contains('?') {
-            return refuse("options after `?` are not supported; durability is not an option here");
+            return refuse("an SQLite URL takes no options after `?`; remove them");
         }
         if path.is_empty() {
             return refuse("the path is empty; write sqlite:PATH, for example sqlite:shop.db");

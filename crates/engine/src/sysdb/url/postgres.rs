@@ -81,7 +81,7 @@ const REFUSED: &[(&[&str], &str)] = &[
     ),
     (
         &["pgbouncer", "prepared_statements", "statement_cache_size", "default_query_exec_mode"],
-        "leave it out; the engine finds out whether a pooler keeps sessions, and goes by that",
+        "leave it out; the engine detects by itself whether a pooler keeps sessions",
     ),
     (
         &["schema", "currentschema", "search_path"],
@@ -89,7 +89,7 @@ const REFUSED: &[(&[&str], &str)] = &[
     ),
     (
         &["passfile", "service", "servicefile"],
-        "files of settings are not read; write what they hold into the URL",
+        "the engine reads no settings files; write the settings into the URL",
     ),
     (
         &["sslcert", "sslkey", "sslpassword", "sslcrl", "sslcrldir", "sslcertmode"],
@@ -110,7 +110,7 @@ const REFUSED: &[(&[&str], &str)] = &[
         ],
         "write sslmode=disable, prefer, require or verify-full",
     ),
-    (&["replication"], "the engine runs statements, and no replication"),
+    (&["replication"], "the engine uses no replication connections; leave it out"),
     (&["fallback_application_name"], "write application_name"),
 ];
 
@@ -131,9 +131,8 @@ impl PostgresUrl {
         let path = path_and_query.split('?').next().unwrap_or_default();
         let hosts = authority.rsplit('@').next().unwrap_or_default();
         if path.contains(['=', '&']) || hosts.contains(['=', '&', ' ']) {
-            return Err("a host or the database's name holds a space, a = or a &: it looks like options without the \
-                        `?` before them; write postgresql://USER@HOST/DATABASE?NAME=VALUE, and percent-encode what \
-                        belongs to the name"
+            return Err("the host or the database name holds a space, `=` or `&`, so it looks like options without a \
+                        `?`. Write postgresql://USER@HOST/DATABASE?NAME=VALUE, or percent-encode these characters"
                 .into());
         }
         let (user_info, hosts) = match authority.rsplit_once('@') {
@@ -190,8 +189,8 @@ impl PostgresUrl {
     pub(crate) fn check_tls(&self, built_in: bool) -> Result<(), String> {
         let local = self.hosts.iter().all(Host::is_local);
         match self.tls() {
-            Tls::Prefer if !local => Err("sslmode=prefer falls back to no encryption when somebody is in between; write \
-                                sslmode=verify-full, or sslmode=disable to go without"
+            Tls::Prefer if !local => Err("sslmode=prefer falls back to no encryption when an attacker on the network forces it; \
+                                write sslmode=verify-full, or sslmode=disable for no encryption"
                 .into()),
             Tls::Require | Tls::VerifyFull if !built_in && self.tls.is_some() => {
                 Err("this program was built without the feature `tls`".into())
@@ -256,7 +255,7 @@ impl Tls {
             "verify-ca" => {
                 Err("sslmode=verify-ca does not look at the server's name; write verify-full".into())
             }
-            _ => Err("sslmode is none of disable, prefer, require and verify-full".into()),
+            _ => Err("sslmode must be disable, prefer, require or verify-full".into()),
         }
     }
 }
@@ -300,7 +299,7 @@ impl Options {
         let Some(value) = self.take(name) else { return Ok(None) };
         match value.parse() {
             Ok(number) if number >= min => Ok(Some(number)),
-            _ => Err(format!("option `{name}` is no number from {min} on")),
+            _ => Err(format!("option `{name}` must be a number of at least {min}")),
         }
     }
 
@@ -383,7 +382,7 @@ fn split_port(text: &str) -> Result<(String, u16), String> {
         return if is_address {
             Ok((address.to_owned(), port))
         } else {
-            Err("in brackets stands no IPv6 address".into())
+            Err("the text in brackets is not an IPv6 address".into())
         };
     }
     match text.split_once(':') {
@@ -395,8 +394,8 @@ fn split_port(text: &str) -> Result<(String, u16), String> {
 
 /// Not shown when it is none: without an `@` it may be a password.
 fn port(text: &str) -> Result<u16, String> {
-    let number: u16 = text.parse().map_err(|_| "a port is no number from 1 to 65535")?;
-    if number == 0 { Err("a port is no number from 1 to 65535".into()) } else { Ok(number) }
+    let number: u16 = text.parse().map_err(|_| "a port must be a number from 1 to 65535")?;
+    if number == 0 { Err("a port must be a number from 1 to 65535".into()) } else { Ok(number) }
 }
 
 /// Percent-encoding undone.
@@ -411,10 +410,14 @@ fn decoded(text: &str) -> Result<String, String> {
         let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
         match (digit(rest.next()), digit(rest.next())) {
             (Some(high), Some(low)) => bytes.push(u8::try_from(high * 16 + low).unwrap_or_default()),
-            _ => return Err("after a `%` two hexadecimal digits are missing; a % itself is %25".into()),
+            _ => {
+                return Err(
+                    "a `%` must be followed by two hexadecimal digits; write %25 for the character %".into(),
+                );
+            }
         }
     }
-    let text = String::from_utf8(bytes).map_err(|_| "percent-encoded bytes are no UTF-8")?;
+    let text = String::from_utf8(bytes).map_err(|_| "the percent-encoded bytes are not UTF-8")?;
     if text.contains('\0') { Err("it holds a NUL character".into()) } else { Ok(text) }
 }
 
@@ -472,14 +475,14 @@ mod tests {
             ("postgresql://[::1/x", "bracket"),
             ("postgresql://h/x?sslmode=allow", "sslmode=allow"),
             ("postgresql://h/x?sslmode=verify-ca", "verify-full"),
-            ("postgresql://h/x?sslmode=on", "sslmode is none of"),
+            ("postgresql://h/x?sslmode=on", "sslmode must be disable"),
             ("postgresql://h/x?pool_size=5", "`pool_size` is not supported: write pool_max"),
             ("postgresql://h/x?pgbouncer=true", "`pgbouncer`"),
             ("postgresql://h/x?sslcert=a", "`sslcert`"),
             ("postgresql://h/x?currentSchema=a", "EngineOptions::schema"),
             ("postgresql://h/x?what=a", "an option after `?` is not known; known are sslmode"),
             ("postgresql://h/x?what=a&what=b", "an option after `?` is given twice"),
-            ("postgresql://h/x?pool_max=0", "`pool_max` is no number from 1"),
+            ("postgresql://h/x?pool_max=0", "`pool_max` must be a number of at least 1"),
             ("postgresql://h/x?connect_timeout=soon", "`connect_timeout`"),
             (
                 "postgresql://h/x?target_session_attrs=standby",
