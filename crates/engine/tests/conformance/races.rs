@@ -445,11 +445,11 @@ fn a_child_that_loses_is_cancelled_with_all_below_it_if_the_race_says_so() {
 #[test]
 fn a_child_that_lost_is_cancelled_after_a_crash_as_well() {
     let app = App::new();
-    let refuses = Arc::new(AtomicBool::new(true));
-    let refused = refuses.clone();
+    let may_cancel = Arc::new(AtomicBool::new(false));
+    let allowed = may_cancel.clone();
     let hook: Arc<CommitHook> = Arc::new(move |point| {
         let cancels = point.moment == Moment::Before && point.kinds.contains(&"cancel_child");
-        if cancels && refused.load(Ordering::SeqCst) { Fate::FailForGood } else { Fate::Go }
+        if cancels && !allowed.load(Ordering::SeqCst) { Fate::FailForGood } else { Fate::Go }
     });
     let engine = app.open_with(app.options().commit_hook(hook));
     let workflow = register_children(&engine);
@@ -462,7 +462,7 @@ fn a_child_that_lost_is_cancelled_after_a_crash_as_well() {
         app.attempts("w") > 2
     });
     assert_ne!(app.status("w-2"), "CANCELLED");
-    refuses.store(false, Ordering::SeqCst);
+    may_cancel.store(true, Ordering::SeqCst);
     eventually("the child is cancelled", || {
         app.clock.advance(Duration::from_secs(1));
         app.status("w-2-1") == "CANCELLED"
