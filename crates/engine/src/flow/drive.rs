@@ -301,12 +301,23 @@ impl Flow {
             let seen = self.execution.run.signal.now();
             let is_over = |due: Due| due.left(clock).is_zero();
             let was_called = calls.is_some_and(|(awaited, calls)| awaited.calls() != calls);
-            if wait.due.is_some_and(is_over) || was_called || waits.refused() != refused {
+            if waits.refused() != refused {
+                return Ok(Waited::LookAgain);
+            }
+            if wait.due.is_some_and(is_over) || was_called {
                 if leaving.is_none() || !waits.is_leaving() {
                     return Ok(Waited::LookAgain);
                 }
-                // A suspension with this wait is on its way. It is made, or refused because the wait is over.
-                self.wait_past(seen, None).await?;
+                // A suspension with this wait is on its way. It is made, or refused because what is awaited is there.
+                match &self.driver {
+                    Driver::Thread(_) => self.wait_past(seen, None).await?,
+                    // The future that makes it may not be polled any more. So this does not wait for that future.
+                    #[cfg(feature = "tokio")]
+                    Driver::Task(_) => {
+                        self.refuse_if_superseded().await?;
+                        return Ok(Waited::LookAgain);
+                    }
+                }
                 continue;
             }
             if !patience.is_some_and(is_over) {

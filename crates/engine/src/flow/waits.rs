@@ -100,9 +100,11 @@ impl Waits {
 }
 
 impl Departure<'_> {
-    /// The suspension was refused: something that is awaited is there.
+    /// The suspension was refused: something that is awaited is there. Each operation has to look before the next one.
     pub(crate) fn was_refused(self) {
-        lock(&self.of.0).refused += 1;
+        let mut state = lock(&self.of.0);
+        state.refused += 1;
+        state.leaving.clear();
     }
 
     /// The workflow has left with these waits.
@@ -184,6 +186,8 @@ mod tests {
         let before = waits.refused();
         waits.all_leave(&signal).unwrap().was_refused();
         assert_ne!(waits.refused(), before);
+        assert!(waits.all_leave(&signal).is_none(), "it has not looked yet");
+        let _looked = waits.may_leave(wait());
         assert!(waits.all_leave(&signal).is_some());
     }
 

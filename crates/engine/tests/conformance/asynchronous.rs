@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use engine::testing::Fate;
+use engine::testing::{CommitHook, Fate, Moment};
 use engine::{
     AsyncContext, Context, Engine, Error, StepOptions, Workflow, WorkflowFilter, WorkflowId, WorkflowStatus,
 };
@@ -167,6 +167,114 @@ fn a_workflow_may_wait_for_several_things_at_once() {
     }
     app.clock.advance(HOUR);
     assert_eq!(handles.map(|handle| handle.result().unwrap()), [Some(7); 3]);
+}
+
+/// The future that makes the suspension is not polled when another one ends.
+#[test]
+fn a_wait_ends_although_nothing_polls_the_future_that_leaves() {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let app = App::new();
+    let (held, armed, poke) = (Latch::default(), Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
+    let (holding, holds) = (held.clone(), armed.clone());
+    let hook: Arc<CommitHook> = Arc::new(move |point| {
+        let starts = point.moment == Moment::Before && point.kinds.contains(&"start_workflow");
+        if starts && holds.swap(false, Ordering::SeqCst) {
+            holding.hold();
+        }
+        Fate::Go
+    });
+    let engine = app.open_with(app.options().commit_hook(hook).suspend_after(PATIENCE));
+    let poked = poke.clone();
+    let waits = engine.register_async("waits", move |mut ctx: AsyncContext, (): ()| {
+        let poked = poked.clone();
+        async move {
+            let (last, first) = (ctx.recv::<u32>("last", 100 * HOUR), ctx.recv::<u32>("first", 100 * HOUR));
+            let (mut last, mut first) = (pin!(last), pin!(first));
+            let early = tokio::select! {
+                biased;
+                word = &mut first => Some(word),
+                _ = &mut last => None,
+                () = poked.notified() => None,
+            };
+            match early {
+                Some(word) => word,
+                None => first.await,
+            }
+        }
+    });
+    let (waits, other) = (waits.unwrap(), engine.register("other", |_: &mut Context, (): ()| engine::ok(())));
+    let other = other.unwrap();
+    engine.launch().unwrap();
+    let handle = waits.start_as(&engine, "w", ()).unwrap();
+    eventually("both wait", || app.recorded("w").len() == 2);
+    watch::give_time("their looks for a message", || false);
+    armed.store(true, Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        scope.spawn(|| other.start(&engine, ()).unwrap());
+        held.wait_for(1);
+        scope.spawn(|| engine.send(handle.id(), "first", 7).unwrap());
+        watch::give_time("the message stands in line", || false);
+        app.clock.advance(PATIENCE);
+        watch::give_time("the suspension stands in line after it", || false);
+        poke.notify_one();
+        watch::give_time("only one future is polled", || false);
+        held.open();
+    });
+    assert_eq!(handle.result().unwrap(), Some(7));
+}
+
+/// A suspension that is refused is not tried again before each operation has looked.
+#[test]
+fn an_operation_that_leaves_at_once_does_not_keep_another_one_from_its_message() {
+    let app = App::new();
+    let (held, suspensions) = (Latch::default(), Counter::default());
+    let (holding, counted) = (held.clone(), suspensions.clone());
+    let hook: Arc<CommitHook> = Arc::new(move |point| {
+        if point.moment == Moment::Before && point.kinds.contains(&"suspend") {
+            counted.count();
+            if counted.get() == 1 {
+                holding.hold();
+            }
+        }
+        Fate::Go
+    });
+    let engine = app.open_with(app.options().commit_hook(hook).suspend_after(NO_TIME));
+    let go = Arc::new(Notify::new());
+    let gone = go.clone();
+    let waits = engine.register_async("waits", move |mut ctx: AsyncContext, (): ()| {
+        let gone = gone.clone();
+        async move {
+            let message = ctx.recv::<u32>("word", 100 * HOUR);
+            let step = ctx.step("step", async move |_| {
+                gone.notified().await;
+                engine::ok(())
+            });
+            let nap = ctx.sleep(2 * HOUR);
+            let later = async move {
+                step.await?;
+                nap.await
+            };
+            let (message, later) = tokio::join!(message, later);
+            later.and(message)
+        }
+    });
+    let waits = waits.unwrap();
+    engine.launch().unwrap();
+    let handle = waits.start_as(&engine, "w", ()).unwrap();
+    eventually("it waits for the message", || !app.recorded("w").is_empty());
+    watch::give_time("its look for the message", || false);
+    go.notify_one();
+    held.wait_for(1);
+    let other = app.options().open(&app.url()).unwrap();
+    other.send(handle.id(), "word", 7).unwrap();
+    drop(other);
+    held.open();
+    eventually("it takes the message and leaves", || {
+        app.recorded("w").contains(&"DBOS.recv".to_owned()) && app.status("w") == "DELAYED"
+    });
+    assert!(suspensions.get() < 5, "{} suspensions", suspensions.get());
+    app.clock.advance(2 * HOUR);
+    assert_eq!(handle.result().unwrap(), Some(7));
 }
 
 #[test]

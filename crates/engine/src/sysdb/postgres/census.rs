@@ -64,7 +64,7 @@ const WAITS: Statement = Statement {
                 AND (NOT attributes -> 'piton.awaits' ? 'any'
                      OR (delay_until_epoch_ms IS NULL
                          AND NOT jsonb_path_exists(attributes,
-                                 '$."piton.awaits"[*] ? (@ != "any" && !(@ starts with "workflow "))'))))
+                                 '$."piton.awaits"[*] ? (@.type() != "string" || (@ != "any" && !(@ starts with "workflow ")))'))))
         SELECT w.id, a.workflow_uuid, CASE WHEN a.status = 'ENQUEUED' THEN a.queue_name END, w.stuck_with
           FROM waiting w
           JOIN dbos.workflow_status a ON a.workflow_uuid = substr(w.mark, 10)

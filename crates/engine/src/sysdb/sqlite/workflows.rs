@@ -171,7 +171,8 @@ const WAITS_OF: Statement = Statement {
               JOIN workflow_status s ON s.workflow_uuid = tree.awaited AND s.status = 'DELAYED'
               JOIN json_each(CASE WHEN json_valid(s.attributes) THEN s.attributes -> ?2 END) AS mark
              WHERE mark.value LIKE 'workflow %'
-               AND 'any' NOT IN (SELECT value FROM json_each(s.attributes -> ?2))
+               AND 'any' NOT IN (SELECT value
+                                   FROM json_each(CASE WHEN json_valid(s.attributes) THEN s.attributes -> ?2 END))
              LIMIT ?3)
         SELECT waiter, awaited FROM tree WHERE waiter IS NOT NULL",
 };
