@@ -120,7 +120,8 @@ fn a_parent_that_fills_the_queue_of_its_child_is_named_with_the_way_out() {
         let handle = parent.enqueue_with(&engine, &queue, &options, 1).unwrap();
         let says = format!(
             "WARN 1 workflow can never go on, because of a circle of waits: {id} waits for {id}-1, which waits for a \
-             place in queue {} (in_flight 1, all taken). Cancel one of them (Engine::cancel). Then raise in_flight",
+             place in queue {} (in_flight 1, all taken). Cancel one workflow of the circle with Engine::cancel. Then raise \
+             in_flight",
             queue.name()
         );
         eventually("it is said", || !log.lines(&says).is_empty());
