@@ -50,46 +50,31 @@ const OTHERS: Statement = Statement {
          WHERE status = 'PENDING' AND executor_id IS NOT NULL AND substr(executor_id, 1, length(?1)) <> ?1",
 };
 
-/// What a workflow waits for, if its attributes are JSON. ?1 path of the marks
-macro_rules! marks {
-    () => {
-        "CASE WHEN json_valid(s.attributes) THEN s.attributes -> ?1 END"
-    };
-}
-
 /// ?1 path of the marks, ?2 application, ?3 limit
 const WAITS: Statement = Statement {
     name: "waits",
-    sql: concat!(
-        "
-        SELECT s.workflow_uuid, a.workflow_uuid, CASE WHEN a.status = 'ENQUEUED' THEN a.queue_name END,
-               CASE WHEN 'any' IN (SELECT value FROM json_each(",
-        marks!(),
-        "))
-                    THEN (SELECT count(*) FROM json_each(",
-        marks!(),
-        ") WHERE value LIKE 'workflow %') ELSE 1 END
-          FROM workflow_status s
-          JOIN json_each(",
-        marks!(),
-        ") AS mark
+    sql: "
+        WITH waiting AS (
+             SELECT workflow_uuid AS id, delay_until_epoch_ms AS due,
+                    CASE WHEN json_valid(attributes) THEN attributes -> ?1 END AS marks
+               FROM workflow_status
+              WHERE status = 'DELAYED' AND (application_name = ?2 OR application_name IS NULL))
+        SELECT w.id, a.workflow_uuid, CASE WHEN a.status = 'ENQUEUED' THEN a.queue_name END,
+               CASE WHEN 'any' IN (SELECT value FROM json_each(w.marks))
+                    THEN (SELECT count(*) FROM json_each(w.marks) WHERE value LIKE 'workflow %') ELSE 1 END
+          FROM waiting w
+          JOIN json_each(w.marks) AS mark
           JOIN workflow_status a ON a.workflow_uuid = substr(mark.value, 10)
-         WHERE s.status = 'DELAYED' AND (s.application_name = ?2 OR s.application_name IS NULL)
-           AND mark.value LIKE 'workflow %'
-           AND ('any' NOT IN (SELECT value FROM json_each(",
-        marks!(),
-        "))
-                OR (s.delay_until_epoch_ms IS NULL
-                    AND NOT EXISTS (SELECT 1 FROM json_each(",
-        marks!(),
-        ")
+         WHERE mark.value LIKE 'workflow %'
+           AND ('any' NOT IN (SELECT value FROM json_each(w.marks))
+                OR (w.due IS NULL
+                    AND NOT EXISTS (SELECT 1 FROM json_each(w.marks)
                                      WHERE value <> 'any' AND value NOT LIKE 'workflow %')))
            AND (a.status = 'DELAYED'
                 OR (a.status = 'ENQUEUED' AND EXISTS (SELECT 1 FROM piton_queues l WHERE l.name = a.queue_name)
                     AND NOT EXISTS (SELECT 1 FROM piton_places p
                                      WHERE p.queue_name = a.queue_name AND p.workflow_uuid = a.workflow_uuid)))
-         LIMIT ?3"
-    ),
+         LIMIT ?3",
 };
 
 /// ?1 queues as a JSON array

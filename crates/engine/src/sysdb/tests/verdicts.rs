@@ -190,6 +190,23 @@ fn the_waits_of_a_race_are_listed_when_all_are_for_workflows() {
     });
 }
 
+/// As another program may have written them. The server takes JSON alone.
+#[test]
+fn attributes_that_are_no_json_stop_no_look_for_circles() {
+    let (mut database, mut side, _dir) = on_a_file();
+    let mut ground = Ground { database: &mut database, side: side.as_mut(), started: 0 };
+    let [a, b] = [ground.running(), ground.running()];
+    let sleep = Wake { at: Some(Timestamp::from_millis(i64::MAX)), ..Wake::default() };
+    for (owner, until) in [(&a, settled(&b.workflow)), (&b, sleep)] {
+        let suspend = Write::Suspend { owner: owner.clone(), until, at: NOW };
+        assert_eq!(ground.verdict(suspend), Verdict::Done);
+    }
+    let odd = format!("UPDATE workflow_status SET attributes = '{{' WHERE workflow_uuid = '{}'", b.workflow);
+    ground.side.run(&odd);
+    assert_eq!(ground.database.reader.waits("test").unwrap().waits.len(), 1);
+    assert_eq!(ground.database.reader.waits_of(&a.workflow).unwrap(), [(a.workflow, b.workflow)]);
+}
+
 fn verdict_of(winner: usize) -> StepRow {
     StepRow { output: Some(winner.to_string()), ..step("Piton.race") }
 }
