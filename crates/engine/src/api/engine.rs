@@ -444,7 +444,8 @@ impl Drop for Guard {
             if !left.is_empty() {
                 say!(
                     warn,
-                    "the engine was dropped while workflows still ran a step (count: {}); call Engine::shutdown before the drop",
+                    "the engine was dropped while workflows still ran a step (count: {}); call Engine::shutdown before \
+                     the drop",
                     left.len()
                 );
             }

@@ -241,7 +241,8 @@ where
                 if !existing.same_input {
                     say!(
                         warn,
-                        "workflow {} was started before with another input; the first input stays, and the new input is ignored",
+                        "workflow {} was started before with another input; the first input stays, and the \
+                         new input is ignored",
                         handle.id()
                     );
                 }

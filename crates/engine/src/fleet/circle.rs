@@ -85,7 +85,8 @@ fn of_circle(circle: &[&WaitEdge], waits: &WaitGraph) -> Notice {
         " Then raise in_flight of the queue, or put the child workflows into another queue"
     };
     let text = format!(
-        "{} can never go on, because of a circle of waits: {}. Cancel one workflow of the circle with Engine::cancel.{more}",
+        "{} can never go on, because of a circle of waits: {}. Cancel one workflow of the circle with \
+         Engine::cancel.{more}",
         counted(circle),
         named(circle, waits)
     );
@@ -104,8 +105,8 @@ fn of_own_queues(stuck: &[&WaitEdge], waits: &WaitGraph) -> Vec<Notice> {
     }
     let notice = |(queue, own): (&str, Vec<&WaitEdge>)| Notice {
         text: format!(
-            "queue {queue} is full, and {} of it waits for children in the same queue: {}. That ends when other workflows \
-             of the queue have ended. Put the children into another queue, or raise in_flight of queue {queue}",
+            "queue {queue} is full. Children in the same queue are awaited by {}: {}. The wait ends when other workflows of \
+             the queue have ended. Put the children into another queue, or raise in_flight of queue {queue}",
             counted(&own),
             named(&own, waits)
         ),

@@ -84,7 +84,8 @@ pub(crate) fn without_trace(core: &Core) -> DbResult<Vec<ExecutorId>> {
             BusyExecutor::Known(executor) => busy.push(executor),
             BusyExecutor::Unreadable(shown) => core.outage.notices.name(
                 &format!("executor {shown}"),
-                "this is not an executor id, but PENDING workflows carry it. The engine leaves these workflows alone; Engine::resume frees them",
+                "this is not an executor id, but PENDING workflows carry it. The engine leaves these workflows alone; \
+                 Engine::resume frees them",
             ),
         }
     }
@@ -112,7 +113,8 @@ fn release_the_lost(core: &Core, identity: &Identity) -> DbResult<()> {
     if !released.is_empty() {
         say!(
             warn,
-            "{} were PENDING under this process but not running, because an earlier write failed; they go on",
+            "found PENDING under this process, but not running, because an earlier write failed: {}. The engine lets them \
+             go on",
             some_of(&released)
         );
     }
@@ -169,7 +171,8 @@ fn refuse_the_unknown(core: &Core, served: &Served, unknown_since: &mut Option<S
 fn some_of(workflows: &[WorkflowId]) -> String {
     let named: Vec<_> = workflows.iter().take(NAMED_MAX).map(|id| brief(id.as_str(), 300)).collect();
     let more = if workflows.len() > NAMED_MAX { ", .." } else { "" };
-    format!("{} workflows ({}{more})", workflows.len(), named.join(", "))
+    let noun = if workflows.len() == 1 { "workflow" } else { "workflows" };
+    format!("{} {noun} ({}{more})", workflows.len(), named.join(", "))
 }
 
 /// The names that the living executors of this application and version can run.

@@ -351,19 +351,18 @@ impl Flow {
         self.core().dues.note(execution.workflow(), dues);
         let (owner, at, until) = (execution.run.owner.clone(), execution.now(), waits::first_of(waits));
         let answer = self.commit(Write::Suspend { owner, until, at }).await;
-        let left = match answer {
+        match answer {
             Ok(Verdict::Refused(Refusal::NoNeedToWait)) => {
                 departure.was_refused();
-                return Ok(());
+                Ok(())
             }
-            Ok(Verdict::NotOwner) => self.explain(Unrecorded::Lost).await,
+            Ok(Verdict::NotOwner) => Err(self.explain(Unrecorded::Lost).await),
             Ok(_) => {
                 departure.was_made();
-                execution.end(Ended::Stopped(Stop::Suspended))
+                Err(execution.end(Ended::Stopped(Stop::Suspended)))
             }
-            Err(error) => execution.commit_failed(&error),
-        };
-        Err(left)
+            Err(error) => Err(execution.commit_failed(&error)),
+        }
     }
 
     /// To be called before a body runs. Asks whether the workflow is still this executor's, if others may have taken

@@ -245,8 +245,8 @@ impl Context {
     ///
     /// The verdict is recorded together with the outcome of the winner, so a replay has the same winner. A loser records no
     /// outcome and takes no message. A step that loses is told by [`StepInfo::cancelled`], and the race waits until its body
-    /// has returned. A child that loses runs on, unless it is awaited by [`Operation::result_or_cancel`]. When all operations wait, the workflow leaves its threads as in a single
-    /// wait.
+    /// has returned. A child that loses runs on, unless [`Operation::result_or_cancel`] awaits it. When all operations wait,
+    /// the workflow leaves its threads as in a single wait.
     ///
     /// An operation that fails, or cannot begin, has ended as well. Takes one step id for the verdict, and then those of the
     /// operations in their order. Until the verdict is recorded, a crash starts all of them anew; a sleep has its rest left.

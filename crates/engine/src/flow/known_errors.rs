@@ -34,7 +34,10 @@ impl KnownErrors {
         const WHAT: &str = "error name";
         check_name(WHAT, name)?;
         if is_own_name(name) {
-            let reason = "is reserved for failures of the engine, as are all names that begin with Piton or DBOS; choose another name".to_owned();
+            let reason =
+                "is reserved for failures of the engine, as are all names that begin with Piton or DBOS; \
+                          choose another name"
+                    .to_owned();
             return Err(Error::InvalidName { what: WHAT, name: name.to_owned(), reason });
         }
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);

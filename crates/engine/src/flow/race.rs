@@ -109,9 +109,8 @@ impl Race {
         Losses(losses): Losses<'_>,
         result: impl Future<Output = Result<Changed<'o, T>>>,
     ) -> Result<T> {
-        let winner = self.winner();
-        let lost = losses.into_iter().enumerate().filter(|(number, _)| Some(*number) != winner);
-        if winner.is_some() {
+        if let Some(winner) = self.winner() {
+            let lost = losses.into_iter().enumerate().filter(|(number, _)| *number != winner);
             for loss in lost.filter_map(|(_, loss)| loss) {
                 loss.await?;
             }
